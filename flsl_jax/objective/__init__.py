@@ -1,0 +1,1 @@
+"""The FLSL objective as pure functions on arrays."""

@@ -1,0 +1,113 @@
+"""The device mesh and every sharding: the only place that names axes or devices."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flsl_jax.config import ParallelConfig
+from flsl_jax.errors import UserError
+
+DATA, FSDP = "data", "fsdp"
+# Smaller parameters are copied to every device: sharding them saves little and costs a collective each.
+_MIN_SHARDED_SIZE = 2**12
+
+
+def initialize_distributed(config: ParallelConfig) -> None:
+    """Joins the other processes where `config.distributed` says that there are some; call before anything of JAX.
+
+    Raises:
+        UserError: the processes did not find each other in time; names this process and what to look at.
+    """
+    if not config.distributed:
+        return
+    found = {
+        "coordinator_address": config.coordinator or None,
+        "num_processes": None if config.num_processes < 0 else config.num_processes,
+        "process_id": None if config.process_id < 0 else config.process_id,
+    }
+    try:
+        jax.distributed.initialize(**found, initialization_timeout=config.timeout_seconds)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"config.parallel: process {config.process_id} of {config.num_processes} did not meet the others at "
+            f"{config.coordinator or 'the detected coordinator'} within {config.timeout_seconds} s ({reason}); check "
+            "that every host was started, and config.parallel.coordinator, num_processes and process_id"
+        ) from error
+
+
+def make_mesh(config: ParallelConfig) -> Mesh:
+    """The `data` × `fsdp` mesh over all devices of all processes, with automatic (compiler-propagated) axes.
+
+    Raises:
+        UserError: the axes do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    data = config.data if config.data > 0 else count // config.fsdp
+    if data * config.fsdp != count:
+        raise UserError(
+            f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} devices "
+            "that are there; set data to -1 and fsdp to a divisor of that number"
+        )
+    return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading (batch) axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
+    """Shardings for a tree of parameters or optimizer state: the largest axis that `fsdp` divides, else a copy.
+
+    Args:
+        tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        The same tree of `NamedSharding`.
+    """
+    shards = mesh.shape[FSDP]
+
+    def sharding(leaf: Any) -> NamedSharding:
+        spec: list[str | None] = [None] * len(leaf.shape)
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % shards == 0]
+        if shards > 1 and axes and math.prod(leaf.shape) >= _MIN_SHARDED_SIZE:
+            spec[max(axes, key=lambda axis: leaf.shape[axis])] = FSDP
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, tree)
+
+
+def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
+    """Refuses a batch that the devices, or the processes in their order, cannot share evenly.
+
+    Raises:
+        UserError: the batch does not divide over the devices, or process i does not hold the i-th equal part of the rows.
+    """
+    devices = math.prod(sharding.mesh.shape.values())
+    if batch_size % devices:
+        raise UserError(
+            f"config.batch_size = {batch_size} is not divisible by the {devices} devices; take a multiple of {devices}"
+        )
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = sorted({row for (place,) in places for row in range(*place.indices(batch_size))})
+    share = batch_size // jax.process_count()
+    first = jax.process_index() * share
+    if rows != list(range(first, first + share)):
+        raise UserError(
+            "the devices of each process are not neighbours in the mesh, so it cannot read one part of the batch; "
+            "set config.parallel.fsdp to 1"
+        )
+
+
+def to_devices(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Global array from the rows of this process (an asynchronous copy)."""
+    return jax.make_array_from_process_local_data(sharding, rows)

@@ -1,0 +1,119 @@
+"""Checkpoints with orbax: asynchronous, atomic, the newest k and the best; only committed ones are ever read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from flsl_jax.errors import UserError
+
+_BEST_METRIC = "knn_any"
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run.
+
+    A checkpoint of step s holds the state after s updates. Saving copies the state off the devices and returns; the files
+    are written behind the training's back and the folder takes its name only when they are complete.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, keep_best: bool) -> None:
+        newest = checkpoint_managers.LatestN(n=keep)
+        policy = newest
+        if keep_best:
+            best = checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[_BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
+            )
+            policy = checkpoint_managers.AnyPreservationPolicy([newest, best])
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy, best_fn=lambda metrics: metrics[_BEST_METRIC], enable_async_checkpointing=True
+            ),
+            item_names=("state", "run"),
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, *, run: dict[str, Any], best_metric: float | None = None) -> None:
+        """Starts to save; a step that is already there is left alone. An earlier save that failed raises here.
+
+        Args:
+            step: updates done.
+            state: pytree of arrays on any devices.
+            run: what a reader needs beside the state (the config, versions); plain JSON.
+            best_metric: the dense k-NN accuracy by which the best checkpoint is kept, where it was measured.
+        """
+        self._manager.check_for_errors()
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)),
+            metrics=None if best_metric is None else {_BEST_METRIC: float(best_metric)},
+        )
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, on the devices and with the shardings of `abstract_state` (of `jax.ShapeDtypeStruct`).
+
+        Raises:
+            UserError: the checkpoint is of another network or optimizer; names what differs.
+        """
+        saved = _flat_shapes(self._manager.item_metadata(step)["state"])
+        expected = _flat_shapes(abstract_state)
+        problems = [f"{name} {saved.get(name)} instead of {shape}" for name, shape in expected.items() if saved.get(name) != shape]
+        problems += [f"{name} is not part of this run's state" for name in saved.keys() - expected.keys()]
+        if problems:
+            raise UserError(
+                f"checkpoint {self._manager.directory / str(step)} does not fit this config: {'; '.join(problems[:4])}"
+                f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was written with "
+                "(config.json in the workdir), or take another --workdir"
+            )
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        return restored["state"]
+
+    def wait(self) -> None:
+        """Until the save under way is committed; raises what went wrong with it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def read_checkpoint(folder: Path, *, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Step, state as nested dictionaries of NumPy arrays, and the run's description, on any machine.
+
+    Args:
+        folder: a workdir's `checkpoints/` folder, written on any topology.
+        step: a committed step; the newest one by default.
+
+    Raises:
+        UserError: no committed checkpoint is there.
+    """
+    with ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps or (step is not None and step not in steps):
+            wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+            raise UserError(f"no committed {wanted} in {folder}; committed steps: {steps or 'none'}")
+        chosen = steps[-1] if step is None else step
+    # Restored as NumPy: the shardings in the files name devices that this machine need not have.
+    place = folder.absolute() / str(chosen)
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(place / "state").item_metadata.tree
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = reader.restore(place / "state", restore_args=arguments)
+    return chosen, state, json.loads(next((place / "run").glob("*")).read_text())
+
+
+def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

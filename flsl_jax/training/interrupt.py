@@ -1,0 +1,53 @@
+"""When a run should save and stop early: a signal, or the wall clock; agreed by all processes."""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# With several processes a stop takes one small collective: asked for only so often (in steps).
+_AGREE_EVERY = 10
+
+
+class Interrupt:
+    """Context in which SIGTERM and SIGINT ask for a stop instead of killing; a second SIGINT kills.
+
+    Args:
+        max_hours: wall-clock limit from the entry of the context; 0 for none.
+    """
+
+    def __init__(self, *, max_hours: float = 0.0) -> None:
+        self.reason: str | None = None
+        self._deadline = time.monotonic() + 3600 * max_hours if max_hours > 0 else None
+        self._previous: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; the same answer on every process. Call it after each step."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self.reason = self.reason or "the wall-clock limit (config.checkpoint.max_hours)"
+        if jax.process_count() == 1:
+            return self.reason is not None
+        if step % _AGREE_EVERY:
+            return False
+        asked = multihost_utils.process_allgather(np.asarray(self.reason is not None))
+        if asked.any():
+            self.reason = self.reason or "another process's request"
+        return bool(asked.any())

@@ -1,0 +1,89 @@
+"""AdamW as METHOD ("Networks") has it: masked decay, clip by tensor or globally, a last layer that starts frozen."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flsl_jax.typing import Array, Float, Int
+
+Params = Any
+
+_LAST_LAYER, _BODY = "last_layer", "body"
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(entry.key) for entry in path)
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether the leading axis runs over blocks, so that each slice is a tensor of its own."""
+    return "blocks" in _names(path)
+
+
+def _is_last_layer(path: tuple[Any, ...]) -> bool:
+    return "last_layer" in _names(path)
+
+
+def decay_mask(params: Params) -> Params:
+    """True where weight decay applies: not on biases, norms and other 1-D parameters (a stack of blocks counts per block)."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim - _is_stacked(path) > 1, params)
+
+
+def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], max_norm: float) -> Params:
+    """Gradients whose l2 norm is at most `max_norm`, per parameter tensor (as the release does) or over all of them."""
+    if mode == "none":
+        return grads
+    if mode == "global":
+        norm = optax.global_norm(grads)
+        return jax.tree.map(lambda grad: grad * jnp.minimum(1.0, max_norm / (norm + 1e-6)), grads)
+
+    def clip(path: tuple[Any, ...], grad: Array) -> Array:
+        axes = tuple(range(1 if _is_stacked(path) else 0, grad.ndim))
+        norm = jnp.sqrt(jnp.sum(jnp.square(grad), axis=axes, keepdims=True))
+        return grad * jnp.minimum(1.0, max_norm / (norm + 1e-6))
+
+    return jax.tree_util.tree_map_with_path(clip, grads)
+
+
+def make_optimizer(*, b1: float, b2: float, freeze_last_layer_steps: int) -> optax.GradientTransformation:
+    """Adam's direction, gradients in and an unscaled step out; the last layer's moments start when it is released.
+
+    A torch optimizer that meets no gradient keeps no moments and counts no step: the last layer therefore has a count of
+    its own, without which its first steps after the release would be several times too long.
+    """
+    adam = optax.scale_by_adam(b1=b1, b2=b2)
+    held = optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: step >= freeze_last_layer_steps)
+    return optax.partition({_BODY: adam, _LAST_LAYER: held}, _labels)
+
+
+def _labels(params: Params) -> Params:
+    return jax.tree_util.tree_map_with_path(lambda path, _: _LAST_LAYER if _is_last_layer(path) else _BODY, params)
+
+
+def apply_update(
+    params: Params,
+    direction: Params,
+    *,
+    step: Int[Array, ""],
+    lr: Float[Array, ""],
+    weight_decay: Float[Array, ""],
+    freeze_last_layer_steps: int,
+) -> Params:
+    """One AdamW step: `params - lr * (direction + weight_decay * params)`, decay masked, last layer held while frozen."""
+
+    def update(path: tuple[Any, ...], param: Array, towards: Array, decays: bool) -> Array:
+        change = lr * (towards + (weight_decay * param if decays else 0.0))
+        if _is_last_layer(path):
+            change = jnp.where(step >= freeze_last_layer_steps, change, 0.0)
+        return param - change
+
+    return jax.tree_util.tree_map_with_path(update, params, direction, decay_mask(params))
+
+
+def ema_update(average: Params, params: Params, *, momentum: Float[Array, ""]) -> Params:
+    """`momentum * average + (1 - momentum) * params`, leaf by leaf, in float32."""
+    return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, average, params)
+
+

@@ -1,0 +1,86 @@
+"""The training state: one frozen pytree, made sharded, never on one device first."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from flsl_jax.config import Config
+from flsl_jax.models import Flsl, Head, ViT
+from flsl_jax.typing import Array, Float, Int
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    `step`: updates done. `student`, `teacher`: parameter trees of one graph, float32. `center`: the teacher logits'
+    running mean (used with `targets="centering"` only).
+    """
+
+    step: Int[Array, ""]
+    student: Any
+    teacher: Any
+    opt_state: Any
+    center: Float[Array, "K"]
+
+
+def compute_dtype(config: Config) -> jnp.dtype:
+    """The dtype of matrix products: bfloat16 on accelerators, float32 on CPU, unless the config names one."""
+    name = config.compute.dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
+    """Backbone and head as the config describes them, freshly initialised."""
+    model, head, dtype = config.model, config.head, compute_dtype(config)
+    side = config.views.size // model.patch_size
+    scan = config.compute.scan_blocks
+    return Flsl(
+        backbone=ViT(
+            patch_size=model.patch_size,
+            width=model.width,
+            depth=model.depth,
+            num_heads=model.num_heads,
+            grid=(side, side),
+            pos_embed=model.pos_embed,
+            pos_resize=model.pos_resize,
+            drop_path=model.drop_path,
+            dtype=dtype,
+            scan_blocks=jax.default_backend() == "cpu" if scan == "auto" else scan == "scan",
+            remat=config.compute.remat,
+            attention=config.compute.attention,
+            rngs=rngs,
+        ),
+        head=Head(
+            width=model.width,
+            hidden=head.hidden,
+            bottleneck=head.bottleneck,
+            centroids=head.centroids,
+            norm_last_layer=head.norm_last_layer,
+            dtype=dtype,
+            rngs=rngs,
+        ),
+    )
+
+
+def network_graph(config: Config) -> nnx.GraphDef:
+    """The static part of the network, which `nnx.merge` joins with a parameter tree; allocates nothing."""
+    return nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))), nnx.Param)[0]
+
+
+def create_state(config: Config, *, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step: the teacher starts as a copy of the student. Pure: jit it with shardings."""
+    params = nnx.to_pure_dict(nnx.split(build_network(config, rngs=nnx.Rngs(config.seed)), nnx.Param)[1])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        student=params,
+        teacher=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        center=jnp.zeros((config.head.centroids,), jnp.float32),
+    )

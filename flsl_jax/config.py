@@ -1,7 +1,8 @@
-"""The run's configuration as typed, frozen dataclasses: every key, its type, its default (the paper's ViT-S/16) and its meaning.
+"""The run's configuration as typed, frozen dataclasses: every key, its type, its default and its meaning.
 
-Files under `configs/` return an `ml_collections.ConfigDict`; `parse_config` turns it into a `Config` and refuses unknown
-keys (naming the nearest valid one), wrong types and values out of range, each in one line that names the key.
+Defaults are the paper's ViT-S/16. Files under `configs/` return an `ml_collections.ConfigDict`; `parse_config` turns
+it into a `Config` and refuses unknown keys (naming the nearest valid one), wrong types and values out of range, each
+in one line that names the key.
 Numbers are those of METHOD ("Views", "Networks", "The objective").
 """
 
@@ -9,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from flsl_jax.errors import UserError
@@ -55,10 +56,12 @@ class ObjectiveConfig:
     """The loss. Inverse temperatures multiply, temperatures divide. `prior` is "uniform" or a .npy file of K numbers.
 
     `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to stand
-    in for the volume term (set `volume_weight` to 0 with them).
+    in for the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
+    small student views.
     """
 
     query_window: int = 2
+    local_query_window: int = 2
     query_random: bool = True
     cross_query: Literal["token", "mode"] = "token"
     self_inv_temp: ScheduleConfig = ScheduleConfig(start=0.1 / 384**0.5, end=0.1 / 384**0.5)
@@ -119,7 +122,7 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. `lr` is per 256 images; the run uses lr · batch_size / 256. `clip` "tensor" clips each tensor by its norm."""
+    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each by its own norm."""
 
     lr: float = 2.5e-4
     final_lr: float = 1e-6
@@ -189,7 +192,7 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When state is saved: every so many epochs, on SIGTERM and SIGINT, before `max_hours` (0: no limit) and at the end.
+    """When state is saved: every so many epochs, on SIGTERM and SIGINT, at `max_hours` (0: no limit) and at the end.
 
     The newest `keep` and the best (by k-NN) are kept.
     """
@@ -250,7 +253,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def nearest_key(name: str, candidates: typing.Iterable[str]) -> str:
+def nearest_key(name: str, candidates: Iterable[str]) -> str:
     """` (did you mean "x"?)`, or the list of valid keys where none is near."""
     candidates = sorted(candidates)
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
@@ -315,22 +318,42 @@ def _check(config: Config) -> None:
     for name, value in positive.items():
         _require(value > 0, f"config.{name} is {value}; expected more than 0")
     for name in ("base_area", "student_area", "local_area", "aspect"):
-        span = getattr(views, name)
-        _require(len(span) == 2 and 0 < span[0] <= span[1], f"config.views.{name} is {span}; expected (low, high), 0 < low <= high")
-        _require(name == "aspect" or span[1] <= 1, f"config.views.{name} is {span}; areas are shares of the image, at most 1")
+        span, key = getattr(views, name), f"config.views.{name}"
+        _require(
+            len(span) == 2 and 0 < span[0] <= span[1], f"{key} is {span}; expected (low, high) with 0 < low <= high"
+        )
+        _require(name == "aspect" or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1")
     for field in dataclasses.fields(views):
         if field.name.endswith("_probability"):
             value = getattr(views, field.name)
             _require(0 <= value <= 1, f"config.views.{field.name} is {value}; expected a probability from 0 to 1")
-    sizes = {"size": views.size} | ({"local_size": views.local_size} if views.recipe == "released" else {})
-    for name, size in sizes.items():
-        patch = config.model.patch_size
-        _require(size % patch == 0 and size >= patch, f"config.views.{name} is {size}; expected a multiple of config.model.patch_size = {patch}")
-        grid = size // patch
-        _require(grid >= objective.query_window, f"config.objective.query_window is {objective.query_window}; the token grid of config.views.{name} = {size} is only {grid}×{grid}")
-    _require(config.model.width % config.model.num_heads == 0, f"config.model.width = {config.model.width} is not divisible by config.model.num_heads = {config.model.num_heads}")
-    _require(config.batch_size % config.compute.micro_batches == 0, f"config.compute.micro_batches = {config.compute.micro_batches} does not divide config.batch_size = {config.batch_size}")
-    _require(config.compute.attention != "cudnn" or config.compute.dtype != "float32", 'config.compute.attention = "cudnn" needs config.compute.dtype = "bfloat16"')
+    _check_grid(config, size_key="size", window_key="query_window")
+    if views.recipe == "released":
+        _check_grid(config, size_key="local_size", window_key="local_query_window")
+    model, batch, parts = config.model, config.batch_size, config.compute.micro_batches
+    _require(
+        model.width % model.num_heads == 0,
+        f"config.model.width = {model.width} is not divisible by config.model.num_heads = {model.num_heads}",
+    )
+    _require(batch % parts == 0, f"config.compute.micro_batches = {parts} does not divide config.batch_size = {batch}")
+    _require(
+        config.compute.attention != "cudnn" or config.compute.dtype != "float32",
+        'config.compute.attention = "cudnn" needs config.compute.dtype = "bfloat16"',
+    )
+
+
+def _check_grid(config: Config, *, size_key: str, window_key: str) -> None:
+    size, window = getattr(config.views, size_key), getattr(config.objective, window_key)
+    patch = config.model.patch_size
+    _require(
+        size >= patch and size % patch == 0,
+        f"config.views.{size_key} is {size}; expected a multiple of config.model.patch_size = {patch}",
+    )
+    grid = size // patch
+    _require(
+        grid >= window,
+        f"config.objective.{window_key} is {window}, but config.views.{size_key} = {size} gives {grid}×{grid} tokens",
+    )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -49,8 +49,8 @@ def make_mesh(config: ParallelConfig) -> Mesh:
     data = config.data if config.data > 0 else count // config.fsdp
     if data * config.fsdp != count:
         raise UserError(
-            f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} devices "
-            "that are there; set data to -1 and fsdp to a divisor of that number"
+            f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} "
+            "devices that are there; set data to -1 and fsdp to a divisor of that number"
         )
     return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -90,7 +90,7 @@ def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
     """Refuses a batch that the devices, or the processes in their order, cannot share evenly.
 
     Raises:
-        UserError: the batch does not divide over the devices, or process i does not hold the i-th equal part of the rows.
+        UserError: the batch does not divide over the devices, or process i does not hold the i-th equal part of it.
     """
     devices = math.prod(sharding.mesh.shape.values())
     if batch_size % devices:

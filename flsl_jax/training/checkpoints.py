@@ -17,8 +17,8 @@ _BEST_METRIC = "knn_any"
 class Checkpoints:
     """The `checkpoints/` folder of a run.
 
-    A checkpoint of step s holds the state after s updates. Saving copies the state off the devices and returns; the files
-    are written behind the training's back and the folder takes its name only when they are complete.
+    A checkpoint of step s holds the state after s updates. Saving copies the state off the devices and returns; the
+    files are written while training goes on, and the folder takes its name only when they are complete.
     """
 
     def __init__(self, folder: Path, *, keep: int, keep_best: bool) -> None:
@@ -32,7 +32,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, best_fn=lambda metrics: metrics[_BEST_METRIC], enable_async_checkpointing=True
+                preservation_policy=policy,
+                best_fn=lambda metrics: metrics[_BEST_METRIC],
+                enable_async_checkpointing=True,
             ),
             item_names=("state", "run"),
         )
@@ -68,13 +70,17 @@ class Checkpoints:
         """
         saved = _flat_shapes(self._manager.item_metadata(step)["state"])
         expected = _flat_shapes(abstract_state)
-        problems = [f"{name} {saved.get(name)} instead of {shape}" for name, shape in expected.items() if saved.get(name) != shape]
+        problems = [
+            f"{name} {saved.get(name)} instead of {shape}"
+            for name, shape in expected.items()
+            if saved.get(name) != shape
+        ]
         problems += [f"{name} is not part of this run's state" for name in saved.keys() - expected.keys()]
         if problems:
             raise UserError(
                 f"checkpoint {self._manager.directory / str(step)} does not fit this config: {'; '.join(problems[:4])}"
-                f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was written with "
-                "(config.json in the workdir), or take another --workdir"
+                f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was "
+                "written with (config.json in the workdir), or take another --workdir"
             )
         restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
         return restored["state"]

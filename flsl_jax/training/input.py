@@ -18,7 +18,7 @@ from flsl_jax.parallel import to_devices
 
 @dataclasses.dataclass(frozen=True)
 class DeviceBatch:
-    """A batch on the devices: `images` uint8 [B, S, S, 3], `sample` uint32 [B]; `host` keeps what stays on this process."""
+    """A batch on the devices: `images` uint8 [B, S, S, 3], `sample` uint32 [B]; `host` is what this process read."""
 
     images: jax.Array
     sample: jax.Array
@@ -27,7 +27,7 @@ class DeviceBatch:
 
 
 def device_batches(batches: Iterator[HostBatch], *, sharding: NamedSharding, prefetch: int) -> Iterator[DeviceBatch]:
-    """Copies batches to the devices in a thread, `prefetch` ahead; `wait_seconds` is how long the caller was kept waiting."""
+    """Copies batches to the devices in a thread, `prefetch` ahead; `wait_seconds` is how long the caller waited."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
     stopped = threading.Event()
 

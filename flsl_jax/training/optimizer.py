@@ -27,7 +27,7 @@ def _is_last_layer(path: tuple[Any, ...]) -> bool:
 
 
 def decay_mask(params: Params) -> Params:
-    """True where weight decay applies: not on biases, norms and other 1-D parameters (a stack of blocks counts per block)."""
+    """True where weight decay applies: not on biases, norms and other 1-D parameters (of one block, where stacked)."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim - _is_stacked(path) > 1, params)
 
 
@@ -36,7 +36,7 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
     if mode == "none":
         return grads
     if mode == "global":
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         return jax.tree.map(lambda grad: grad * jnp.minimum(1.0, max_norm / (norm + 1e-6)), grads)
 
     def clip(path: tuple[Any, ...], grad: Array) -> Array:
@@ -50,8 +50,8 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
 def make_optimizer(*, b1: float, b2: float, freeze_last_layer_steps: int) -> optax.GradientTransformation:
     """Adam's direction, gradients in and an unscaled step out; the last layer's moments start when it is released.
 
-    A torch optimizer that meets no gradient keeps no moments and counts no step: the last layer therefore has a count of
-    its own, without which its first steps after the release would be several times too long.
+    A torch optimizer that meets no gradient keeps no moments and counts no step: the last layer therefore has a count
+    of its own, without which its first steps after the release would be several times too long.
     """
     adam = optax.scale_by_adam(b1=b1, b2=b2)
     held = optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: step >= freeze_last_layer_steps)
@@ -71,7 +71,7 @@ def apply_update(
     weight_decay: Float[Array, ""],
     freeze_last_layer_steps: int,
 ) -> Params:
-    """One AdamW step: `params - lr * (direction + weight_decay * params)`, decay masked, last layer held while frozen."""
+    """One AdamW step, `params - lr * (direction + weight_decay * params)`: decay masked, frozen last layer held."""
 
     def update(path: tuple[Any, ...], param: Array, towards: Array, decays: bool) -> Array:
         change = lr * (towards + (weight_decay * param if decays else 0.0))
@@ -85,5 +85,3 @@ def apply_update(
 def ema_update(average: Params, params: Params, *, momentum: Float[Array, ""]) -> Params:
     """`momentum * average + (1 - momentum) * params`, leaf by leaf, in float32."""
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, average, params)
-
-

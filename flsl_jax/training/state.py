@@ -25,7 +25,7 @@ class TrainState:
     student: Any
     teacher: Any
     opt_state: Any
-    center: Float[Array, "K"]
+    center: Float[Array, " K"]
 
 
 def compute_dtype(config: Config) -> jnp.dtype:

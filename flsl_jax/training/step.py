@@ -1,4 +1,4 @@
-"""One training step as a pure function: views, both encoders, objective, gradients, AdamW, EMA (METHOD, DESIGN 2 and 7)."""
+"""One training step as a pure function: views, both encoders, objective, gradients, AdamW, EMA."""
 
 import dataclasses
 from collections.abc import Callable
@@ -91,10 +91,10 @@ class TrainStep:
     schedules: StepSchedules
     optimizer: optax.GradientTransformation
     freeze_last_layer_steps: int
-    prior: Float[Array, "K"] | None = None
+    prior: Float[Array, " K"] | None = None
 
     def __call__(
-        self, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, "B"]
+        self, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> tuple[TrainState, Metrics]:
         """One update.
 
@@ -107,7 +107,7 @@ class TrainStep:
             state.student, state=state, images=images, sample=sample
         )
         settings, step = self.config.optimizer, state.step
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         clipped = clip_gradients(grads, mode=settings.clip, max_norm=settings.clip_norm)
         direction, opt_state = self.optimizer.update(clipped, state.opt_state, state.student)
         lr, weight_decay = self.schedules.lr(step), self.schedules.weight_decay(step)
@@ -131,8 +131,8 @@ class TrainStep:
         return new_state, metrics
 
     def _loss(
-        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, "B"]
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "K"]]]:
+        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, " K"]]]:
         settings, step = self.config.objective, state.step
         encoded = self._encode_in_parts(student, state.teacher, images, sample, step)
         queries, modes, positives = (_rows(x) for x in (encoded.queries, encoded.modes, encoded.positives))
@@ -172,7 +172,7 @@ class TrainStep:
         return loss.total, (metrics, center)
 
     def _encode_in_parts(
-        self, student: Any, teacher: Any, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, "B"], step: Array
+        self, student: Any, teacher: Any, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], step: Array
     ) -> Encoded:
         """Encodes in micro-batches that are recomputed in the backward pass; exact, as no image sees another here."""
         parts = self.config.compute.micro_batches
@@ -190,7 +190,7 @@ class TrainStep:
         return jax.tree.map(join, jax.lax.map(encode, (split(images), split(sample))))
 
     def _encode(
-        self, student: Any, teacher: Any, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, "B"], step: Array
+        self, student: Any, teacher: Any, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], step: Array
     ) -> Encoded:
         """From base crops to queries and modes; each image by itself."""
         seed = self.config.seed
@@ -229,10 +229,11 @@ class TrainStep:
         draws = jax.vmap(lambda key: jax.random.uniform(key, (views, self.config.model.depth, 2)))(drop_keys)
         tokens = encode_views(network, pixels, drop_path_draws=draws if drop_path > 0 else None)
         side = group.size // self.config.model.patch_size
+        window = settings.query_window if group.size == self.config.views.size else settings.local_query_window
 
         def sample_view_queries(key: PRNGKeyArray) -> Array:
             draw = lambda view_key: objective.sample_queries(  # noqa: E731
-                view_key, grid=(side, side), window=settings.query_window, random=settings.query_random
+                view_key, grid=(side, side), window=window, random=settings.query_random
             )
             return jax.vmap(draw)(jax.random.split(key, views))
 
@@ -272,7 +273,7 @@ def teacher_targets(
     settings: ObjectiveConfig,
     *,
     temp: Float[Array, ""],
-    center: Float[Array, "K"],
+    center: Float[Array, " K"],
 ) -> Float[Array, "R K"]:
     """The teacher's probabilities by the config's `targets` (METHOD, "The objective", items 3 and 6)."""
     if settings.targets == "sinkhorn":

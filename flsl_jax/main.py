@@ -1,0 +1,43 @@
+"""Trains FLSL: `python -m flsl_jax.main --config=configs/vits16.py --workdir=DIR [--config.key=value …]`."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from flsl_jax.config import parse_config
+from flsl_jax.errors import UserError, run_door
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="Python file with get_config(), such as configs/quickstart.py. --config.key=value overrides any of its keys.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run: checkpoints, metrics and curves. The same command again continues the run in it.",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks the flags and trains."""
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
+    if _CONFIG.value is None:
+        raise UserError("--config is missing; name a file such as --config=configs/quickstart.py")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
+    config = parse_config(_CONFIG.value.to_dict())
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from flsl_jax.train import summary, train
+
+    outcome = train(config, workdir=Path(_WORKDIR.value))
+    print(summary(outcome))
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,280 @@
+"""The training loop: what happens, in order."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flsl_jax import parallel
+from flsl_jax.config import Config, to_dict
+from flsl_jax.data.pipeline import HostBatch, Loader
+from flsl_jax.data.sources import open_source
+from flsl_jax.errors import UserError
+from flsl_jax.training import cost
+from flsl_jax.training.checkpoints import Checkpoints
+from flsl_jax.training.input import device_batches
+from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.monitor import Monitor, first_non_finite
+from flsl_jax.training.setup import Training, build_training, describe
+from flsl_jax.training.validation import Validation
+from flsl_jax.training.writers import Writers, open_writers
+
+log = logging.getLogger(__name__)
+
+# Metrics are read this many steps after their step was dispatched, so that the devices are never waited for.
+_READ_LATE = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: updates done, whether all were, the k-NN before and after (empty when not measured)."""
+
+    step: int
+    finished: bool
+    untrained: dict[str, float]
+    trained: dict[str, float]
+    last: dict[str, float]
+
+
+def train(config: Config, *, workdir: Path) -> Outcome:
+    """Trains, or continues the run in `workdir` from its newest committed checkpoint.
+
+    Args:
+        config: a checked configuration.
+        workdir: folder of the run; made where it is not there.
+
+    Raises:
+        UserError: anything that the person can mend, before the first step wherever it can be known by then; and a
+            non-finite value during training, with the step, the term and the samples.
+    """
+    parallel.initialize_distributed(config.parallel)
+    if config.compute.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
+    loader = open_loader(config)
+    mesh = parallel.make_mesh(config.parallel)
+    parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
+    validation = Validation.open(config)
+    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch)
+    prepare_workdir(config, workdir)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+    )
+    with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
+        run = _Run(config, workdir, training, loader, validation, checkpoints, interrupt)
+        return run.execute()
+
+
+def open_loader(config: Config) -> Loader:
+    """The loader of this process's share of every batch."""
+    return Loader(
+        open_source(config.data),
+        batch_size=config.batch_size,
+        crop_size=config.views.size,
+        seed=config.seed,
+        area=config.views.base_area,
+        aspect=config.views.aspect,
+        flip=config.views.flip,
+        workers=config.compute.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        on_corrupt=config.data.on_corrupt,
+    )
+
+
+def prepare_workdir(config: Config, workdir: Path) -> None:
+    """Makes the folder and writes `config.json`; the first process only."""
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error.strerror}); name a folder that can"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A dispatched step whose metrics were not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    batch: HostBatch
+
+
+class _Run:
+    """One call of `train`: its open parts, and the loop over them."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        training: Training,
+        loader: Loader,
+        validation: Validation | None,
+        checkpoints: Checkpoints,
+        interrupt: Interrupt,
+    ) -> None:
+        self._config, self._workdir = config, workdir
+        self._training, self._loader, self._validation = training, loader, validation
+        self._checkpoints, self._interrupt = checkpoints, interrupt
+        self._monitor = Monitor(
+            num_centroids=config.head.centroids,
+            num_tokens=(config.views.size // config.model.patch_size) ** 2,
+            width=config.model.width,
+        )
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._last: dict[str, float] = {}
+        self._knn: dict[str, float] = {}
+
+    def execute(self) -> Outcome:
+        """Restores or initialises, loops, saves."""
+        start = self._checkpoints.latest_step or 0
+        total = self._training.total_steps
+        end = min(total, self._config.stop_at_step or total)
+        if start:
+            state = self._checkpoints.restore(start, self._training.abstract_state)
+            log.info("continuing from the checkpoint of step %d in %s", start, self._workdir)
+        else:
+            state = self._training.init()
+        log.info("%s", describe(self._config, self._training, state))
+        writers = open_writers(
+            self._workdir,
+            total_steps=end,
+            start_step=start,
+            tensorboard=self._config.logging.tensorboard,
+            wandb=self._config.logging.wandb,
+            is_main=jax.process_index() == 0,
+        )
+        with contextlib.closing(writers):
+            if start == 0:
+                self._validate(state, 0, writers)
+            step = self._loop(state, start=start, end=end, writers=writers)
+        self._checkpoints.wait()
+        untrained = writers.first("knn_any")
+        return Outcome(step=step, finished=step == total, untrained=untrained, trained=self._knn, last=self._last)
+
+    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> int:
+        """Steps `start` … `end`; returns the step that was reached."""
+        step, clock = start, _Clock(self._config.batch_size)
+        steps_per_epoch = self._loader.steps_per_epoch
+        save_every = max(1, round(self._config.checkpoint.every_epochs * steps_per_epoch))
+        validate_every = round(self._config.evaluation.every_epochs * steps_per_epoch)
+        batches = self._loader.batches(start, end - start)
+        feed = device_batches(batches, sharding=self._training.batch_sharding, prefetch=self._config.compute.prefetch)
+        with contextlib.closing(feed):
+            for batch in feed:
+                clock.waited(batch.wait_seconds)
+                with jax.transfer_guard("disallow"), _memory_hint():
+                    state, metrics = self._training.step(state, batch.images, batch.sample)
+                step += 1
+                self._pending.append(_Pending(step=step, metrics=metrics, batch=batch.host))
+                self._settle(writers, clock, keep=_READ_LATE)
+                stop = step == end or self._interrupt.requested(step)
+                validate = (
+                    self._validation is not None and validate_every and (step % validate_every == 0 or step == end)
+                )
+                if stop or validate or step % save_every == 0:
+                    self._settle(writers, clock, keep=0)
+                    if validate:
+                        self._validate(state, step, writers)
+                    self._save(state, step, measured=bool(validate))
+                    clock.restart()
+                if stop:
+                    break
+        if self._interrupt.reason and step < end:
+            log.warning("stopped at step %d by %s; saved, continue with the same command", step, self._interrupt.reason)
+        return step
+
+    def _settle(self, writers: Writers, clock: "_Clock", *, keep: int) -> None:
+        """Reads the metrics of all but the newest `keep` steps; stops the run on a non-finite value; writes lines."""
+        while len(self._pending) > keep:
+            item = self._pending.popleft()
+            values = {name: float(value) for name, value in jax.device_get(item.metrics).items()}
+            self._check_finite(values, item)
+            if item.step % self._config.logging.every_steps and item.step != self._training.total_steps:
+                writers.tick(item.step, values)
+                continue
+            self._last = values
+            writers.write(item.step, values | clock.rates(item.step, self._training.flops_per_image))
+            for alarm in self._monitor.update(item.step, values):
+                log.warning("step %d: %s", alarm.step, alarm.message)
+
+    def _check_finite(self, values: dict[str, float], item: _Pending) -> None:
+        """Every process sees the same values, so all of them stop; no checkpoint of or after this step exists."""
+        term = first_non_finite(values)
+        if term is None:
+            return
+        name = f"nonfinite_step{item.step}_process{jax.process_index()}.json"
+        report = {"step": item.step, "term": term, "values": {key: repr(value) for key, value in values.items()}}
+        report |= {"sample": np.asarray(item.batch.sample).tolist(), "record": np.asarray(item.batch.record).tolist()}
+        (self._workdir / name).write_text(json.dumps(report, indent=2))
+        first = (item.step - 1) * self._config.batch_size
+        raise UserError(
+            f"step {item.step}: {term} is {values[term]}, from samples {first} … "
+            f"{first + self._config.batch_size - 1} (records in {self._workdir / name}); the last checkpoint, of step "
+            f"{self._checkpoints.latest_step}, is intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and start again"
+        )
+
+    def _validate(self, state: Any, step: int, writers: Writers) -> None:
+        if self._validation is None:
+            return
+        values = self._validation.measure(self._training, state.teacher, baseline=step == 0)
+        self._knn = values
+        writers.write(step, values)
+
+    def _save(self, state: Any, step: int, *, measured: bool) -> None:
+        self._checkpoints.save(
+            step,
+            state,
+            run={"config": to_dict(self._config), "step": step},
+            best_metric=self._knn.get("knn_any") if measured else None,
+        )
+
+
+class _Clock:
+    """Rates between two written lines."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._step: int | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts a new interval, so that evaluation and checkpoints do not count as training time."""
+        self._start, self._wait, self._step = time.perf_counter(), 0.0, None
+
+    def waited(self, seconds: float) -> None:
+        self._wait += seconds
+
+    def rates(self, step: int, flops_per_image: float) -> dict[str, float]:
+        """Images/s, share of the time spent waiting for data, and MFU where the devices' peak is known."""
+        now = time.perf_counter()
+        steps, seconds = step - (self._step or step - 1), max(now - self._start, 1e-9)
+        images_per_sec = steps * self._batch_size / seconds
+        values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self._wait / seconds)}
+        peak = cost.peak_flops(jax.devices()[0].device_kind)
+        if peak is not None:
+            values["mfu"] = images_per_sec * flops_per_image / (peak * jax.device_count())
+        self._start, self._wait, self._step = now, 0.0, step
+        return values
+
+
+@contextlib.contextmanager
+def _memory_hint() -> Any:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            "the devices ran out of memory; raise config.compute.micro_batches (exact), set "
+            "config.compute.remat=dots or full, raise config.parallel.fsdp, or lower config.batch_size"
+        ) from error

@@ -1,0 +1,111 @@
+"""From a config to everything compiled or sharded that training needs, before the first step."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from flsl_jax import parallel
+from flsl_jax.config import Config, ViewsConfig
+from flsl_jax.data.views import ViewRecipe, paper_recipe, released_recipe
+from flsl_jax.errors import UserError
+from flsl_jax.training.optimizer import make_optimizer
+from flsl_jax.training.state import TrainState, create_state, network_graph
+from flsl_jax.training.step import Metrics, TrainStep, jit_step, make_schedules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The compiled step and what it runs on.
+
+    `step` maps (state, images, sample) to (state, metrics), donating the state. `abstract_state` is the state's shapes
+    with their shardings; `init` makes the state on the devices, already sharded.
+    """
+
+    step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    pure_step: TrainStep
+    init: Callable[[], TrainState]
+    abstract_state: TrainState
+    batch_sharding: NamedSharding
+    total_steps: int
+    steps_per_epoch: int
+
+
+def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Training:
+    """Builds the step for a mesh. Nothing is compiled or allocated yet.
+
+    Raises:
+        UserError: `objective.prior` cannot be read or does not fit the head.
+    """
+    freeze = round(config.optimizer.freeze_last_layer_epochs * steps_per_epoch)
+    optimizer = make_optimizer(b1=config.optimizer.b1, b2=config.optimizer.b2, freeze_last_layer_steps=freeze)
+    step = TrainStep(
+        config=config,
+        graph=network_graph(config),
+        recipe=view_recipe(config.views),
+        schedules=make_schedules(config, steps_per_epoch=steps_per_epoch),
+        optimizer=optimizer,
+        freeze_last_layer_steps=freeze,
+        prior=read_prior(config.objective.prior, centroids=config.head.centroids),
+    )
+
+    def create() -> TrainState:
+        return create_state(config, optimizer=optimizer)
+
+    shapes = jax.eval_shape(create)
+    shardings = parallel.state_shardings(shapes, mesh=mesh)
+    batch = parallel.batch_sharding(mesh)
+    return Training(
+        step=jit_step(step, state_sharding=shardings, batch_sharding=batch, replicated=parallel.replicated(mesh)),
+        pure_step=step,
+        init=jax.jit(create, out_shardings=shardings),
+        abstract_state=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        ),
+        batch_sharding=batch,
+        total_steps=config.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def view_recipe(views: ViewsConfig) -> ViewRecipe:
+    """The recipe of the views that the config names, with its sizes, areas and probabilities."""
+    shared = {
+        "size": views.size,
+        "student_area": views.student_area,
+        "aspect": views.aspect,
+        "jitter_probability": views.jitter_probability,
+        "brightness": views.brightness,
+        "contrast": views.contrast,
+        "saturation": views.saturation,
+        "hue": views.hue,
+        "grayscale_probability": views.grayscale_probability,
+        "blur_probability": views.blur_probability,
+        "solarise_probability": views.solarise_probability,
+    }
+    if views.recipe == "paper":
+        return paper_recipe(**shared)
+    return released_recipe(**shared, local_size=views.local_size, local_area=views.local_area)
+
+
+def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
+    """The prior over centroids, float32 [K]; None for the uniform one.
+
+    Raises:
+        UserError: the file is not a .npy of K non-negative numbers that sum to 1.
+    """
+    if prior == "uniform":
+        return None
+    try:
+        values = np.load(Path(prior), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f'config.objective.prior = {prior!r} is neither "uniform" nor a readable .npy file') from error
+    if values.shape != (centroids,) or values.min() < 0 or abs(values.sum() - 1) > 1e-4:
+        raise UserError(
+            f"config.objective.prior = {prior!r} holds {values.shape} numbers from {values.min():.3g} that sum to "
+            f"{values.sum():.6g}; expected {centroids} (config.head.centroids), none negative, that sum to 1"
+        )
+    return np.asarray(values / values.sum(), np.float32)

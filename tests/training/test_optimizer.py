@@ -1,0 +1,100 @@
+"""AdamW, clip, decay mask, frozen last layer and EMA against torch and hand-worked cases."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flsl_jax.training.optimizer import apply_update, clip_gradients, decay_mask, ema_update, make_optimizer
+
+
+def make_params(seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    return {
+        "backbone": {
+            "pos_embed": normal(1, 4, 6),
+            "blocks": {"norm1": {"scale": normal(3, 6)}, "mlp": {"fc1": {"kernel": normal(3, 6, 8), "bias": normal(3, 8)}}},
+            "norm": {"scale": normal(6)},
+        },
+        "head": {"last_layer": {"kernel": normal(6, 5)}},
+    }
+
+
+def test_decay_spares_biases_norms_and_one_dimensional_parameters():
+    mask = decay_mask(make_params())
+    assert mask["backbone"]["pos_embed"]
+    assert mask["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]
+    assert mask["head"]["last_layer"]["kernel"]
+    assert not mask["backbone"]["blocks"]["mlp"]["fc1"]["bias"]
+    assert not mask["backbone"]["blocks"]["norm1"]["scale"]
+    assert not mask["backbone"]["norm"]["scale"]
+
+
+def test_tensor_clip_treats_each_block_as_a_tensor_of_its_own():
+    grads = make_params()
+    clipped = clip_gradients(grads, mode="tensor", max_norm=1.0)
+    kernel = np.asarray(grads["backbone"]["blocks"]["mlp"]["fc1"]["kernel"], np.float64)
+    for before, after in zip(kernel, clipped["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]):
+        norm = np.sqrt((before**2).sum())
+        np.testing.assert_allclose(after, before * min(1.0, 1.0 / (norm + 1e-6)), rtol=1e-6)
+    assert np.linalg.norm(np.ravel(clipped["backbone"]["pos_embed"])) <= 1.0 + 1e-6
+
+
+def test_global_clip_bounds_the_whole_norm_and_leaves_small_gradients_alone():
+    grads = make_params()
+    np.testing.assert_allclose(optax.tree.norm(clip_gradients(grads, mode="global", max_norm=2.0)), 2.0, rtol=1e-5)
+    chex.assert_trees_all_equal(clip_gradients(grads, mode="global", max_norm=1e6), grads)
+    chex.assert_trees_all_equal(clip_gradients(grads, mode="none", max_norm=1e-6), grads)
+
+
+def steps_with_ours(params, grads_of, *, steps, freeze):
+    optimizer = make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=freeze)
+    state = optimizer.init(params)
+    for step in range(steps):
+        direction, state = optimizer.update(grads_of(step), state, params)
+        params = apply_update(
+            params,
+            direction,
+            step=jnp.asarray(step),
+            lr=jnp.float32(0.01 * (step + 1)),
+            weight_decay=jnp.float32(0.1),
+            freeze_last_layer_steps=freeze,
+        )
+    return params
+
+
+@pytest.mark.parametrize("freeze", [0, 3])
+def test_equals_torch_adamw_with_a_last_layer_that_gets_no_gradient_at_first(freeze):
+    torch = pytest.importorskip("torch")
+    params = make_params()
+    ours = steps_with_ours(params, make_params, steps=6, freeze=freeze)
+
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    decays = jax.tree.leaves(decay_mask(params))
+    tensors = [torch.nn.Parameter(torch.tensor(np.asarray(leaf))) for _, leaf in paths]
+    optimizer = torch.optim.AdamW(
+        [{"params": [tensor], "weight_decay": 0.1 if decay else 0.0} for tensor, decay in zip(tensors, decays)],
+        betas=(0.9, 0.999),
+    )
+    for step in range(6):
+        for tensor, (path, _), grad in zip(tensors, paths, jax.tree.leaves(make_params(step))):
+            held = "last_layer" in jax.tree_util.keystr(path) and step < freeze
+            tensor.grad = None if held else torch.tensor(np.asarray(grad))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * (step + 1)
+        optimizer.step()
+    for leaf, tensor in zip(jax.tree.leaves(ours), tensors):
+        np.testing.assert_allclose(leaf, tensor.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_ema_is_the_weighted_mean():
+    average, params = make_params(0), make_params(1)
+    updated = ema_update(average, params, momentum=jnp.float32(0.75))
+    expected = jax.tree.map(lambda a, b: 0.75 * np.asarray(a) + 0.25 * np.asarray(b), average, params)
+    chex.assert_trees_all_close(updated, expected, rtol=1e-6)

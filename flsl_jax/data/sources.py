@@ -1,10 +1,18 @@
-"""Random access to images."""
+"""Random access to images: the one interface that every kind of data set has here, and folders of image files."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from flsl_jax.config import SourceConfig
 from flsl_jax.data.boxes import Boxes
+from flsl_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,3 +23,173 @@ class Record:
     name: str
     label: int | None = None
     boxes: Boxes | None = None
+
+
+class Source(Protocol):
+    """A data set with random access. Picklable, because worker processes are spawned with a copy.
+
+    `name` is for messages. `class_names[label]` names a label; it is empty where there are no labels.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class FolderSource:
+    """Every image file below a folder, at any depth, in the order of their relative paths.
+
+    Files and folders whose name starts with a dot are left out; symbolic links are followed, each folder once.
+    Labels exist when the layout is one folder per class: no image lies in `root` itself and there are at least two
+    folders with images in it; the label is then the number of the first-level folder in sorted order.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        UserError: `root` is not there, is not a folder, holds no image, or it or a folder below cannot be read.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(root)
+        paths = _image_paths(self.name)
+        if not paths:
+            raise UserError(
+                f"{self.name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
+            )
+        # One string and its offsets: a list of a million strings would take ten times the memory in every worker.
+        self._paths = b"".join(paths)
+        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        folders = sorted({path.split(b"/", 1)[0] for path in paths}) if all(b"/" in path for path in paths) else []
+        self.class_names = tuple(os.fsdecode(folder) for folder in folders) if len(folders) > 1 else ()
+        self._labels = {name: label for label, name in enumerate(self.class_names)}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def path(self, index: int) -> str:
+        """Path of an image relative to the root, with forward slashes."""
+        start = self._ends[index - 1] if index > 0 else 0
+        return os.fsdecode(self._paths[start : self._ends[index]])
+
+    def label(self, index: int) -> int | None:
+        """Label of an image, from its path alone."""
+        return self._labels[self.path(index).split("/", 1)[0]] if self._labels else None
+
+    def __getitem__(self, index: int) -> Record:
+        index = _checked_index(index, len(self))
+        path = self.path(index)
+        with open(os.path.join(self.name, path), "rb") as file:
+            return Record(image=file.read(), name=path, label=self.label(index))
+
+
+def _checked_index(index: int, length: int) -> int:
+    if not 0 <= index < length:
+        raise IndexError(f"record {index} of {length}")
+    return int(index)
+
+
+def _image_paths(root: str) -> list[bytes]:
+    """Relative paths of all image files below `root`, sorted by their bytes."""
+    if not root:
+        raise UserError("config.data.root is empty; name the folder that holds the images")
+    suffixes = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+    paths: list[bytes] = []
+    visited: set[tuple[int, int]] = set()
+    folders = [b""]
+    while folders:
+        folder = folders.pop()
+        try:
+            absolute = os.path.join(os.fsencode(root), folder)
+            status = os.stat(absolute)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(absolute) as entries:
+                for entry in entries:
+                    if entry.name.startswith(b"."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(folder + entry.name + b"/")
+                    elif entry.name.lower().endswith(suffixes):
+                        paths.append(folder + entry.name)
+        except OSError as error:
+            where = os.path.join(root, os.fsdecode(folder))
+            raise UserError(f"{where} cannot be read ({error.strerror}); name a folder of images") from error
+    return sorted(paths)
+
+
+class FirstRecords:
+    """The first `limit` records of another source."""
+
+    def __init__(self, source: Source, *, limit: int) -> None:
+        self.name, self.class_names = source.name, source.class_names
+        self._source, self._length = source, min(limit, len(source))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[_checked_index(index, self._length)]
+
+
+class BoxedSource:
+    """Another source with boxes from a file beside it, found by a record's whole name or by its last part.
+
+    A record without an entry has no boxes. `class_names` are those of the boxes.
+    """
+
+    def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
+        self.name, self.class_names = source.name, class_names
+        self._source, self._boxes = source, dict(boxes)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        return dataclasses.replace(record, label=None, boxes=find_boxes(self._boxes, record.name))
+
+
+def find_boxes(boxes: Mapping[str, Boxes], name: str) -> Boxes | None:
+    """Boxes of the image of this name: its whole relative path, the file's name, or that without its suffix."""
+    file_name = name.rsplit("/", 1)[-1]
+    for key in (name, file_name, os.path.splitext(file_name)[0]):
+        if key in boxes:
+            return boxes[key]
+    return None
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Opens what a config describes.
+
+    Raises:
+        UserError: the data are not there, not readable or not complete, or the config lacks a value.
+    """
+    source = _open(config)
+    if config.boxes:
+        from flsl_jax.data.boxes import read_boxes
+
+        annotations = read_boxes(Path(config.boxes))
+        source = BoxedSource(source, annotations.boxes, class_names=annotations.class_names)
+    return FirstRecords(source, limit=config.limit) if config.limit > 0 else source
+
+
+def _open(config: SourceConfig) -> Source:
+    # Imported on demand: tfds takes seconds, and these modules take Record from here.
+    if config.name == "folder":
+        return FolderSource(config.root)
+    if config.name == "tfds":
+        from flsl_jax.data.tfds_source import TfdsSource
+
+        return TfdsSource(config.dataset, split=config.split, data_dir=config.root)
+    if config.name == "shards":
+        from flsl_jax.data.shards import ShardSource
+
+        return ShardSource(config.root)
+    from flsl_jax.data.scenes import Scenes
+
+    return Scenes(count=config.count, size=config.scene_size, split=config.split)

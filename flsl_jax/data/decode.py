@@ -1,0 +1,191 @@
+"""Encoded images to upright 8-bit RGB, and the one base crop that the host cuts from each."""
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+_ORIENTATION_TAG = 0x0112
+_EXIF_SEARCH_BYTES = 1 << 16
+# As Pillow's decompression bomb check: an image of more pixels is an error, on either decoder.
+_MAX_PIXELS = 2 * 89_478_485
+
+
+class DecodeError(Exception):
+    """Bytes that are no image, or a damaged or unsupported one. The message names the image and the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseCrop:
+    """A base crop: `image` uint8 [S, S, 3]; `box` (left, top, width, height) in decoded pixels; `flipped` or not."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    box: tuple[int, int, int, int]
+    flipped: bool
+
+
+def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes one image to upright RGB.
+
+    RGB and grey JPEG go through libjpeg-turbo (simplejpeg); everything else, and what that refuses, through Pillow.
+    Both give the same pixels. The EXIF orientation is applied. Transparency is composited on white. 16-bit grey is
+    scaled to 8 bits by 255 / 65535, rounded; of 16-bit colour Pillow keeps the high byte. Colour profiles are ignored.
+
+    Args:
+        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or another format that Pillow reads.
+        name: what to call it in an error.
+        min_side: when positive, a JPEG is halved (in the DCT) as often as its shorter side stays at least this long.
+            With twice the size of the final picture, that picture changes by about 0.2 grey levels on average.
+
+    Returns:
+        The image. Its size is the original's, or a power of two smaller (rounded up) with `min_side`.
+
+    Raises:
+        DecodeError: not an image, truncated or damaged, of floating-point pixels, or larger than 178 megapixels.
+    """
+    if data[:2] == b"\xff\xd8":
+        pixels = _decode_jpeg(data, min_side=min_side)
+        if pixels is not None:
+            return _upright(pixels, _exif_orientation(data))
+    return _decode_any(data, name=name)
+
+
+def _decode_jpeg(data: bytes, *, min_side: int) -> np.ndarray | None:
+    """RGB pixels, or None where Pillow must decide: CMYK, oversized, damaged, or merely unusual."""
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        if color in ("CMYK", "YCCK") or height * width > _MAX_PIXELS:
+            return None
+        factor = _reduction(min(height, width), min_side=min_side)
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=math.ceil(height / factor), min_width=math.ceil(width / factor)
+        )
+    except ValueError:
+        return None
+
+
+def _reduction(side: int, *, min_side: int) -> int:
+    """The power of two, 8 at most, by which a side can shrink and keep `min_side` pixels."""
+    factor = 1
+    while min_side > 0 and factor < 8 and side >= 2 * factor * min_side:
+        factor *= 2
+    return factor
+
+
+def _decode_any(data: bytes, *, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            # Read after load(): the TIFF reader rotates by itself and removes the tag.
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            pixels = _rgb(image, name=name)
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
+        raise DecodeError(f"{name}: {_first_line(error)}") from error
+    return _upright(pixels, orientation)
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without Pillow's memory addresses."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image in a known format"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _exif_orientation(data: bytes) -> int:
+    """Orientation 1–8 of a JPEG; 1 without EXIF or with a damaged one."""
+    if data.find(b"Exif\x00\x00", 0, _EXIF_SEARCH_BYTES) < 0:
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # the pixels are good; without a readable tag they count as upright
+        return 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation, as Pillow's ImageOps.exif_transpose; unknown values count as upright."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _rgb(image: Image.Image, *, name: str) -> np.ndarray:
+    """Pixels of a loaded Pillow image of any mode, as uint8 RGB."""
+    mode = image.mode
+    if mode == "F":
+        raise DecodeError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
+    if mode.startswith("I"):
+        return _from_16_bit(np.asarray(image), name=name)
+    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        foreground = image.convert("RGBA")
+        white = Image.new("RGBA", foreground.size, "white")
+        image = Image.alpha_composite(white, foreground)
+    return np.asarray(image.convert("RGB"))
+
+
+def _from_16_bit(grey: np.ndarray, *, name: str) -> np.ndarray:
+    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+        raise DecodeError(f"{name}: 32-bit pixels outside 0 … 65535; save it with 8 or 16 bits")
+    scaled = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return np.repeat(scaled[:, :, np.newaxis], 3, axis=2)
+
+
+def base_crop(
+    image: UInt8[np.ndarray, "H W 3"],
+    *,
+    rng: np.random.Generator,
+    size: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    flip: bool,
+) -> BaseCrop:
+    """Cuts the one crop in which all views of an image lie (METHOD "Views"), as torchvision's RandomResizedCrop.
+
+    Args:
+        image: uint8 RGB.
+        rng: the sample's own generator; nothing else is drawn from.
+        size: height and width of the result in pixels.
+        area: smallest and largest share of the image's area, in (0, 1].
+        aspect: smallest and largest width / height; drawn uniformly in its logarithm.
+        flip: whether to mirror the crop left to right with probability 1/2.
+
+    Returns:
+        The crop, resized by Pillow's antialiased bicubic filter; pixels outside the box have no influence.
+    """
+    height, width = image.shape[:2]
+    left, top, crop_width, crop_height = _random_box(height, width, rng=rng, area=area, aspect=aspect)
+    flipped = flip and bool(rng.random() < 0.5)
+    window = Image.fromarray(np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width]))
+    pixels = np.asarray(window.resize((size, size), Image.Resampling.BICUBIC))
+    return BaseCrop(
+        image=pixels[:, ::-1] if flipped else pixels, box=(left, top, crop_width, crop_height), flipped=flipped
+    )
+
+
+def _random_box(
+    height: int, width: int, *, rng: np.random.Generator, area: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(left, top, width, height): ten tries, then the largest central box of an allowed aspect."""
+    log_aspect = (math.log(aspect[0]), math.log(aspect[1]))
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(*log_aspect))
+        crop_width, crop_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(0, height - crop_height, endpoint=True))
+            left = int(rng.integers(0, width - crop_width, endpoint=True))
+            return left, top, crop_width, crop_height
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    crop_width = min(width, max(1, round(height * ratio)))
+    crop_height = min(height, max(1, round(width / ratio)))
+    return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height

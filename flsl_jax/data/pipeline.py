@@ -1,0 +1,309 @@
+"""Batches of base crops whose content is a function of the step alone (DESIGN, decision 6)."""
+
+import dataclasses
+import functools
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+from grain.experimental import DatasetOptions, WithOptionsIterDataset, index_shuffle
+from jaxtyping import Int64, UInt8, UInt32
+
+from flsl_jax.data.decode import DecodeError, base_crop, decode_image
+from flsl_jax.data.sources import Source
+from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Records tried for one sample before the data set counts as broken.
+_MAX_TRIES = 16
+# What a worker sends at a time. Small enough that 8 workers fit into the 64 MB of shared memory of a default container.
+_CHUNK_BYTES = 2 << 20
+_CHUNKS_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Replacement:
+    """A record that could not be read: the sample it was to fill, its number, and why (which names the file)."""
+
+    sample: int
+    record: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    """One process's share of a batch.
+
+    `images` uint8 RGB; `sample` is step · B + position in the global batch, modulo 2³², and keys every random draw;
+    `record` is the number of the record that was used; `replaced` are those that could not be.
+    """
+
+    images: UInt8[np.ndarray, "b S S 3"]
+    sample: UInt32[np.ndarray, " b"]
+    record: Int64[np.ndarray, " b"]
+    replaced: tuple[Replacement, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalOrder:
+    """The order in which all processes together see the records, at O(1) memory and with access to any step.
+
+    Every epoch is a permutation of its own, an index shuffle keyed by (seed, epoch). Batch k of an epoch is
+    records k·B … (k+1)·B of that permutation; what does not fill a batch is left out of that epoch.
+    """
+
+    num_records: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_records // self.batch_size
+
+    def records(self, step: int, start: int, stop: int) -> Int64[np.ndarray, " b"]:
+        """Record numbers at the positions `start` … `stop` of the global batch of a step, counted over all epochs."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        seed = _epoch_seed(self.seed, epoch)
+        first = batch * self.batch_size
+        return np.array(
+            [
+                index_shuffle(first + position, max_index=self.num_records - 1, seed=seed, rounds=4)
+                for position in range(start, stop)
+            ],
+            dtype=np.int64,
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A 32-bit seed; mixed, so that the second epoch of one seed is not the first of the next."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
+    """The host's random numbers for one sample, keyed by (seed, global sample index) and by nothing else."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, sample], dtype=np.uint64)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ChunkReader:
+    """Reads one chunk of this process's share: what a worker does. `chunk(i)` depends on nothing but its fields."""
+
+    source: Source
+    order: GlobalOrder
+    first: int
+    local_size: int
+    chunk_size: int
+    crop_size: int
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flip: bool
+
+    @property
+    def chunks_per_batch(self) -> int:
+        return math.ceil(self.local_size / self.chunk_size)
+
+    def __call__(self, index: int) -> dict[str, object]:
+        step, chunk = divmod(index, self.chunks_per_batch)
+        start = self.first + chunk * self.chunk_size
+        stop = min(start + self.chunk_size, self.first + self.local_size)
+        records = self.order.records(step, start, stop)
+        images = np.empty((stop - start, self.crop_size, self.crop_size, 3), np.uint8)
+        replaced: list[Replacement] = []
+        for i in range(stop - start):
+            sample = (step * self.order.batch_size + start + i) % 2**32
+            records[i] = self._read(images[i], record=int(records[i]), sample=sample, replaced=replaced)
+        return {"images": images, "records": records, "replaced": tuple(replaced)}
+
+    def _read(self, out: np.ndarray, *, record: int, sample: int, replaced: list[Replacement]) -> int:
+        """Fills `out` from `record` or the next readable one; returns which, or -1 when there is none near."""
+        for _ in range(min(_MAX_TRIES, self.order.num_records)):
+            try:
+                image = self._decoded(record)
+            except (DecodeError, OSError) as error:
+                replaced.append(Replacement(sample=sample, record=record, reason=str(error)))
+                record = (record + 1) % self.order.num_records
+                continue
+            rng = sample_rng(seed=self.order.seed, sample=sample)
+            crop = base_crop(image, rng=rng, size=self.crop_size, area=self.area, aspect=self.aspect, flip=self.flip)
+            out[...] = crop.image
+            return record
+        return -1
+
+    def _decoded(self, record: int) -> np.ndarray:
+        item = self.source[record]
+        if isinstance(item.image, np.ndarray):
+            return item.image
+        # Every crop keeps twice its final size in pixels, whatever area and aspect are drawn.
+        narrowest = math.sqrt(self.area[0] * min(self.aspect[0], 1 / self.aspect[1], 1.0))
+        return decode_image(item.image, name=item.name, min_side=math.ceil(2 * self.crop_size / narrowest))
+
+
+class Loader:
+    """Reads, decodes and crops this process's share of every global batch, in worker processes.
+
+    The batches are the same for any number of workers and start at any step without any state. With `process_count`
+    processes the global batch is the same too: process p has its positions p·b … (p+1)·b, b = B / process_count.
+
+    Args:
+        source: the data set.
+        batch_size: images of the global batch, B.
+        crop_size: height and width of the base crops in pixels.
+        seed: key of the order and of the crops; 0 or more.
+        area, aspect, flip: of the base crop, see `decode.base_crop`.
+        workers: spawned processes that read and decode; 0 does it in the calling thread.
+        process_index, process_count: which process this is, and of how many.
+        on_corrupt: "replace" takes the next readable record in the data set's own order for one that cannot be read,
+            and names it in the log; "fail" ends the run.
+
+    Raises:
+        UserError: the batch is larger than the data set or not divisible by the processes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        crop_size: int,
+        seed: int,
+        area: tuple[float, float] = (0.8, 1.0),
+        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: bool = False,
+        workers: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        on_corrupt: str = "replace",
+    ) -> None:
+        if seed < 0:
+            raise UserError(f"config.seed={seed} is negative; expected 0 or more")
+        if batch_size > len(source):
+            raise UserError(
+                f"config.batch_size={batch_size} is larger than the data set: {source.name} has {len(source)} images; "
+                "lower config.batch_size or add images"
+            )
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"config.batch_size={batch_size} cannot be shared by {process_count} processes; "
+                f"expected a positive multiple of {process_count}"
+            )
+        local_size = batch_size // process_count
+        self._reader = _ChunkReader(
+            source=source,
+            order=GlobalOrder(num_records=len(source), batch_size=batch_size, seed=seed),
+            first=process_index * local_size,
+            local_size=local_size,
+            chunk_size=max(1, min(local_size, _CHUNK_BYTES // (3 * crop_size**2))),
+            crop_size=crop_size,
+            area=area,
+            aspect=aspect,
+            flip=flip,
+        )
+        self._workers, self._on_corrupt = workers, on_corrupt
+        self._corrupt: set[int] = set()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data set."""
+        return self._reader.order.steps_per_epoch
+
+    @property
+    def corrupt_count(self) -> int:
+        """How many different records this process has found unreadable so far."""
+        return len(self._corrupt)
+
+    def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[HostBatch]:
+        """Batches from `start_step` on, counted over all epochs; without end when `num_steps` is None.
+
+        Workers start with the first batch and stop when the iterator ends, is closed (`contextlib.closing`) or deleted.
+
+        Raises (while iterating):
+            UserError: a record cannot be read and `on_corrupt` is "fail", or no record near it can be.
+        """
+        per_batch = self._reader.chunks_per_batch
+        stop_step = sys.maxsize // per_batch if num_steps is None else start_step + num_steps
+        chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch))
+        try:
+            for step in range(start_step, stop_step):
+                yield self._assemble(step, chunks)
+        finally:
+            chunks.close()
+
+    def _chunks(self, start: int, stop: int) -> grain.IterDataset:
+        dataset = grain.MapDataset.range(start, stop).map(self._reader)
+        chunks = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        # Chunks stay whole and in order: a worker reads every W-th of them, and grain takes them in turns.
+        workers = min(self._workers, stop - start)
+        if workers:
+            if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which only a front door has parsed
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_CHUNKS_AHEAD)
+            chunks = chunks.mp_prefetch(options, worker_init_fn=_start_worker)
+        return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=1 << 16))
+
+    def _assemble(self, step: int, chunks: Iterator[dict[str, np.ndarray]]) -> HostBatch:
+        """Copies chunks out of shared memory, which is then free again."""
+        reader = self._reader
+        images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, 3), np.uint8)
+        records = np.empty(reader.local_size, np.int64)
+        replaced: list[Replacement] = []
+        for first in range(0, reader.local_size, reader.chunk_size):
+            chunk = next(chunks)
+            images[first : first + reader.chunk_size] = chunk["images"]
+            records[first : first + reader.chunk_size] = chunk["records"]
+            replaced.extend(chunk["replaced"])
+        self._report(replaced, exhausted=bool((records < 0).any()))
+        sample = np.arange(reader.local_size, dtype=np.int64) + step * reader.order.batch_size + reader.first
+        return HostBatch(
+            images=images, sample=(sample % 2**32).astype(np.uint32), record=records, replaced=tuple(replaced)
+        )
+
+    def _report(self, replaced: list[Replacement], *, exhausted: bool) -> None:
+        name = self._reader.source.name
+        for item in replaced:
+            if self._on_corrupt == "fail":
+                raise UserError(
+                    f"record {item.record} of {name} cannot be read: {item.reason}; remove or mend it, or set "
+                    "config.data.on_corrupt=replace"
+                )
+            if item.record not in self._corrupt:
+                self._corrupt.add(item.record)
+                log.warning(
+                    "record %d of %s cannot be read and is replaced by the next (%d such records so far): %s",
+                    item.record,
+                    name,
+                    len(self._corrupt),
+                    item.reason,
+                )
+        if exhausted:
+            last = replaced[-1]
+            raise UserError(
+                f"{name}: no readable record among {_MAX_TRIES} in a row, up to record {last.record} ({last.reason}); "
+                "check that these are images"
+            )
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Keeps a worker off the accelerator, off the signals meant for the training process, and from outliving it."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -4,11 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 
 import grain
@@ -19,6 +15,7 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.decode import DecodeError, base_crop, decode_image
 from flsl_jax.data.sources import Source
+from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -247,7 +244,7 @@ class Loader:
             if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which only a front door has parsed
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_CHUNKS_AHEAD)
-            chunks = chunks.mp_prefetch(options, worker_init_fn=_start_worker)
+            chunks = chunks.mp_prefetch(options, worker_init_fn=start_worker)
         return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=1 << 16))
 
     def _assemble(self, step: int, chunks: Iterator[dict[str, np.ndarray]]) -> HostBatch:
@@ -290,20 +287,3 @@ class Loader:
                 f"{name}: no readable record among {_MAX_TRIES} in a row, up to record {last.record} ({last.reason}); "
                 "check that these are images"
             )
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Keeps a worker off the accelerator, off the signals meant for the training process, and from outliving it."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

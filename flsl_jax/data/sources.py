@@ -139,28 +139,46 @@ class FirstRecords:
 class BoxedSource:
     """Another source with boxes from a file beside it, found by a record's whole name or by its last part.
 
-    A record without an entry has no boxes. `class_names` are those of the boxes.
+    A record without an entry has no boxes. `class_names` are those of the boxes; a record keeps its own label where its
+    class has the same name there.
     """
 
     def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
         self.name, self.class_names = source.name, class_names
         self._source, self._boxes = source, dict(boxes)
+        self._labels = {name: label for label, name in enumerate(class_names)}
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
-        return dataclasses.replace(record, label=None, boxes=find_boxes(self._boxes, record.name))
+        return self.annotate(self._source[index])
+
+    def annotate(self, record: Record) -> Record:
+        """The record with its boxes, and with its label in terms of the boxes' classes."""
+        label = None if record.label is None else self._labels.get(self._source.class_names[record.label])
+        return dataclasses.replace(record, label=label, boxes=_find_boxes(self._boxes, record.name))
 
 
-def find_boxes(boxes: Mapping[str, Boxes], name: str) -> Boxes | None:
+def _find_boxes(boxes: Mapping[str, Boxes], name: str) -> Boxes | None:
     """Boxes of the image of this name: its whole relative path, the file's name, or that without its suffix."""
     file_name = name.rsplit("/", 1)[-1]
     for key in (name, file_name, os.path.splitext(file_name)[0]):
         if key in boxes:
             return boxes[key]
     return None
+
+
+def with_boxes(source: Source, path: Path) -> BoxedSource:
+    """The source with the boxes of a COCO JSON file or a folder of VOC XML files.
+
+    Raises:
+        UserError: `path` cannot be read or holds no boxes.
+    """
+    from flsl_jax.data.boxes import read_boxes
+
+    annotations = read_boxes(path)
+    return BoxedSource(source, annotations.boxes, class_names=annotations.class_names)
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -171,10 +189,7 @@ def open_source(config: SourceConfig) -> Source:
     """
     source = _open(config)
     if config.boxes:
-        from flsl_jax.data.boxes import read_boxes
-
-        annotations = read_boxes(Path(config.boxes))
-        source = BoxedSource(source, annotations.boxes, class_names=annotations.class_names)
+        source = with_boxes(source, Path(config.boxes))
     return FirstRecords(source, limit=config.limit) if config.limit > 0 else source
 
 

@@ -1,0 +1,289 @@
+"""Packs a folder of images into ArrayRecord shards; a run that was killed goes on where it was."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, encode_record, read_manifest, sha256_of
+from flsl_jax.data.sources import BoxedSource, FolderSource, Record, with_boxes
+from flsl_jax.data.workers import start_worker
+from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_PROGRESS = "unfinished"
+_JPEG_QUALITY = 95
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One shard to write: its files (records without pixels) below `root`."""
+
+    root: str
+    output: str
+    file: str
+    records: tuple[Record, ...]
+    short_side: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A finished shard (no records: no file) and the files left out of it, each with the reason."""
+
+    shard: Shard
+    skipped: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "_Written":
+        values = json.loads(text)
+        return _Written(
+            shard=Shard(**values["shard"]), skipped=tuple((name, reason) for name, reason in values["skipped"])
+        )
+
+
+def pack_folder(
+    root: str | os.PathLike[str],
+    output: Path,
+    *,
+    short_side: int = 0,
+    boxes: Path | None = None,
+    records_per_shard: int = 1024,
+    workers: int = 1,
+) -> Manifest:
+    """Packs every image below a folder, in the order of `FolderSource`, with its label and boxes where known.
+
+    The bytes written depend on the input and the settings only, not on `workers`. Each shard appears whole, by rename,
+    and `manifest.json` last. Called again after it was interrupted, finished shards are kept and the others written.
+
+    Args:
+        root: folder of images.
+        output: folder to write; made where it is not there.
+        short_side: when positive, a larger image is reduced to this shorter side in pixels (Pillow's antialiased
+            bicubic) and stored upright as JPEG of quality 95; every other image keeps its own bytes.
+        boxes: COCO JSON file or folder of VOC XML files; boxes are scaled with their images.
+        records_per_shard: images a file, less those that cannot be decoded.
+        workers: spawned processes; 0 or 1 packs in this one.
+
+    Raises:
+        UserError: no images, an unwritable folder, or `output` holds a data set of other images or settings.
+    """
+    source = FolderSource(root)
+    if output.resolve() == Path(root).resolve():
+        raise UserError(f"--output={output} is the input folder; name another one")
+    settings = {
+        "input": _fingerprint(source),
+        "boxes": sha256_of(boxes) if boxes is not None and boxes.is_file() else str(boxes or ""),
+        "short_side": short_side,
+        "records_per_shard": records_per_shard,
+        "jpeg_quality": _JPEG_QUALITY,
+    }
+    if (output / MANIFEST_NAME).exists():
+        manifest = read_manifest(output)
+        _check_same(manifest.settings, settings, output)
+        _remove_progress(output)
+        return manifest
+    _start(output, settings)
+    boxed = with_boxes(source, boxes) if boxes is not None else None
+    jobs = _jobs(source, boxed, output=output, short_side=short_side, records_per_shard=records_per_shard)
+    written = _run(jobs, total=len(source), workers=workers)
+    return _finish(output, written, class_names=(boxed or source).class_names, settings=settings)
+
+
+def _fingerprint(source: FolderSource) -> str:
+    """SHA-256 over the relative paths and sizes of all files."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        path = source.path(index)
+        digest.update(os.fsencode(path) + b"\0")
+        digest.update(str(os.path.getsize(os.path.join(source.name, path))).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _check_same(found: dict[str, Any], wanted: dict[str, Any], output: Path) -> None:
+    different = [name for name in wanted if found.get(name) != wanted[name]]
+    if different:
+        raise UserError(
+            f"--output={output} holds a data set made with another {', another '.join(different)}; name another folder "
+            "or delete it"
+        )
+
+
+def _start(output: Path, settings: dict[str, Any]) -> None:
+    """Makes the folders; checks that what an interrupted run left there is of the same input and settings."""
+    path = output / _PROGRESS / "settings.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(json.loads(path.read_text()), settings, output)
+        else:
+            _write_whole(path, json.dumps(settings))
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written ({error.strerror}); name another folder") from error
+
+
+def _jobs(
+    source: FolderSource, boxed: BoxedSource | None, *, output: Path, short_side: int, records_per_shard: int
+) -> Iterator[_Job]:
+    num_shards = -(-len(source) // records_per_shard)
+    for shard in range(num_shards):
+        indices = range(shard * records_per_shard, min((shard + 1) * records_per_shard, len(source)))
+        records = [Record(image=b"", name=source.path(i), label=source.label(i)) for i in indices]
+        yield _Job(
+            root=source.name,
+            output=os.fspath(output),
+            file=f"shard-{shard:05d}-of-{num_shards:05d}.array_record",
+            records=tuple(boxed.annotate(record) for record in records) if boxed else tuple(records),
+            short_side=short_side,
+        )
+
+
+def _run(jobs: Iterator[_Job], *, total: int, workers: int) -> list[_Written]:
+    """All shards, in order, with a progress bar on a terminal."""
+    from tqdm import tqdm
+
+    written: dict[str, _Written] = {}
+    with tqdm(total=total, unit=" images", disable=None) as bar:
+        for job, result in _results(jobs, workers=workers):
+            written[job.file] = result
+            bar.update(len(job.records))
+            for name, reason in result.skipped:
+                log.warning("left out %s: %s", name, reason)
+    return [written[file] for file in sorted(written)]
+
+
+def _results(jobs: Iterator[_Job], *, workers: int) -> Iterator[tuple[_Job, _Written]]:
+    """Each job with its result, as they finish; no more than two jobs a worker are held at a time."""
+    if workers <= 1:
+        for job in jobs:
+            yield job, _pack_shard(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
+        running: dict[concurrent.futures.Future[_Written], _Job] = {}
+        try:
+            for job in jobs:
+                running[pool.submit(_pack_shard, job)] = job
+                if len(running) >= 2 * workers:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a worker process ended unexpectedly (out of memory?); the same command with fewer --workers goes on"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finished(running: dict[concurrent.futures.Future[_Written], _Job]) -> Iterator[tuple[_Job, _Written]]:
+    done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def _pack_shard(job: _Job) -> _Written:
+    """Writes one shard, or finds it written; what a worker does."""
+    path = Path(job.output, job.file)
+    progress = Path(job.output, _PROGRESS, job.file + ".json")
+    if progress.exists():
+        written = _Written.from_json(progress.read_text())
+        if written.shard.count == 0 or (path.is_file() and path.stat().st_size == written.shard.size):
+            return written
+    records, skipped = [], []
+    for record in job.records:
+        try:
+            data = Path(job.root, record.name).read_bytes()
+            records.append(encode_record(_packed(record, data, short_side=job.short_side)))
+        except (DecodeError, OSError) as error:
+            skipped.append((record.name, str(error)))
+    shard = _write_shard(path, records) if records else Shard(file=job.file, count=0, size=0, sha256="")
+    written = _Written(shard=shard, skipped=tuple(skipped))
+    _write_whole(progress, written.to_json())
+    return written
+
+
+def _packed(record: Record, data: bytes, *, short_side: int) -> Record:
+    """The record with its image, which was decoded to see that it can be, and reduced where asked for."""
+    pixels = decode_image(data, name=record.name)
+    height, width = pixels.shape[:2]
+    if short_side <= 0 or min(height, width) <= short_side:
+        return dataclasses.replace(record, image=data)
+    scale = short_side / min(height, width)
+    size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
+    image = simplejpeg.encode_jpeg(np.asarray(resized), quality=_JPEG_QUALITY, colorsubsampling="420")
+    boxes = record.boxes
+    if boxes is not None:
+        factors = np.array([size[0] / width, size[1] / height] * 2, np.float32)
+        boxes = Boxes(xyxy=boxes.xyxy * factors, labels=boxes.labels)
+    return dataclasses.replace(record, image=image, boxes=boxes)
+
+
+def _write_shard(path: Path, records: list[bytes]) -> Shard:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    temporary = path.with_name(f"{path.name}.part")
+    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    shard = Shard(file=path.name, count=len(records), size=temporary.stat().st_size, sha256=sha256_of(temporary))
+    _sync(temporary)
+    temporary.replace(path)
+    return shard
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is either there whole or not at all, after a crash of the machine too."""
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text)
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _finish(
+    output: Path, written: list[_Written], *, class_names: tuple[str, ...], settings: dict[str, Any]
+) -> Manifest:
+    shards = tuple(item.shard for item in written if item.shard.count)
+    skipped = tuple(entry for item in written for entry in item.skipped)
+    if not shards:
+        raise UserError(f"none of the {len(skipped)} images can be decoded, the first because: {skipped[0][1]}")
+    manifest = Manifest(
+        count=sum(shard.count for shard in shards),
+        class_names=class_names,
+        shards=shards,
+        skipped=skipped,
+        settings=settings,
+    )
+    _write_whole(output / MANIFEST_NAME, manifest.to_json())
+    _remove_progress(output)
+    return manifest
+
+
+def _remove_progress(output: Path) -> None:
+    folder = output / _PROGRESS
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

@@ -1,0 +1,103 @@
+"""A TensorFlow Datasets data set, read by random access and without TensorFlow."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.decode import DecodeError
+from flsl_jax.data.sources import Record
+from flsl_jax.errors import UserError
+
+
+class TfdsSource:
+    """One split of a prepared tfds data set, through tfds's random-access data sources; images stay encoded.
+
+    The image is the feature "image"; the label, where there is one, "label"; boxes, where there are, "objects" with
+    "bbox" (relative, as in coco and voc) and "label".
+
+    Args:
+        dataset: name, as in `tfds.builder`: "imagenet2012", "coco/2017".
+        split: split, as in tfds: "train", "train[:1%]".
+        data_dir: where it was prepared; empty for tfds's own default folder.
+
+    Raises:
+        UserError: not known, not prepared, prepared in a format without random access, or without images.
+    """
+
+    def __init__(self, dataset: str, *, split: str, data_dir: str = "") -> None:
+        if not dataset:
+            raise UserError("config.data.dataset is empty; name a tfds data set, such as imagenet2012")
+        self.name = f"tfds {dataset} {split}"
+        self._arguments = (dataset, split, data_dir)
+        features, self._source = _open(dataset, split=split, data_dir=data_dir)
+        self._boxes = "objects" in features and "bbox" in features["objects"]
+        labelled = features["objects"] if self._boxes else features
+        self.class_names = tuple(getattr(labelled.get("label"), "names", None) or ())
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        example = self._source[index]
+        name = f"{self.name}[{index}]"
+        label = example.get("label")
+        return Record(
+            image=example["image"],
+            name=name,
+            label=None if label is None else int(label),
+            boxes=_boxes(example, name=name) if self._boxes else None,
+        )
+
+    def __getstate__(self) -> tuple[str, str, str]:
+        return self._arguments
+
+    def __setstate__(self, arguments: tuple[str, str, str]) -> None:
+        dataset, split, data_dir = arguments
+        self.__init__(dataset, split=split, data_dir=data_dir)
+
+
+def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
+    """(features, data source)."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(f"config.data.name=tfds needs tensorflow_datasets ({error}); pip install it") from error
+
+    where = data_dir or "tfds's default folder"
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir or None, try_gcs=False)
+        features = builder.info.features
+        if features is not None and "image" not in features:
+            raise UserError(f"tfds {dataset} has no feature named image, only {', '.join(features)}; name another one")
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except UserError:
+        raise
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(
+            f"tfds knows no data set {dataset!r} and {where} holds none; check config.data.dataset"
+        ) from error
+    except Exception as error:  # tfds reports a missing preparation by several exception types
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"tfds {dataset}, split {split}, cannot be read by random access from {where} ({reason}); prepare it with: "
+            f"tfds build {dataset} --file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
+        ) from error
+    return features, source
+
+
+def _boxes(example: dict[str, Any], *, name: str) -> Boxes:
+    """Pixel boxes of the example's relative ones (top, left, bottom, right)."""
+    try:
+        with Image.open(io.BytesIO(example["image"])) as image:
+            width, height = image.size
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
+        raise DecodeError(f"{name}: {error}") from error
+    relative = np.asarray(example["objects"]["bbox"], np.float32).reshape(-1, 4)
+    scale = np.array([width, height, width, height], np.float32)
+    labels = example["objects"].get("label", np.zeros(len(relative)))
+    return Boxes(xyxy=relative[:, [1, 0, 3, 2]] * scale, labels=np.asarray(labels, np.int64).reshape(-1))

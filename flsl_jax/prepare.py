@@ -1,0 +1,77 @@
+"""Packs a folder of images into shards: `python -m flsl_jax.prepare --input=DIR --output=DIR [--short_side=N] …`."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.shards import Manifest, verify
+from flsl_jax.errors import UserError, run_door
+
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF). With one folder per class, these become labels.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Folder to write the shards to. Train on it with --config.data.name=shards --config.data.root=OUTPUT. If the "
+    "command is interrupted, the same command goes on.",
+)
+_SHORT_SIDE = flags.DEFINE_integer(
+    "short_side",
+    0,
+    "Reduce larger images to this shorter side in pixels (for 224-pixel crops, 256 or more), as JPEG of quality 95. "
+    "0 keeps every file as it is.",
+    lower_bound=0,
+)
+_BOXES = flags.DEFINE_string(
+    "boxes", None, "Bounding boxes to pack with the images: a COCO JSON file, or a folder of VOC XML files."
+)
+_RECORDS_PER_SHARD = flags.DEFINE_integer("records_per_shard", 1024, "Images in one file.", lower_bound=1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", os.cpu_count() or 1, "Processes that decode and write. The result is the same for any number.", 0
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "Only compare the shards in --output with the checksums in its manifest.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks the flags, packs or verifies, and says what is there."""
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
+    if not _OUTPUT.value:
+        raise UserError("--output is missing; name the folder of the shards")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    output = Path(_OUTPUT.value)
+    if _VERIFY.value:
+        print(f"every shard matches its checksum: {_summary(verify(output), output)}")
+        return 0
+    if not _INPUT.value:
+        raise UserError("--input is missing; name a folder of images")
+    try:
+        manifest = pack_folder(
+            _INPUT.value,
+            output,
+            short_side=_SHORT_SIDE.value,
+            boxes=Path(_BOXES.value) if _BOXES.value else None,
+            records_per_shard=_RECORDS_PER_SHARD.value,
+            workers=_WORKERS.value,
+        )
+    except KeyboardInterrupt:
+        logging.warning("interrupted; the same command goes on")
+        return 130
+    print(_summary(manifest, output))
+    return 0
+
+
+def _summary(manifest: Manifest, output: Path) -> str:
+    left_out = f", {len(manifest.skipped)} left out as unreadable" if manifest.skipped else ""
+    return f"{manifest.count} images in {len(manifest.shards)} shards in {output}{left_out}"
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -117,7 +117,7 @@ def _image_paths(root: str) -> list[bytes]:
                     elif entry.name.lower().endswith(suffixes):
                         paths.append(folder + entry.name)
         except OSError as error:
-            where = os.path.join(root, os.fsdecode(folder))
+            where = os.path.join(root, os.fsdecode(folder)) if folder else root
             raise UserError(f"{where} cannot be read ({error.strerror}); name a folder of images") from error
     return sorted(paths)
 

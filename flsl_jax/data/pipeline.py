@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import gc
 import logging
 import math
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -218,22 +220,16 @@ class Loader:
         """How many different records this process has found unreadable so far."""
         return len(self._corrupt)
 
-    def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[HostBatch]:
+    def batches(self, start_step: int = 0, num_steps: int | None = None) -> "Batches":
         """Batches from `start_step` on, counted over all epochs; without end when `num_steps` is None.
 
         Workers start with the first batch and stop when the iterator ends, is closed (`contextlib.closing`) or deleted.
-
-        Raises (while iterating):
-            UserError: a record cannot be read and `on_corrupt` is "fail", or no record near it can be.
         """
         per_batch = self._reader.chunks_per_batch
         stop_step = sys.maxsize // per_batch if num_steps is None else start_step + num_steps
         chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch))
-        try:
-            for step in range(start_step, stop_step):
-                yield self._assemble(step, chunks)
-        finally:
-            chunks.close()
+        steps = range(start_step, stop_step)
+        return Batches(chunks, steps=steps, assemble=self._assemble, has_workers=self._workers > 0)
 
     def _chunks(self, start: int, stop: int) -> grain.IterDataset:
         dataset = grain.MapDataset.range(start, stop).map(self._reader)
@@ -247,7 +243,7 @@ class Loader:
             chunks = chunks.mp_prefetch(options, worker_init_fn=start_worker)
         return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=1 << 16))
 
-    def _assemble(self, step: int, chunks: Iterator[dict[str, np.ndarray]]) -> HostBatch:
+    def _assemble(self, step: int, chunks: grain.DatasetIterator) -> HostBatch:
         """Copies chunks out of shared memory, which is then free again."""
         reader = self._reader
         images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, 3), np.uint8)
@@ -287,3 +283,41 @@ class Loader:
                 f"{name}: no readable record among {_MAX_TRIES} in a row, up to record {last.record} ({last.reason}); "
                 "check that these are images"
             )
+
+
+class Batches(Iterator[HostBatch]):
+    """The iterator that `Loader.batches` returns.
+
+    Raises (from `next`):
+        UserError: a record cannot be read and `on_corrupt` is "fail", or no record near it can be.
+    """
+
+    def __init__(
+        self,
+        chunks: grain.DatasetIterator,
+        *,
+        steps: range,
+        assemble: Callable[[int, grain.DatasetIterator], HostBatch],
+        has_workers: bool,
+    ) -> None:
+        self._steps, self._assemble = iter(steps), assemble
+        self._chunks = [chunks]
+        # Also before the interpreter takes itself apart, when grain could no longer stop its workers.
+        self._stop = weakref.finalize(self, _stop, self._chunks, has_workers)
+
+    def __next__(self) -> HostBatch:
+        step = next(self._steps, None)
+        if step is None or not self._stop.alive:
+            self.close()
+            raise StopIteration
+        return self._assemble(step, self._chunks[0])
+
+    def close(self) -> None:
+        """Stops the workers; there are no further batches."""
+        self._stop()
+
+
+def _stop(chunks: list[grain.DatasetIterator], has_workers: bool) -> None:
+    chunks.pop().close()
+    if has_workers:  # their iterators close themselves again when deleted, which must not be at the interpreter's end
+        gc.collect()

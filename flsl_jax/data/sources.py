@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Record:
     boxes: Boxes | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set with random access. Picklable, because worker processes are spawned with a copy.
 

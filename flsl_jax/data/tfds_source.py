@@ -33,9 +33,10 @@ class TfdsSource:
         self.name = f"tfds {dataset} {split}"
         self._arguments = (dataset, split, data_dir)
         features, self._source = _open(dataset, split=split, data_dir=data_dir)
-        self._boxes = "objects" in features and "bbox" in features["objects"]
-        labelled = features["objects"] if self._boxes else features
-        self.class_names = tuple(getattr(labelled.get("label"), "names", None) or ())
+        objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
+        self._boxes = "bbox" in objects
+        labelled = objects if self._boxes else features
+        self.class_names = tuple(getattr(labelled["label"], "names", None) or ()) if "label" in labelled else ()
 
     def __len__(self) -> int:
         return len(self._source)

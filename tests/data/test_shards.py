@@ -1,0 +1,198 @@
+"""Packing: what goes in comes out, the same bytes whatever the workers, and damage is noticed."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flsl_jax.data import packing
+from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.decode import decode_image
+from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
+from flsl_jax.data.sources import FolderSource, Record
+from flsl_jax.errors import UserError
+
+
+def _image(path: Path, *, size: tuple[int, int], value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    pixels = np.stack([x * 255 / size[0], y * 255 / size[1], np.full(x.shape, value)], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    """Seven images in two class folders, 60 × 40 or 30 × 20, and a damaged one."""
+    folder = tmp_path / "images"
+    for i in range(7):
+        size = (60, 40) if i % 2 else (30, 20)
+        _image(folder / ("cat" if i < 3 else "dog") / f"{i}.{'jpg' if i % 3 else 'png'}", size=size, value=i * 20)
+    (folder / "dog" / "5b.jpg").write_bytes(b"\xff\xd8 damaged")
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(
+    image=st.binary(max_size=50),
+    name=st.text(max_size=10),
+    label=st.none() | st.integers(0, 2**31),
+    boxes=st.none() | st.lists(st.lists(st.integers(0, 10**6), min_size=5, max_size=5), max_size=3),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_record_survives_encoding(image: bytes, name: str, label: int | None, boxes: list[list[int]] | None) -> None:
+    annotation = None
+    if boxes is not None:
+        values = np.array(boxes).reshape(-1, 5)
+        annotation = Boxes(xyxy=(values[:, :4] / 64).astype(np.float32), labels=values[:, 4].astype(np.int64))
+    record = Record(image=image, name=name, label=label, boxes=annotation)
+    copy = decode_record(encode_record(record))
+    assert (copy.image, copy.name, copy.label) == (image, name, label)
+    assert (copy.boxes is None) == (annotation is None)
+    if annotation is not None and copy.boxes is not None:
+        np.testing.assert_allclose(copy.boxes.xyxy, annotation.xyxy, rtol=1e-6, atol=5.01e-4)
+        np.testing.assert_array_equal(copy.boxes.labels, annotation.labels)
+
+
+def test_packed_images_keep_their_bytes_names_and_labels(folder: Path, tmp_path: Path) -> None:
+    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    source, packed = FolderSource(folder), ShardSource(tmp_path / "out")
+    expected = [source[i] for i in range(len(source)) if source[i].name != "dog/5b.jpg"]
+    assert [packed[i] for i in range(len(packed))] == expected
+    assert packed.class_names == source.class_names == ("cat", "dog")
+    assert manifest.count == 7
+    assert [shard.count for shard in manifest.shards] == [3, 3, 1]
+    assert [name for name, _ in manifest.skipped] == ["dog/5b.jpg"]
+    assert read_manifest(tmp_path / "out") == verify(tmp_path / "out") == manifest
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        *(shard.file for shard in manifest.shards),
+    ]
+
+
+def test_larger_images_are_reduced_and_smaller_ones_kept(folder: Path, tmp_path: Path) -> None:
+    pack_folder(folder, tmp_path / "out", short_side=30)
+    packed = ShardSource(tmp_path / "out")
+    for i in range(len(packed)):
+        record = packed[i]
+        original = (folder / record.name).read_bytes()
+        pixels = decode_image(original, name="original")
+        if pixels.shape == (20, 30, 3):
+            assert record.image == original
+        else:
+            with Image.open(io.BytesIO(record.image)) as image:
+                assert (image.format, image.size) == ("JPEG", (45, 30))
+                reduced = np.asarray(image).astype(int)
+            expected = Image.fromarray(pixels).resize((45, 30), Image.Resampling.BICUBIC)
+            assert np.abs(reduced - np.asarray(expected)).mean() < 3
+
+
+def test_boxes_are_scaled_with_their_image() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(buffer, "PNG")
+    boxes = Boxes(xyxy=np.array([[0, 0, 60, 40], [6, 4, 30, 20]], np.float32), labels=np.array([2, 1]))
+    record = packing._packed(Record(image=b"", name="a", boxes=boxes), buffer.getvalue(), short_side=20)
+    assert record.boxes is not None
+    np.testing.assert_allclose(record.boxes.xyxy, [[0, 0, 30, 20], [3, 2, 15, 10]])
+    assert record.boxes.labels.tolist() == [2, 1]
+
+
+def test_workers_have_no_influence_on_the_bytes(folder: Path, tmp_path: Path) -> None:
+    pack_folder(folder, tmp_path / "one", records_per_shard=2, short_side=24)
+    pack_folder(folder, tmp_path / "two", records_per_shard=2, short_side=24, workers=2)
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+def test_finished_shards_are_kept_and_half_written_ones_are_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack_folder(folder, tmp_path / "whole", records_per_shard=2)
+    out = tmp_path / "out"
+    write_shard = packing._write_shard
+
+    def stop_at_third(path: Path, records: list[bytes]) -> object:
+        if "00002" in path.name:
+            path.with_name(path.name + ".part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return write_shard(path, records)
+
+    monkeypatch.setattr(packing, "_write_shard", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        pack_folder(folder, out, records_per_shard=2)
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(UserError, match="is no complete data set"):
+        ShardSource(out)
+    with pytest.raises(UserError, match="made with another records_per_shard"):
+        pack_folder(folder, out, records_per_shard=3)
+    again: list[str] = []
+
+    def noted(path: Path, records: list[bytes]) -> object:
+        again.append(path.name)
+        return write_shard(path, records)
+
+    monkeypatch.setattr(packing, "_write_shard", noted)
+    pack_folder(folder, out, records_per_shard=2)
+    assert again == ["shard-00002-of-00004.array_record", "shard-00003-of-00004.array_record"]
+    assert _files(out) == _files(tmp_path / "whole")
+    pack_folder(folder, out, records_per_shard=2)
+    assert len(again) == 2
+
+
+def test_other_images_or_settings_are_not_mixed_in(folder: Path, tmp_path: Path) -> None:
+    pack_folder(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="made with another short_side;"):
+        pack_folder(folder, tmp_path / "out", short_side=16)
+    _image(folder / "dog" / "new.png", size=(8, 8), value=0)
+    with pytest.raises(UserError, match="made with another input;"):
+        pack_folder(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="is the input folder"):
+        pack_folder(folder, folder)
+
+
+def test_a_folder_of_damaged_files_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_text("text")
+    with pytest.raises(UserError, match=r"none of the 1 images can be decoded.*a\.jpg"):
+        pack_folder(tmp_path / "images", tmp_path / "out")
+
+
+def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = pack_folder(folder, out, records_per_shard=3)
+    path = out / manifest.shards[1].file
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"1 of 3 shards are missing or damaged: {path.name}"):
+        verify(out)
+    path.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=rf"has {len(data) - 1} bytes instead of {len(data)}"):
+        ShardSource(out)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path.name} is not there"):
+        ShardSource(out)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', '{"format": "flsl_jax shards 1"}'])
+def test_a_damaged_manifest_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json .*prepare the data set again"):
+        read_manifest(tmp_path)
+
+
+def test_an_edited_manifest_is_noticed(folder: Path, tmp_path: Path) -> None:
+    manifest = pack_folder(folder, tmp_path / "out")
+    shard = dataclasses.asdict(manifest.shards[0]) | {"sha256": "0" * 64}
+    values = json.loads(manifest.to_json()) | {"shards": [shard]}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="does not match its own checksum"):
+        read_manifest(tmp_path / "out")

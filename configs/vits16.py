@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
             "hue": 0.1,
             "grayscale_probability": 0.2,
             "blur_probability": 0.5,
+            "blur_sigma": (0.1, 2.0),
             "solarise_probability": 0.2,
         }
     )

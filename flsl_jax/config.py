@@ -96,6 +96,7 @@ class ViewsConfig:
     hue: float = 0.1
     grayscale_probability: float = 0.2
     blur_probability: float = 0.5
+    blur_sigma: tuple[float, ...] = (0.1, 2.0)
     solarise_probability: float = 0.2
 
 
@@ -317,12 +318,12 @@ def _check(config: Config) -> None:
     }  # fmt: skip
     for name, value in positive.items():
         _require(value > 0, f"config.{name} is {value}; expected more than 0")
-    for name in ("base_area", "student_area", "local_area", "aspect"):
+    for name in ("base_area", "student_area", "local_area", "aspect", "blur_sigma"):
         span, key = getattr(views, name), f"config.views.{name}"
         _require(
             len(span) == 2 and 0 < span[0] <= span[1], f"{key} is {span}; expected (low, high) with 0 < low <= high"
         )
-        _require(name == "aspect" or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1")
+        _require(not name.endswith("_area") or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1")
     for field in dataclasses.fields(views):
         if field.name.endswith("_probability"):
             value = getattr(views, field.name)

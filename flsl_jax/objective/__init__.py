@@ -1,1 +1,22 @@
 """The FLSL objective as pure functions on arrays."""
+
+from flsl_jax.objective.losses import FlslLoss, flsl_loss, inter_view_loss, intra_view_loss, volume_maximization
+from flsl_jax.objective.mean_shift import mean_shift, mean_shift_weights
+from flsl_jax.objective.queries import gather_tokens, num_queries, sample_queries
+from flsl_jax.objective.targets import sinkhorn_targets, softmax_targets, updated_center
+
+__all__ = [
+    "FlslLoss",
+    "flsl_loss",
+    "gather_tokens",
+    "inter_view_loss",
+    "intra_view_loss",
+    "mean_shift",
+    "mean_shift_weights",
+    "num_queries",
+    "sample_queries",
+    "sinkhorn_targets",
+    "softmax_targets",
+    "updated_center",
+    "volume_maximization",
+]

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
-from flsl_jax.data.views import ViewRecipe, paper_recipe, released_recipe
+from flsl_jax.data.views import Treatment, ViewRecipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import TrainState, create_state, network_graph
@@ -73,19 +73,18 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
 
 def view_recipe(views: ViewsConfig) -> ViewRecipe:
     """The recipe of the views that the config names, with its sizes, areas and probabilities."""
-    shared = {
-        "size": views.size,
-        "student_area": views.student_area,
-        "aspect": views.aspect,
-        "jitter_probability": views.jitter_probability,
-        "brightness": views.brightness,
-        "contrast": views.contrast,
-        "saturation": views.saturation,
-        "hue": views.hue,
-        "grayscale_probability": views.grayscale_probability,
-        "blur_probability": views.blur_probability,
-        "solarise_probability": views.solarise_probability,
-    }
+    treatment = Treatment(
+        jitter_probability=views.jitter_probability,
+        brightness=views.brightness,
+        contrast=views.contrast,
+        saturation=views.saturation,
+        hue=views.hue,
+        grayscale_probability=views.grayscale_probability,
+        blur_probability=views.blur_probability,
+        blur_sigma=views.blur_sigma,
+        solarise_probability=views.solarise_probability,
+    )
+    shared = {"size": views.size, "student_area": views.student_area, "aspect": views.aspect, "treatment": treatment}
     if views.recipe == "paper":
         return paper_recipe(**shared)
     return released_recipe(**shared, local_size=views.local_size, local_area=views.local_area)

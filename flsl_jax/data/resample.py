@@ -1,0 +1,83 @@
+"""Crop-and-resize of a batch as two matrix products, with Pillow's antialiased bicubic; and where crops lie."""
+
+import jax
+import jax.numpy as jnp
+
+from flsl_jax.typing import Array, Float, PRNGKeyArray
+
+_ATTEMPTS = 10
+
+
+def random_crop_box(
+    key: PRNGKeyArray, *, size: int, area: tuple[float, float], aspect: tuple[float, float]
+) -> Float[Array, "4"]:
+    """A box (y0, x0, y1, x1) in whole pixels inside a square image, drawn as torchvision's RandomResizedCrop does.
+
+    Area share uniform, aspect ratio (width / height) log-uniform; the first of ten draws that fits, else the largest
+    centred box of an allowed aspect.
+
+    Args:
+        key: of one view of one sample.
+        size: height and width of the image.
+        area: range of the box's share of the image.
+        aspect: range of width over height.
+    """
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    target = size**2 * jax.random.uniform(area_key, (_ATTEMPTS,), minval=area[0], maxval=area[1])
+    low, high = jnp.log(aspect[0]), jnp.log(aspect[1])
+    ratio = jnp.exp(jax.random.uniform(aspect_key, (_ATTEMPTS,), minval=low, maxval=high))
+    widths, heights = jnp.round(jnp.sqrt(target * ratio)), jnp.round(jnp.sqrt(target / ratio))
+    fits = (widths > 0) & (widths <= size) & (heights > 0) & (heights <= size)
+    first = jnp.argmax(fits)
+    # A square image has aspect 1: where that is allowed the fallback is the whole image.
+    fallback_width = round(size * min(1.0, aspect[1]))
+    fallback_height = round(size * min(1.0, 1 / aspect[0]))
+    width = jnp.where(fits.any(), widths[first], fallback_width)
+    height = jnp.where(fits.any(), heights[first], fallback_height)
+    share = jax.random.uniform(place_key, (2,))
+    y0, x0 = jnp.floor(share[0] * (size - height + 1)), jnp.floor(share[1] * (size - width + 1))
+    centred = fits.any()
+    y0 = jnp.where(centred, y0, jnp.floor((size - height) / 2))
+    x0 = jnp.where(centred, x0, jnp.floor((size - width) / 2))
+    return jnp.stack([y0, x0, y0 + height, x0 + width])
+
+
+def crop_resize(images: Float[Array, "B S T 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:
+    """Each image's box resized to `size` × `size`, as `Image.crop(box).resize(size, BICUBIC)` of Pillow.
+
+    Pixels outside the box are never read; what is left of the kernel there is normalised. As in Pillow, the columns
+    are resized first and rounded to whole grey levels from 0 to 255, then the rows.
+
+    Args:
+        images: grey levels, 0 to 255.
+        boxes: (y0, x0, y1, x1) in whole pixels.
+        size: side of the result.
+    """
+    columns = _axis_weights(boxes[:, 1], boxes[:, 3], length=images.shape[2], size=size)
+    rows = _axis_weights(boxes[:, 0], boxes[:, 2], length=images.shape[1], size=size)
+    narrow = _to_grey_levels(jnp.einsum("bxw,bhwc->bhxc", columns, images, precision="highest"))
+    return _to_grey_levels(jnp.einsum("byh,bhxc->byxc", rows, narrow, precision="highest"))
+
+
+def _axis_weights(
+    start: Float[Array, " B"], stop: Float[Array, " B"], *, length: int, size: int
+) -> Float[Array, "B s S"]:
+    """Pillow's bicubic (a = −0.5) of one axis as a matrix: support widened by the reduction, window cut at the box."""
+    scale = (stop - start)[:, None, None] / size
+    stretch = jnp.maximum(scale, 1.0)
+    center = start[:, None, None] + (jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5) * scale
+    pixel = jnp.arange(length, dtype=jnp.float32)
+    inside = (pixel >= start[:, None, None]) & (pixel < stop[:, None, None])
+    weights = jnp.where(inside, _cubic((pixel + 0.5 - center) / stretch), 0.0)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _cubic(x: Array) -> Array:
+    x = jnp.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+def _to_grey_levels(x: Array) -> Array:
+    return jnp.clip(jnp.floor(x + 0.5), 0.0, 255.0)

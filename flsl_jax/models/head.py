@@ -1,0 +1,64 @@
+"""The projection head from modes to logits over K centroids (METHOD, "Networks"; DINO's head)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flsl_jax.models.layers import Linear, gelu
+from flsl_jax.typing import Array, Float
+
+
+class LastLayer(nnx.Module):
+    """Weight-normalised linear layer without bias: column k is `gain_k · v_k / ‖v_k‖`, a centroid on the sphere."""
+
+    def __init__(self, inputs: int, centroids: int, *, learn_gain: bool, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (inputs, centroids), jnp.float32))
+        self.gain = nnx.Param(jnp.ones((centroids,), jnp.float32)) if learn_gain else None
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b K"]:
+        logits = x @ _l2_normalised(self.kernel[...], axis=0)
+        return logits if self.gain is None else logits * self.gain[...]
+
+
+class Head(nnx.Module):
+    """Linear, GELU, linear, GELU, linear, l2-normalise, weight-normalised linear; applied to modes, not to tokens.
+
+    Args:
+        width: D of the modes.
+        hidden: channels of the two hidden layers.
+        bottleneck: channels that are l2-normalised before the last layer.
+        centroids: K.
+        norm_last_layer: keep the last layer's gain at 1; False learns it.
+        dtype: of the hidden layers; the normalisation and the logits are float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        centroids: int = 4096,
+        norm_last_layer: bool = True,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.dtype = jnp.dtype(dtype)
+        self.fc1 = Linear(width, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, hidden, rngs=rngs)
+        self.fc3 = Linear(hidden, bottleneck, rngs=rngs)
+        self.last_layer = LastLayer(bottleneck, centroids, learn_gain=not norm_last_layer, rngs=rngs)
+
+    def __call__(self, modes: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
+        """Float32 logits: cosines in [-1, 1] where the gain is 1."""
+        x = gelu(self.fc1(modes.astype(self.dtype)))
+        x = self.fc3(gelu(self.fc2(x)))
+        return self.last_layer(_l2_normalised(x.astype(jnp.float32), axis=-1))
+
+
+def _l2_normalised(x: Array, *, axis: int) -> Array:
+    """`x / max(‖x‖, 1e-12)`, as torch's `normalize`."""
+    squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -1,0 +1,55 @@
+"""Linear and LayerNorm with float32 parameters that are cast where they are used, and the exact GELU."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flsl_jax.typing import Array, Float
+
+_INIT = nnx.initializers.normal(0.02)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias`, in the dtype of x; `stack` > 0 makes parameters for so many layers, with a leading axis."""
+
+    def __init__(self, inputs: int, outputs: int, *, stack: int = 0, rngs: nnx.Rngs) -> None:
+        lead = (stack,) if stack else ()
+        self.kernel = nnx.Param(_INIT(rngs.params(), (*lead, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((*lead, outputs), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        return linear(x, kernel=self.kernel[...], bias=self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm with eps 1e-6 and float32 statistics, result in the dtype of x."""
+
+    def __init__(self, width: int, *, stack: int = 0) -> None:
+        lead = (stack,) if stack else ()
+        self.scale = nnx.Param(jnp.ones((*lead, width), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((*lead, width), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+        return layer_norm(x, scale=self.scale[...], bias=self.bias[...])
+
+
+def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:
+    """`x @ kernel + bias` in the dtype of x."""
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*b D"], *, scale: Float[Array, " D"], bias: Float[Array, " D"]) -> Float[Array, "*b D"]:
+    """LayerNorm over the last axis, eps 1e-6, statistics in float32; the result is not fused into what reads it.
+
+    XLA on a CPU would otherwise compute the normalisation anew for every tile of the matrix product that follows.
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normalised = centred * jax.lax.rsqrt(variance + 1e-6) * scale + bias
+    return jax.lax.optimization_barrier(normalised.astype(x.dtype))
+
+
+def gelu(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+    """Exact (erf) GELU; not fused into the product that reads it, as in `layer_norm`."""
+    return jax.lax.optimization_barrier(jax.nn.gelu(x, approximate=False))

@@ -1,0 +1,70 @@
+"""Position embeddings: fixed sin-cos, and the resize of a learned grid to another by a named mode."""
+
+import functools
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from flsl_jax.typing import Array, Float
+
+PosResize = Literal["bicubic", "bicubic_antialias"]
+
+
+def sincos_embedding(*, grid: tuple[int, int], width: int) -> Float[np.ndarray, "h w D"]:
+    """Fixed 2-D sin-cos embedding in MoCo v3's layout: a quarter of the channels each for sin x, cos x, sin y, cos y.
+
+    Frequencies are 10000^(-i / (D/4)); coordinates are token indices.
+
+    Raises:
+        ValueError: `width` is not divisible by 4.
+    """
+    if width % 4:
+        raise ValueError(f"width is {width}; a sin-cos position embedding needs a multiple of 4")
+    frequency = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    y, x = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    x, y = x[..., None] * frequency, y[..., None] * frequency
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
+
+
+def resize_embedding(
+    embedding: Float[Array, "h w D"], *, grid: tuple[int, int], mode: PosResize
+) -> Float[Array, "g k D"]:
+    """The embedding at another grid; the very same array where the grid stays.
+
+    Args:
+        embedding: at the grid it was trained on.
+        grid: the new height and width in tokens.
+        mode: "bicubic": a = −0.75, edges clamped, no antialias, as `torch.nn.functional.interpolate(mode="bicubic")`
+            in DINO and the detectors. "bicubic_antialias": a = −0.5, support widened when it shrinks, as with
+            `antialias=True` in timm. Both with half-pixel centres (`align_corners=False`).
+    """
+    if embedding.shape[:2] == grid:
+        return embedding
+    rows, columns = (_weights(old, new, mode) for old, new in zip(embedding.shape[:2], grid))
+    return jnp.einsum("yh,xw,hwd->yxd", rows, columns, embedding)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(old: int, new: int, mode: PosResize) -> Float[np.ndarray, "new old"]:
+    """Interpolation of one axis as a matrix."""
+    scale = old / new
+    antialias = mode == "bicubic_antialias"
+    stretch = max(scale, 1.0) if antialias else 1.0
+    center = (np.arange(new) + 0.5) * scale - 0.5
+    reach = int(np.ceil(2 * stretch)) + 1
+    taps = np.floor(center)[:, None] + np.arange(-reach, reach + 1)
+    values = _cubic((taps - center[:, None]) / stretch, a=-0.5 if antialias else -0.75)
+    if antialias:
+        values = np.where((taps >= 0) & (taps < old), values, 0.0)
+    weights = np.zeros((new, old))
+    np.add.at(weights, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), values)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cubic(x: np.ndarray, *, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

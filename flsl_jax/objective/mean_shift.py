@@ -1,0 +1,45 @@
+"""Mean-shift as attention without parameters (paper, Eq. 4 and 12)."""
+
+import jax
+import jax.numpy as jnp
+
+from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.typing import Array, Float
+
+
+def mean_shift_weights(
+    queries: Float[Array, "*b Q D"], tokens: Float[Array, "*b N D"], *, inv_temp: float | Float[Array, ""]
+) -> Float[Array, "*b Q N"]:
+    """`softmax(inv_temp · q Zᵀ)` over the tokens: how much each token pulls on each query.
+
+    Computed in float32 (float64 for float64 input). `inv_temp` is τ of Eq. 4, multiplies, and is not negative.
+
+    Raises:
+        ValueError: queries and tokens differ in channels or leading axes.
+    """
+    if queries.shape[:-2] != tokens.shape[:-2] or queries.shape[-1] != tokens.shape[-1]:
+        raise ValueError(
+            f"queries {queries.shape} and tokens {tokens.shape} must agree in all axes but the second last"
+        )
+    queries, tokens = at_least_float32(queries), at_least_float32(tokens)
+    return jax.nn.softmax(inv_temp * jnp.einsum("...qd,...nd->...qn", queries, tokens), axis=-1)
+
+
+def mean_shift(
+    queries: Float[Array, "*b Q D"], tokens: Float[Array, "*b N D"], *, inv_temp: float | Float[Array, ""]
+) -> Float[Array, "*b Q D"]:
+    """One mean-shift step, `ẑ = softmax(τ z Zᵀ) Z` (Eq. 4): the mode of each query among the tokens.
+
+    No projections, no skip connection, no normalisation. With the same view's tokens this is the self-attention of
+    the paper; with the teacher view's it is the cross-attention that gives the positive modes (Eq. 12).
+
+    Args:
+        queries: raw queries z.
+        tokens: all tokens Z of one view.
+        inv_temp: τ, which multiplies.
+
+    Returns:
+        modes, float32 (float64 for float64 input).
+    """
+    weights = mean_shift_weights(queries, tokens, inv_temp=inv_temp)
+    return jnp.einsum("...qn,...nd->...qd", weights, at_least_float32(tokens))

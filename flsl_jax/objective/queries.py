@@ -1,0 +1,49 @@
+"""Random pooling: one query per window of the token grid (paper, Table 12; METHOD, "Query sampling")."""
+
+import jax
+import jax.numpy as jnp
+
+from flsl_jax.typing import Array, Float, Int, PRNGKeyArray
+
+
+def num_queries(grid: tuple[int, int], *, window: int) -> int:
+    """Queries of a view: whole windows that fit the grid.
+
+    Raises:
+        ValueError: the window does not fit.
+    """
+    if not 1 <= window <= min(grid):
+        raise ValueError(f"a window of {window}×{window} tokens does not fit the {grid[0]}×{grid[1]} grid")
+    return (grid[0] // window) * (grid[1] // window)
+
+
+def sample_queries(key: PRNGKeyArray, *, grid: tuple[int, int], window: int, random: bool = True) -> Int[Array, " Q"]:
+    """One token index per window of one view; map it over views with their own keys.
+
+    Where the window does not divide the grid, the largest area of whole windows lies in one of the grid's four corners.
+
+    Args:
+        key: this view's key; unused where `random` is False.
+        grid: height and width in tokens; indices run row by row.
+        window: side of a window in tokens.
+        random: a uniformly drawn token of each window and a uniformly drawn corner (the paper), or always the first
+            token and the first corner (the release's default).
+
+    Raises:
+        ValueError: the window does not fit.
+    """
+    num_queries(grid, window=window)
+    rows, columns = grid[0] // window, grid[1] // window
+    corner, inside = jnp.zeros((2,), jnp.int32), jnp.zeros((2, rows, columns), jnp.int32)
+    if random:
+        corner_key, inside_key = jax.random.split(key)
+        corner = jax.random.randint(corner_key, (2,), 0, 2)
+        inside = jax.random.randint(inside_key, (2, rows, columns), 0, window)
+    y = corner[0] * (grid[0] - rows * window) + jnp.arange(rows)[:, None] * window + inside[0]
+    x = corner[1] * (grid[1] - columns * window) + jnp.arange(columns)[None, :] * window + inside[1]
+    return (y * grid[1] + x).reshape(-1)
+
+
+def gather_tokens(tokens: Float[Array, "*b N D"], indices: Int[Array, "*b Q"]) -> Float[Array, "*b Q D"]:
+    """The tokens at the indices, image by image."""
+    return jnp.take_along_axis(tokens, indices[..., None], axis=-2)

@@ -1,0 +1,49 @@
+"""What the teacher's logits become: softmax targets, centred or balanced (paper, Eq. 11; Tables 5 and 11–14)."""
+
+import jax
+import jax.numpy as jnp
+
+from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.typing import Array, Float
+
+Scalar = float | Float[Array, ""]
+
+
+def softmax_targets(
+    logits: Float[Array, "*b K"], *, temp: Scalar, center: Float[Array, " K"] | None = None
+) -> Float[Array, "*b K"]:
+    """Softmax of `(logits - center) / temp` over the centroids.
+
+    Args:
+        logits: the teacher head's outputs for the positive modes.
+        temp: the teacher's temperature, which divides; more than 0.
+        center: subtracted before, as DINO does (Caron et al. 2021, Sec. 3.1); None for the main recipe.
+    """
+    logits = at_least_float32(logits)
+    return jax.nn.softmax((logits if center is None else logits - center) / temp, axis=-1)
+
+
+def sinkhorn_targets(logits: Float[Array, "*b K"], *, temp: Scalar, iterations: int = 1) -> Float[Array, "*b K"]:
+    """Targets whose mass is spread evenly over the centroids (Cuturi 2013; the paper's stand-in for the KL term).
+
+    Starts from `exp(logits / temp)` and repeats `iterations` times: divide every centroid's column by its sum over the
+    rows (one softmax along the batch axis, the paper's form), then every row by its sum. One iteration is the paper's
+    batch-axis softmax, with rows that sum to 1. Computed on logarithms. The rows are all leading axes together; under
+    `jax.jit` with sharded rows they are those of the global batch.
+
+    Raises:
+        ValueError: `iterations` is less than 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; expected at least 1")
+    log_probs = at_least_float32(logits).reshape(-1, logits.shape[-1]) / temp
+    for _ in range(iterations):
+        log_probs = jax.nn.log_softmax(log_probs, axis=0)
+        log_probs = jax.nn.log_softmax(log_probs, axis=1)
+    return jnp.exp(log_probs).reshape(logits.shape)
+
+
+def updated_center(center: Float[Array, " K"], logits: Float[Array, "*b K"], *, momentum: float) -> Float[Array, " K"]:
+    """`momentum · center + (1 − momentum) · mean of the logits` over all leading axes; 0.9 in the release and DINO."""
+    mean = jnp.mean(at_least_float32(logits).reshape(-1, logits.shape[-1]), axis=0)
+    return momentum * center + (1.0 - momentum) * mean

@@ -1,0 +1,254 @@
+"""Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
+
+A class is a texture on a shape. Colours, contrast, scale, rotation and place are drawn for every object, so that a class
+shows in structure and not in colour: raw pixels tell little, features that ignore colour tell much.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.sources import Record
+from flsl_jax.errors import UserError
+
+_Plane = Float[np.ndarray, "H W"]
+_SPLITS = {"train": 0, "val": 1, "test": 2}
+_MIN_VISIBLE_SHARE = 0.02
+_MAX_OBJECTS = 3
+
+
+def _dots(u: _Plane, v: _Plane) -> _Plane:
+    return np.where(np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3, 1.0, -1.0)
+
+
+_TEXTURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
+    "striped": lambda u, v: np.sin(2 * np.pi * u),
+    "checkered": lambda u, v: np.sign(np.sin(np.pi * u) * np.sin(np.pi * v)),
+    "dotted": _dots,
+    "wavy": lambda u, v: np.sin(2 * np.pi * u + 2.0 * np.sin(np.pi * v)),
+    "plain": lambda u, v: np.sin(0.25 * np.pi * u),
+    "bricked": lambda u, v: np.where((v % 1 < 0.25) | ((0.5 * u + 0.5 * np.floor(v)) % 1 < 0.15), -1.0, 1.0),
+}
+_SHAPES: dict[str, Callable[[_Plane, _Plane], np.ndarray]] = {
+    "disk": lambda x, y: x**2 + y**2 < 1,
+    "square": lambda x, y: (np.abs(x) < 0.85) & (np.abs(y) < 0.85),
+    "triangle": lambda x, y: (y > -0.7) & (y < 1 - 1.7 * np.abs(x)),
+    "ring": lambda x, y: (x**2 + y**2 < 1) & (x**2 + y**2 > 0.16),
+    "star": lambda x, y: np.hypot(x, y) < 0.65 + 0.35 * np.cos(5 * np.arctan2(y, x)),
+    "cross": lambda x, y: ((np.abs(x) < 0.4) & (np.abs(y) < 1)) | ((np.abs(y) < 0.4) & (np.abs(x) < 1)),
+}
+_CLASSES = (
+    ("striped", "disk"),
+    ("striped", "cross"),
+    ("checkered", "square"),
+    ("checkered", "star"),
+    ("dotted", "triangle"),
+    ("dotted", "disk"),
+    ("wavy", "square"),
+    ("wavy", "ring"),
+    ("plain", "star"),
+    ("plain", "triangle"),
+    ("bricked", "ring"),
+    ("bricked", "cross"),
+)
+CLASS_NAMES = tuple(f"{texture} {shape}" for texture, shape in _CLASSES)
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneMasks:
+    """`instances`: 0 for background, else the object's number from 1; `classes`: 0 for background, else class + 1."""
+
+    instances: UInt8[np.ndarray, "H W"]
+    classes: UInt8[np.ndarray, "H W"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A short film of one scene: frames, and the same objects' instance masks in each."""
+
+    images: UInt8[np.ndarray, "T H W 3"]
+    instances: UInt8[np.ndarray, "T H W"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Object:
+    """One object; lengths as shares of the image's side, so that a scene looks alike at every size."""
+
+    label: int
+    center: np.ndarray
+    radius: float
+    angle: float
+    period: float
+    colors: np.ndarray
+    velocity: np.ndarray
+    spin: float
+    growth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What a scene's pixels are drawn from."""
+
+    background_colors: np.ndarray
+    roughness: float
+    objects: tuple[_Object, ...]
+    grain: float
+    noise_seed: int
+
+
+class Scenes:
+    """Source of scenes by index; the same index gives the same scene always, and no scene is in two splits.
+
+    Args:
+        count: number of scenes.
+        size: height and width in pixels, 16 or more.
+        seed: of the whole set.
+        split: "train", "val" or "test".
+
+    Raises:
+        UserError: a count or size too small, or an unknown split.
+    """
+
+    def __init__(self, *, count: int, size: int, seed: int = 0, split: str = "train") -> None:
+        if count < 1:
+            raise UserError(f"config.data.count is {count}; expected the number of scenes, at least 1")
+        if size < 16:
+            raise UserError(f"config.data.scene_size is {size}; expected pixels, at least 16")
+        if split not in _SPLITS:
+            raise UserError(f'config.data.split is "{split}"; scenes have {", ".join(_SPLITS)}')
+        self.name = f"scenes ({split})"
+        self.class_names = CLASS_NAMES
+        self._count, self._size, self._seed, self._split = count, size, seed, split
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        layout = self._layout(index)
+        image, instances = _draw(layout, size=self._size, time=0.0)
+        boxes = _boxes(layout, instances)
+        label = int(boxes.labels[np.argmax(_areas(boxes))])
+        return Record(image=image, name=f"{self._split}/{index:06d}", label=label, boxes=boxes)
+
+    def masks(self, index: int) -> SceneMasks:
+        """The exact masks of scene `index`."""
+        layout = self._layout(index)
+        _, instances = _draw(layout, size=self._size, time=0.0)
+        classes = np.array([0] + [item.label + 1 for item in layout.objects], np.uint8)
+        return SceneMasks(instances=instances, classes=classes[instances])
+
+    def sequence(self, index: int, *, frames: int = 8) -> Sequence:
+        """Scene `index` in motion; its first frame is the scene itself."""
+        layout = self._layout(index)
+        drawn = [_draw(layout, size=self._size, time=float(frame)) for frame in range(frames)]
+        return Sequence(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
+
+    def _layout(self, index: int) -> _Layout:
+        if not 0 <= index < self._count:
+            raise IndexError(f"scene {index} of {self._count}")
+        for attempt in range(100):
+            rng = np.random.default_rng([self._seed, _SPLITS[self._split], index, attempt])
+            layout = _random_layout(rng)
+            shares = _visible_shares(layout, size=self._size)
+            if min(shares) >= _MIN_VISIBLE_SHARE:
+                return layout
+        raise RuntimeError(f"no layout of scene {index} shows all of its objects")
+
+
+def _random_layout(rng: np.random.Generator) -> _Layout:
+    objects = []
+    for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
+        radius = rng.uniform(0.18, 0.34)
+        objects.append(
+            _Object(
+                label=int(rng.integers(len(_CLASSES))),
+                center=rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2),
+                radius=radius,
+                angle=rng.uniform(0, 2 * np.pi),
+                period=rng.uniform(0.085, 0.125),
+                colors=_two_colors(rng),
+                velocity=rng.uniform(-0.02, 0.02, 2),
+                spin=rng.uniform(-0.06, 0.06),
+                growth=rng.uniform(-0.015, 0.015),
+            )
+        )
+    return _Layout(
+        background_colors=rng.uniform(20, 235, (2, 3)),
+        roughness=rng.uniform(0.8, 1.8),
+        objects=tuple(objects),
+        grain=rng.uniform(1.0, 6.0),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def _two_colors(rng: np.random.Generator) -> np.ndarray:
+    """Two colours far enough apart in brightness for a texture to show."""
+    while True:
+        colors = rng.uniform(0, 255, (2, 3))
+        if abs(colors[0].mean() - colors[1].mean()) > 50:
+            return colors
+
+
+def _masks(layout: _Layout, *, size: int, time: float) -> tuple[np.ndarray, list[tuple[_Plane, _Plane]]]:
+    """Instance numbers, later objects in front, and every object's own coordinates in units of its radius."""
+    place = (np.arange(size) + 0.5) / size
+    instances, coordinates = np.zeros((size, size), np.uint8), []
+    for number, item in enumerate(layout.objects, start=1):
+        dy = place[:, None] - item.center[0] - time * item.velocity[0]
+        dx = place[None, :] - item.center[1] - time * item.velocity[1]
+        radius = item.radius * (1 + item.growth) ** time
+        cosine, sine = np.cos(item.angle + time * item.spin), np.sin(item.angle + time * item.spin)
+        x, y = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
+        instances[_SHAPES[_CLASSES[item.label][1]](x, y)] = number
+        coordinates.append((x, y))
+    return instances, coordinates
+
+
+def _draw(layout: _Layout, *, size: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Image and instance numbers."""
+    rng = np.random.default_rng(layout.noise_seed)
+    shade = 0.5 + 0.5 * np.tanh(0.7 * _smooth_noise(rng, size=size, roughness=layout.roughness))
+    image = _mix(layout.background_colors, shade)
+    instances, coordinates = _masks(layout, size=size, time=time)
+    for number, (item, (x, y)) in enumerate(zip(layout.objects, coordinates), start=1):
+        scale = item.radius / item.period
+        shade = 0.5 + 0.5 * _TEXTURES[_CLASSES[item.label][0]](scale * x, scale * y)
+        image = np.where((instances == number)[..., None], _mix(item.colors, shade), image)
+    image += layout.grain * rng.standard_normal(image.shape)
+    return np.clip(np.round(image), 0, 255).astype(np.uint8), instances
+
+
+def _mix(colors: np.ndarray, shade: _Plane) -> np.ndarray:
+    return colors[0] + (colors[1] - colors[0]) * shade[..., None]
+
+
+def _smooth_noise(rng: np.random.Generator, *, size: int, roughness: float) -> _Plane:
+    """Noise with a power-law spectrum, mean 0 and standard deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    frequency[0, 0] = np.inf
+    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) * frequency**-roughness, s=(size, size))
+    return noise / noise.std()
+
+
+def _visible_shares(layout: _Layout, *, size: int) -> list[float]:
+    instances, _ = _masks(layout, size=min(size, 64), time=0.0)
+    return [float(np.mean(instances == number)) for number in range(1, len(layout.objects) + 1)]
+
+
+def _boxes(layout: _Layout, instances: np.ndarray) -> Boxes:
+    """Tight boxes of the visible parts."""
+    corners, labels = [], []
+    for number, item in enumerate(layout.objects, start=1):
+        rows, columns = (np.flatnonzero((instances == number).any(axis=axis)) for axis in (1, 0))
+        if rows.size:
+            corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+            labels.append(item.label)
+    return Boxes(xyxy=np.array(corners, np.float32), labels=np.array(labels, np.int64))
+
+
+def _areas(boxes: Boxes) -> np.ndarray:
+    width, height = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).T
+    return width * height

@@ -30,12 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
     config = parse_config(_CONFIG.value.to_dict())
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flsl_jax").setLevel(logging.INFO)
 
     from flsl_jax.train import summary, train
 
-    outcome = train(config, workdir=Path(_WORKDIR.value))
-    print(summary(outcome))
+    workdir = Path(_WORKDIR.value)
+    outcome = train(config, workdir=workdir)
+    print(summary(config, workdir=workdir, outcome=outcome))
     return 0
 
 

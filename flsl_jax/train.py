@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flsl_jax.config import Config, to_dict
 from flsl_jax.data.pipeline import HostBatch, Loader
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
+from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training import cost
 from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.input import device_batches
@@ -24,7 +26,7 @@ from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
 from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.validation import Validation
-from flsl_jax.training.writers import Writers, open_writers
+from flsl_jax.training.writers import Writers, open_writers, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +36,10 @@ _READ_LATE = 3
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: updates done, whether all were, the k-NN before and after (empty when not measured)."""
+    """How a run ended: updates done, and whether those were all."""
 
     step: int
     finished: bool
-    untrained: dict[str, float]
-    trained: dict[str, float]
-    last: dict[str, float]
 
 
 def train(config: Config, *, workdir: Path) -> Outcome:
@@ -68,7 +67,11 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     )
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
         run = _Run(config, workdir, training, loader, validation, checkpoints, interrupt)
-        return run.execute()
+        outcome = run.execute()
+    if jax.process_index() == 0:
+        metrics = read_metrics(workdir / "metrics.jsonl")
+        save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
+    return outcome
 
 
 def open_loader(config: Config) -> Loader:
@@ -128,7 +131,6 @@ class _Run:
         self._monitor = Monitor(
             num_centroids=config.head.centroids,
             num_tokens=(config.views.size // config.model.patch_size) ** 2,
-            width=config.model.width,
         )
         self._pending: collections.deque[_Pending] = collections.deque()
         self._last: dict[str, float] = {}
@@ -144,7 +146,7 @@ class _Run:
             log.info("continuing from the checkpoint of step %d in %s", start, self._workdir)
         else:
             state = self._training.init()
-        log.info("%s", describe(self._config, self._training, state))
+        log.info("%s", describe(self._config, self._training))
         writers = open_writers(
             self._workdir,
             total_steps=end,
@@ -158,8 +160,7 @@ class _Run:
                 self._validate(state, 0, writers)
             step = self._loop(state, start=start, end=end, writers=writers)
         self._checkpoints.wait()
-        untrained = writers.first("knn_any")
-        return Outcome(step=step, finished=step == total, untrained=untrained, trained=self._knn, last=self._last)
+        return Outcome(step=step, finished=step == total)
 
     def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> int:
         """Steps `start` … `end`; returns the step that was reached."""
@@ -203,7 +204,7 @@ class _Run:
                 writers.tick(item.step, values)
                 continue
             self._last = values
-            writers.write(item.step, values | clock.rates(item.step, self._training.flops_per_image))
+            writers.write(item.step, values | clock.rates(item.step, cost.step_flops_per_image(self._config)))
             for alarm in self._monitor.update(item.step, values):
                 log.warning("step %d: %s", alarm.step, alarm.message)
 
@@ -218,9 +219,10 @@ class _Run:
         (self._workdir / name).write_text(json.dumps(report, indent=2))
         first = (item.step - 1) * self._config.batch_size
         raise UserError(
-            f"step {item.step}: {term} is {values[term]}, from samples {first} … "
-            f"{first + self._config.batch_size - 1} (records in {self._workdir / name}); the last checkpoint, of step "
-            f"{self._checkpoints.latest_step}, is intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and start again"
+            f"step {item.step}: {term} is {values[term]}, from samples {first} … {first + self._config.batch_size - 1} "
+            f"(records in {self._workdir / name}); the last checkpoint, of step {self._checkpoints.latest_step}, is "
+            "intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and "
+            "start again"
         )
 
     def _validate(self, state: Any, step: int, writers: Writers) -> None:
@@ -278,3 +280,26 @@ def _memory_hint() -> Any:
             "the devices ran out of memory; raise config.compute.micro_batches (exact), set "
             "config.compute.remat=dots or full, raise config.parallel.fsdp, or lower config.batch_size"
         ) from error
+
+
+def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
+    """The line a run ends with: how much better than the untrained network the features are, where that was measured."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
+    measured = [line for line in lines if "knn_any" in line]
+    if len(measured) > 1:
+        first, last = measured[0], measured[-1]
+        return (
+            f"bbox-aligned k-NN on held-out images, any of 9 tokens: untrained {first['knn_any']:.1%} → trained "
+            f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: {first['knn_token']:.1%} → "
+            f"{last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
+        )
+    if not lines:
+        return where
+    last = lines[-1]
+    shown = ", ".join(
+        f"{name} {last[name]:.3g}"
+        for name in ("loss", "mean_entropy", "used_centroids", "effective_rank", "attention_share", "agreement")
+        if name in last
+    )
+    return f"{shown} (ln K is {np.log(config.head.centroids):.3g}); {where}"

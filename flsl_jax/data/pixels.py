@@ -70,8 +70,8 @@ def gaussian_blur(images: Images, sigma: PerImage, *, max_sigma: float) -> Image
     """Gaussian blur of standard deviation `sigma` pixels, edges extended (Pillow's `GaussianBlur(radius=sigma)`).
 
     As Pillow does, three box blurs of fractional radius along each axis (Gwosdek et al. 2011, "Theoretical foundations
-    of Gaussian convolution by extended box filtering"). The three are one matrix, so that levels are rounded once an axis
-    and not three times.
+    of Gaussian convolution by extended box filtering"). The three are one matrix, so that levels are rounded once an
+    axis and not three times.
 
     Args:
         images: grey levels.

@@ -1,6 +1,6 @@
 """Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
 
-A class is a texture on a shape. Colours, contrast, scale, rotation and place are drawn for every object, so that a class
+A class is a texture on a shape. Colours, contrast, scale, rotation and place are drawn for every object, so a class
 shows in structure and not in colour: raw pixels tell little, features that ignore colour tell much.
 """
 
@@ -130,7 +130,7 @@ class Scenes:
         layout = self._layout(index)
         image, instances = _draw(layout, size=self._size, time=0.0)
         boxes = _boxes(layout, instances)
-        label = int(boxes.labels[np.argmax(_areas(boxes))])
+        label = int(boxes.labels[np.argmax(boxes.areas())])
         return Record(image=image, name=f"{self._split}/{index:06d}", label=label, boxes=boxes)
 
     def masks(self, index: int) -> SceneMasks:
@@ -247,8 +247,3 @@ def _boxes(layout: _Layout, instances: np.ndarray) -> Boxes:
             corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             labels.append(item.label)
     return Boxes(xyxy=np.array(corners, np.float32), labels=np.array(labels, np.int64))
-
-
-def _areas(boxes: Boxes) -> np.ndarray:
-    width, height = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).T
-    return width * height

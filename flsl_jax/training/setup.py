@@ -1,6 +1,7 @@
 """From a config to everything compiled or sharded that training needs, before the first step."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
 from flsl_jax.data.views import Treatment, ViewRecipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
+from flsl_jax.training import cost
 from flsl_jax.training.optimizer import make_optimizer
-from flsl_jax.training.state import TrainState, create_state, network_graph
+from flsl_jax.training.state import TrainState, compute_dtype, create_state, network_graph
 from flsl_jax.training.step import Metrics, TrainStep, jit_step, make_schedules
 
 
@@ -30,6 +32,7 @@ class Training:
     init: Callable[[], TrainState]
     abstract_state: TrainState
     batch_sharding: NamedSharding
+    replicated: NamedSharding
     total_steps: int
     steps_per_epoch: int
 
@@ -66,6 +69,7 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
         ),
         batch_sharding=batch,
+        replicated=parallel.replicated(mesh),
         total_steps=config.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
     )
@@ -108,3 +112,20 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
             f"{values.sum():.6g}; expected {centroids} (config.head.centroids), none negative, that sum to 1"
         )
     return np.asarray(values / values.sum(), np.float32)
+
+
+def describe(config: Config, training: Training) -> str:
+    """What a person should see before the first step: devices, parameters, cost and memory."""
+    devices, params = jax.devices(), training.abstract_state.student
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    dtype = compute_dtype(config)
+    estimate = cost.estimate_memory(config, parameters=count, devices=len(devices), compute_bytes=dtype.itemsize)
+    return "\n".join(
+        [
+            f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, {dtype.name}",
+            cost.parameter_table(params),
+            f"{training.total_steps} steps, {training.steps_per_epoch} an epoch; "
+            f"{cost.step_flops_per_image(config) / 1e9:.2f} GFLOP an image",
+            cost.describe_memory(estimate),
+        ]
+    )

@@ -1,0 +1,196 @@
+"""What a falling loss does not show: whether the features are collapsing, and what to change when they do."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flsl_jax.typing import Array, Float
+
+
+def monitor_values(
+    *,
+    student_probs: Float[Array, "R K"],
+    teacher_probs: Float[Array, "R K"],
+    tokens: Float[Array, "B N D"],
+    modes: Float[Array, "B Q D"],
+    attention_entropy: Float[Array, "B Q"],
+) -> dict[str, Float[Array, ""]]:
+    """Values of one step, as scalars; jittable, over the global batch.
+
+    Args:
+        student_probs, teacher_probs: of the same rows.
+        tokens: of one student view of every image.
+        modes: of the queries of all student views.
+        attention_entropy: of each query's mean-shift weights, in nats.
+
+    Returns:
+        mean_entropy: H(p̄), nats; ln K when all centroids are used alike.
+        student_entropy, teacher_entropy: mean H(p), nats; ln K when nothing is decided.
+        used_centroids: centroids that are some teacher row's most probable one.
+        agreement: share of rows whose most probable centroid is the same for student and teacher.
+        feature_std: mean over channels of the standard deviation of l2-normalised tokens, times √D: near 1 when they
+            fill the sphere, 0 when all are alike.
+        effective_rank: participation ratio (tr C)² / ‖C‖² of the tokens' covariance C, from 1 to D.
+        attention_share: mean attention entropy over ln N; 1 when every mode is the mean of its view.
+        mode_similarity: mean cosine between the modes of one image; 1 when all are alike.
+        position_share: share of the tokens' variance that the place in the grid explains.
+    """
+    tokens, modes = jax.lax.stop_gradient((tokens, modes))
+    student_probs, teacher_probs = jax.lax.stop_gradient((student_probs, teacher_probs))
+    batch, count, width = tokens.shape
+    flat = tokens.reshape(batch * count, width)
+    centred = flat - jnp.mean(flat, axis=0)
+    covariance = centred.T @ centred / flat.shape[0]
+    place = jnp.mean(tokens, axis=0)
+    variance = jnp.trace(covariance)
+    unit_modes = _unit(modes)
+    queries = modes.shape[1]
+    # The sum over all pairs is the squared norm of the sum; the pairs of a mode with itself, 1 each, are taken out.
+    pairs = jnp.mean(jnp.sum(jnp.square(jnp.sum(unit_modes, axis=1)), axis=-1))
+    winners = jnp.argmax(teacher_probs, axis=-1)
+    centroids = teacher_probs.shape[-1]
+    tiny = jnp.finfo(tokens.dtype).tiny
+    return {
+        "mean_entropy": _entropy(jnp.mean(student_probs, axis=0)),
+        "student_entropy": jnp.mean(_entropy(student_probs)),
+        "teacher_entropy": jnp.mean(_entropy(teacher_probs)),
+        "used_centroids": jnp.sum(jnp.any(winners[:, None] == jnp.arange(centroids), axis=0).astype(jnp.float32)),
+        "agreement": jnp.mean((jnp.argmax(student_probs, axis=-1) == winners).astype(jnp.float32)),
+        "feature_std": jnp.mean(jnp.std(_unit(flat), axis=0)) * math.sqrt(width),
+        "effective_rank": jnp.square(variance) / jnp.maximum(jnp.sum(jnp.square(covariance)), tiny),
+        "attention_share": jnp.mean(attention_entropy) / math.log(count),
+        "mode_similarity": (pairs - queries) / (queries * max(queries - 1, 1)),
+        "position_share": jnp.mean(jnp.sum(jnp.square(place - jnp.mean(place, axis=0)), axis=-1))
+        / jnp.maximum(variance, tiny),
+    }
+
+
+def first_non_finite(values: dict[str, float]) -> str | None:
+    """The first name whose value is NaN or infinite."""
+    return next((name for name, value in values.items() if not math.isfinite(value)), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """One alarm: `message` says what is seen, the likely cause and what to change."""
+
+    name: str
+    step: int
+    value: float
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where alarms start. Entropies and counts are shares of their largest value.
+
+    `readings`: consecutive readings that must agree; `repeat`: readings after which an alarm that holds is repeated.
+    """
+
+    one_centroid: float = 0.3
+    undecided: float = 0.97
+    used_centroids: float = 0.1
+    feature_std: float = 0.1
+    effective_rank: float = 2.0
+    soft_attention: float = 0.95
+    hard_attention: float = 0.02
+    mode_similarity: float = 0.95
+    position_share: float = 0.5
+    no_agreement: float = 0.01
+    readings: int = 3
+    repeat: int = 20
+
+
+class Monitor:
+    """Turns the values of written steps into alarms.
+
+    Args:
+        num_centroids: K.
+        num_tokens: N of a student view.
+        thresholds: where alarms start.
+    """
+
+    def __init__(self, *, num_centroids: int, num_tokens: int, thresholds: Thresholds | None = None) -> None:
+        self._log_centroids = math.log(num_centroids)
+        self._centroids, self._tokens = num_centroids, num_tokens
+        self._limits = thresholds or Thresholds()
+        self._streaks: dict[str, int] = {}
+
+    def update(self, step: int, values: dict[str, float]) -> list[Alarm]:
+        """Alarms that this reading raises or repeats."""
+        alarms = []
+        for name, (value, seen, message) in self._checks(values).items():
+            streak = self._streaks[name] = self._streaks.get(name, 0) + 1 if seen else 0
+            if streak >= self._limits.readings and (streak - self._limits.readings) % self._limits.repeat == 0:
+                alarms.append(Alarm(name=name, step=step, value=value, message=message))
+        return alarms
+
+    def _checks(self, values: dict[str, float]) -> dict[str, tuple[float, bool, str]]:
+        limits = self._limits
+        mean, teacher = (values[name] / self._log_centroids for name in ("mean_entropy", "teacher_entropy"))
+        used = values["used_centroids"] / self._centroids
+        std, rank = values["feature_std"], values["effective_rank"]
+        attention, alike = values["attention_share"], values["mode_similarity"]
+        place, agreement = values["position_share"], values["agreement"]
+        return {
+            "one_centroid": (
+                mean,
+                mean < limits.one_centroid,
+                f"collapse to few centroids: H(p̄) is {mean:.0%} of ln K. The volume term is too weak: raise "
+                "config.objective.volume_weight, or raise config.objective.teacher_temp",
+            ),
+            "undecided": (
+                teacher,
+                teacher > limits.undecided,
+                f"nothing is decided: the teacher's mean entropy is {teacher:.1%} of ln K, so the loss stays near ln K. Lower "
+                "config.objective.teacher_temp or volume_weight, raise config.optimizer.lr, or lower "
+                "config.teacher.momentum in a short run",
+            ),
+            "dead_centroids": (
+                used,
+                used < limits.used_centroids,
+                f"{values['used_centroids']:.0f} of {self._centroids} centroids are used. Raise "
+                "config.objective.volume_weight, or lower config.head.centroids for a small data set or batch",
+            ),
+            "constant_features": (
+                std,
+                std < limits.feature_std or rank < limits.effective_rank,
+                f"features collapse: spread {std:.3f} of 1, effective rank {rank:.1f}. Lower config.optimizer.lr or "
+                "config.objective.intra_weight, or raise config.teacher.momentum",
+            ),
+            "soft_attention": (
+                attention,
+                attention > limits.soft_attention or alike > limits.mode_similarity,
+                f"mean-shift is too soft: attention entropy is {attention:.1%} of ln N and the modes of an image have cosine "
+                f"{alike:.2f}, so all queries of an image ask for the same. Raise config.objective.self_inv_temp and "
+                "cross_inv_temp",
+            ),
+            "hard_attention": (
+                attention,
+                attention < limits.hard_attention,
+                f"mean-shift is too hard: attention entropy is {attention:.1%} of ln N, so every mode is its own query. Lower "
+                "config.objective.self_inv_temp and cross_inv_temp",
+            ),
+            "position_shortcut": (
+                place,
+                place > limits.position_share,
+                f"the place in the grid explains {place:.0%} of the features. Make crops smaller "
+                "(config.views.student_area), use config.model.pos_embed=learned, or switch config.views.flip on",
+            ),
+            "no_agreement": (
+                agreement,
+                agreement < limits.no_agreement,
+                f"student and teacher agree on {agreement:.1%} of the queries. Lower config.optimizer.lr, raise "
+                "config.teacher.momentum, or weaken the colour jitter in config.views",
+            ),
+        }
+
+
+def _entropy(probs: Float[Array, "*b K"]) -> Float[Array, "*b"]:
+    return -jnp.sum(jax.scipy.special.xlogy(probs, probs), axis=-1)
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))

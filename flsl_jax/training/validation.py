@@ -1,0 +1,93 @@
+"""The bbox-aligned k-NN during training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flsl_jax.config import Config, EvaluationConfig
+from flsl_jax.data.pixels import normalise
+from flsl_jax.data.sources import open_source
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.evaluation.bbox_knn import BboxKnnResult, KnnData, evaluate_bbox_knn, pixel_tokens, prepare_knn
+from flsl_jax.training.setup import Training
+from flsl_jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Images and boxes, read once; measured on every process alike, on its own devices."""
+
+    settings: EvaluationConfig
+    patch_size: int
+    train: KnnData
+    val: KnnData
+
+    @classmethod
+    def open(cls, config: Config) -> Self | None:
+        """Reads the images; None where the config wants no evaluation.
+
+        Raises:
+            UserError: a source cannot be read or has no boxes.
+        """
+        if not config.evaluation.every_epochs:
+            return None
+        train, val = (
+            prepare_knn(open_source(source), size=config.views.size, patch_size=config.model.patch_size)
+            for source in (config.evaluation.train, config.evaluation.val)
+        )
+        return cls(settings=config.evaluation, patch_size=config.model.patch_size, train=train, val=val)
+
+    def measure(self, training: Training, params: Any, *, baseline: bool = False) -> dict[str, float]:
+        """`knn_any`, `knn_majority` and `knn_token` of a network; with `baseline` also those of raw pixels.
+
+        Args:
+            training: whose graph the parameters belong to.
+            params: parameters on any devices; the teacher's as a rule.
+            baseline: measure raw pixels too.
+        """
+        local = jax.tree.map(jnp.asarray, jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params)))
+        encode = _encoder(training.pure_step.graph)
+        values = _named("knn", self._evaluate(lambda images: encode(local, images)))
+        if baseline:
+            pixels = functools.partial(pixel_tokens, patch_size=self.patch_size)
+            values |= _named("knn_pixels", self._evaluate(pixels))
+        return values
+
+    def _evaluate(self, encode: Callable[[np.ndarray], Array]) -> BboxKnnResult:
+        settings = self.settings
+        return evaluate_bbox_knn(
+            self.train,
+            self.val,
+            encode,
+            batch_size=settings.batch_size,
+            k=settings.k,
+            k_scale=settings.k_scale,
+            temp=settings.temp,
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(graph: nnx.GraphDef) -> Callable[[Any, np.ndarray], Array]:
+    """Tokens of uint8 images, compiled once for a network."""
+
+    @jax.jit
+    def encode(params: Any, images: Array) -> Array:
+        levels = normalise(images.astype(jnp.float32), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        tokens = nnx.merge(graph, params).backbone(levels)
+        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+    return encode
+
+
+def _identity(tree: Any) -> Any:
+    return tree
+
+
+def _named(prefix: str, result: BboxKnnResult) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in dataclasses.asdict(result).items()}

@@ -1,0 +1,164 @@
+"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, and the terminal."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from flsl_jax.errors import UserError
+
+_SHOWN = ("loss", "intra", "inter", "volume")
+
+
+class Writer(Protocol):
+    """Takes the values of a step."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes them out."""
+
+    def close(self) -> None:
+        """Lets go of files."""
+
+
+class JsonLines:
+    """One object a line: `step`, then the values. Lines after `start_step`, left by a killed run, are dropped first.
+
+    Timing values (`images_per_sec`, `data_wait_share`, `mfu`) aside, a run that was killed and continued leaves the same
+    file as one that was not.
+    """
+
+    def __init__(self, path: Path, *, start_step: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= start_step and start_step > 0]
+        temporary = path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """TensorBoard events, through tensorboardX."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, global_step=step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run in the project that the config names."""
+
+    def __init__(self, project: str, *, workdir: Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "config.logging.wandb is set, but wandb is not installed; pip install 'flsl_jax[wandb]' or set it to ''"
+            ) from error
+        self._run = wandb.init(project=project, dir=str(workdir), id=workdir.name, resume="allow")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Terminal:
+    """A progress bar with the loss terms on a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, start_step: int, total_steps: int) -> None:
+        from tqdm import tqdm
+
+        self._total = total_steps
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def tick(self, step: int, values: Mapping[str, float]) -> None:
+        """A step whose values are not written; moves the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix({name: f"{values[name]:.3f}" for name in _SHOWN if name in values}, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            self.tick(step, values)
+            return
+        shown = [name for name in (*_SHOWN, "images_per_sec", "data_wait_share") if name in values]
+        shown += [name for name in values if name.startswith("knn")]
+        line = "  ".join(f"{name} {values[name]:.4g}" for name in shown)
+        print(f"step {step}/{self._total}  {line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Writers:
+    """All writers of a run as one. On other processes than the first there are none."""
+
+    def __init__(self, writers: list[Writer], *, terminal: Terminal | None) -> None:
+        self._writers, self._terminal = writers, terminal
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """The values of a step, everywhere."""
+        for writer in self._writers:
+            writer.write(step, values)
+        if self._terminal is not None:
+            self._terminal.write(step, values)
+
+    def tick(self, step: int, values: Mapping[str, float]) -> None:
+        """A step whose values are only shown."""
+        if self._terminal is not None:
+            self._terminal.tick(step, values)
+
+    def close(self) -> None:
+        """Closes all."""
+        for writer in [*self._writers, *([self._terminal] if self._terminal is not None else [])]:
+            writer.close()
+
+
+def open_writers(
+    workdir: Path, *, total_steps: int, start_step: int, tensorboard: bool, wandb: str, is_main: bool
+) -> Writers:
+    """The writers of a run that starts after `start_step`.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    if not is_main:
+        return Writers([], terminal=None)
+    writers: list[Writer] = [JsonLines(workdir / "metrics.jsonl", start_step=start_step)]
+    if tensorboard:
+        writers.append(TensorBoard(workdir / "tensorboard"))
+    if wandb:
+        writers.append(WeightsAndBiases(wandb, workdir=workdir))
+    return Writers(writers, terminal=Terminal(start_step=start_step, total_steps=total_steps))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no file. A torn last line, left by a kill, is passed over."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines

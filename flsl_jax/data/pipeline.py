@@ -58,9 +58,9 @@ class HostBatch:
 class GlobalOrder:
     """The order in which all processes together see the records, at O(1) memory and with access to any step.
 
-    Every epoch is a permutation of its own, keyed by (seed, epoch): grain's index shuffle. Small data sets, for which that
-    is slow, are permuted as a whole. Batch k of an epoch is
-    records k·B … (k+1)·B of that permutation; what does not fill a batch is left out of that epoch.
+    Every epoch is a permutation of its own, keyed by (seed, epoch): grain's index shuffle, or for small data sets,
+    where that is slow, a sort by random keys. Batch k of an epoch is records k·B … (k+1)·B of that permutation; what does not
+    fill a batch is left out of that epoch.
     """
 
     num_records: int
@@ -77,9 +77,20 @@ class GlobalOrder:
         first = batch * self.batch_size
         if self.num_records <= _SMALL:
             return _permutation(self.num_records, seed=self.seed, epoch=epoch)[first + start : first + stop].copy()
-        seed, last = _epoch_seed(self.seed, epoch), self.num_records - 1
-        numbers = [index_shuffle(first + i, max_index=last, seed=seed, rounds=4) for i in range(start, stop)]
-        return np.array(numbers, dtype=np.int64)
+        seed = _epoch_seed(self.seed, epoch)
+        return np.array(
+            [_shuffled(first + i, num_records=self.num_records, seed=seed) for i in range(start, stop)], dtype=np.int64
+        )
+
+
+def _shuffled(index: int, *, num_records: int, seed: int) -> int:
+    """Grain's index shuffle of 0 … `num_records` - 1."""
+    last = num_records - 1
+    # For a last index of 4^k it is no permutation in grain 0.2.18: that index never comes and another comes twice.
+    # There, one more number is shuffled, and who gets that one moves on to what it stands for.
+    wider = last + 1 if last & (last - 1) == 0 else last
+    index = index_shuffle(index, max_index=wider, seed=seed, rounds=4)
+    return index if index <= last else index_shuffle(index, max_index=wider, seed=seed, rounds=4)
 
 
 @functools.lru_cache(maxsize=4)

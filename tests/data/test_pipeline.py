@@ -72,7 +72,10 @@ def _assert_equal(first: list[HostBatch], second: list[HostBatch]) -> None:
 
 
 @given(
-    num_records=st.integers(1, 200), batch_size=st.integers(1, 50), seed=st.integers(0, 2**40), epoch=st.integers(0, 9)
+    num_records=st.integers(1, 200),
+    batch_size=st.integers(1, 50),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 9),
 )
 @settings(max_examples=20, deadline=None)
 def test_each_epoch_is_a_permutation_cut_into_batches(num_records: int, batch_size: int, seed: int, epoch: int) -> None:
@@ -85,19 +88,38 @@ def test_each_epoch_is_a_permutation_cut_into_batches(num_records: int, batch_si
     assert len(set(seen.tolist())) == steps * batch_size
     assert seen.min() >= 0
     assert seen.max() < num_records
-    # The same permutation in batches of one, k*B … (k+1)*B of it.
-    single = GlobalOrder(num_records=num_records, batch_size=1, seed=seed)
-    permutation = [int(single.records(epoch * num_records + i, 0, 1)[0]) for i in range(num_records)]
+    # The same permutation in one batch, and k*B … (k+1)*B of it.
+    whole = GlobalOrder(num_records=num_records, batch_size=num_records, seed=seed)
+    permutation = whole.records(epoch, 0, num_records).tolist()
     assert sorted(permutation) == list(range(num_records))
     assert seen.tolist() == permutation[: steps * batch_size]
 
 
-def test_epochs_and_seeds_differ() -> None:
+@pytest.mark.parametrize("num_records", [2**16, 2**16 + 1, 2**16 + 2, 2**17 + 1, 100_003])
+def test_an_epoch_of_a_large_data_set_is_a_permutation(num_records: int) -> None:
+    order = GlobalOrder(num_records=num_records, batch_size=num_records, seed=5)
+    np.testing.assert_array_equal(np.sort(order.records(1, 0, num_records)), np.arange(num_records))
+    batch = GlobalOrder(num_records=num_records, batch_size=1000, seed=5)
+    first = batch.steps_per_epoch
+    np.testing.assert_array_equal(batch.records(first + 3, 10, 90), order.records(1, 3010, 3090))
+
+
+@pytest.mark.parametrize("num_records", [100, 2**16 + 1])
+def test_epochs_and_seeds_differ(num_records: int) -> None:
     def epoch(seed: int, number: int) -> tuple[int, ...]:
-        order = GlobalOrder(num_records=100, batch_size=100, seed=seed)
+        order = GlobalOrder(num_records=num_records, batch_size=num_records, seed=seed)
         return tuple(order.records(number, 0, 100).tolist())
 
     assert len({epoch(seed, number) for seed, number in itertools.product(range(5), range(5))}) == 25
+
+
+@pytest.mark.parametrize("num_records", [64, 2**16 + 64])
+def test_the_order_has_no_visible_pattern(num_records: int) -> None:
+    order = GlobalOrder(num_records=num_records, batch_size=num_records, seed=3)
+    positions = np.arange(num_records)
+    correlations = [np.corrcoef(positions, order.records(epoch, 0, num_records))[0, 1] for epoch in range(3)]
+    # Of a random permutation the correlation with the position has mean 0 and variance 1 / (n - 1).
+    assert abs(np.mean(correlations)) * np.sqrt(3 * (num_records - 1)) < 4
 
 
 def test_a_far_step_costs_no_more_than_the_first() -> None:

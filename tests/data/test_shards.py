@@ -106,6 +106,24 @@ def test_boxes_are_scaled_with_their_image() -> None:
     assert record.boxes.labels.tolist() == [2, 1]
 
 
+def test_boxes_of_a_file_are_packed(folder: Path, tmp_path: Path) -> None:
+    coco = {
+        "images": [{"id": 7, "file_name": "cat/1.jpg", "width": 60, "height": 40}],
+        "categories": [{"id": 3, "name": "bird"}, {"id": 5, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [6, 4, 24, 16], "iscrowd": 0}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    manifest = pack_folder(folder, tmp_path / "out", short_side=20, boxes=tmp_path / "boxes.json")
+    packed = ShardSource(tmp_path / "out")
+    records = {packed[i].name: packed[i] for i in range(len(packed))}
+    assert packed.class_names == manifest.class_names == ("bird", "dog")
+    assert [name for name, record in records.items() if record.boxes is not None] == ["cat/1.jpg"]
+    np.testing.assert_allclose(records["cat/1.jpg"].boxes.xyxy, [[3, 2, 15, 10]])
+    assert {name: record.label for name, record in records.items()} == {
+        name: 1 if name.startswith("dog") else None for name in records
+    }
+
+
 def test_workers_have_no_influence_on_the_bytes(folder: Path, tmp_path: Path) -> None:
     pack_folder(folder, tmp_path / "one", records_per_shard=2, short_side=24)
     pack_folder(folder, tmp_path / "two", records_per_shard=2, short_side=24, workers=2)

@@ -1,6 +1,7 @@
 """Folders of any shape, tfds without TensorFlow, limits and boxes."""
 
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -120,6 +121,24 @@ def test_boxes_are_found_by_path_name_or_stem(tmp_path: Path) -> None:
     assert [None if item is None else item.xyxy[0, 0] for item in found] == [0, 1, 2, None]
     assert boxed.class_names == ("bird", "dog")
     assert [boxed[i].label for i in range(4)] == [None, 1, 1, 1]
+
+
+def test_a_config_with_boxes_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        (tmp_path / "images" / f"{i}.png").write_bytes(_png())
+    coco = {
+        "images": [{"id": 7, "file_name": "1.png", "width": 30, "height": 20}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [3, 4, 10, 11], "iscrowd": 0}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    source = open_source(SourceConfig(name="folder", root=str(tmp_path / "images"), boxes=str(tmp_path / "boxes.json")))
+    assert source.class_names == ("cat", "dog")
+    assert source[0].boxes is None
+    assert source[1].boxes is not None
+    assert source[1].boxes.xyxy.tolist() == [[3, 4, 13, 15]]
+    assert source[1].boxes.labels.tolist() == [1]
 
 
 _TFDS_PROGRAM = """

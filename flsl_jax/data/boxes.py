@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
@@ -20,8 +22,16 @@ class Boxes:
     labels: Int64[np.ndarray, " M"]
 
     def areas(self) -> Float[np.ndarray, " M"]:
-        """Width times height of each."""
+        """Width times height of each, in square pixels."""
         return (self.xyxy[:, 2] - self.xyxy[:, 0]) * (self.xyxy[:, 3] - self.xyxy[:, 1])
+
+    def largest(self) -> int:
+        """Index of the box of the largest area, the first of equals.
+
+        Raises:
+            ValueError: there is no box.
+        """
+        return int(np.argmax(self.areas()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,66 +58,64 @@ def read_boxes(path: Path) -> Annotations:
 def read_coco(path: Path) -> Annotations:
     """Boxes of a COCO instances file; crowds are left out, category ids become 0, 1, … in the order of their ids.
 
-    Boxes are clipped to their image. Keys are the images' `file_name`.
+    Keys are the images' `file_name`; an image without annotations has no boxes. A box that reaches beyond its image is
+    clipped. A box without width or height is left out, and a warning counts them: COCO 2017 itself has such boxes.
 
     Raises:
-        UserError: not a COCO file, an annotation of an unknown image or category, or a box of no area.
+        UserError: not a COCO instances file, an annotation of an image or category that the file does not list, or a
+            box that is not [x, y, width, height] with some part inside its image.
     """
     try:
         content = json.loads(path.read_text())
         images = {image["id"]: image for image in content["images"]}
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        annotations = content["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        class_names = tuple(str(category["name"]) for category in categories)
+        found: dict[str, list[tuple[list[float], int]]] = {str(image["file_name"]): [] for image in images.values()}
+        annotations = [item for item in content["annotations"] if not item.get("iscrowd")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"boxes {path}: not a COCO instances file ({type(error).__name__}: {error})") from error
     labels = {category["id"]: label for label, category in enumerate(categories)}
-    found: dict[str, list[tuple[list[float], int]]] = {image["file_name"]: [] for image in images.values()}
-    for annotation in annotations:
-        if annotation.get("iscrowd"):
-            continue
-        where = f"boxes {path}: annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in images or annotation.get("category_id") not in labels:
-            raise UserError(
-                f"{where} names image {annotation.get('image_id')} and category {annotation.get('category_id')}, "
-                "at least one of which the file does not list"
-            )
-        image = images[annotation["image_id"]]
-        x, y, width, height = annotation["bbox"]
-        size = (image.get("width", np.inf), image.get("height", np.inf))
-        box = _clipped([x, y, x + width, y + height], size=size, where=where)
-        found[image["file_name"]].append((box, labels[annotation["category_id"]]))
-    return Annotations(
-        boxes={name: _boxes(items) for name, items in found.items()},
-        class_names=tuple(str(category["name"]) for category in categories),
-    )
+    empty = 0
+    for item in annotations:
+        where = f"boxes {path}: annotation {item.get('id')}"
+        for key, known in (("image_id", images), ("category_id", labels)):
+            if item.get(key) not in known:
+                raise UserError(f"{where} has {key} {item.get(key)!r}, which the file does not list; add or remove it")
+        x, y, width, height = _numbers(item.get("bbox"), where=where)
+        image = images[item["image_id"]]
+        limits = (image.get("width") or math.inf, image.get("height") or math.inf)
+        box = _clipped((x, y, x + width, y + height), limits=limits, where=where)
+        if box is None:
+            empty += 1
+        else:
+            found[str(image["file_name"])].append((box, labels[item["category_id"]]))
+    _warn_of_empty(path, empty)
+    return Annotations(boxes={name: _boxes(items) for name, items in found.items()}, class_names=class_names)
 
 
 def read_voc(path: Path) -> Annotations:
-    """Boxes of VOC or ILSVRC CLS-LOC XML files; a pixel range (1-based, inclusive) becomes [xmin - 1, xmax).
+    """Boxes of VOC or ILSVRC CLS-LOC XML files, at any depth; a pixel range, 1-based, becomes [xmin - 1, xmax).
 
-    Classes are the sorted names that occur. Keys are file names without suffix, which both data sets share between
-    image and annotation.
+    Classes are the sorted names that occur, so two folders may number the same class differently: go by `class_names`.
+    Keys are file names without suffix, which both data sets share between image and annotation. A box that reaches
+    beyond its image is clipped; where the file gives no size, only at 0.
 
     Raises:
-        UserError: no XML file there, one that is not of this format, or a box of no area.
+        UserError: no XML file there, one that is not of this format, two of one name, or a box that has no part inside
+            its image.
     """
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"boxes {path}: no .xml file in this folder")
+        raise UserError(f"boxes {path}: no .xml file in this folder; name the folder of the annotations")
     found: dict[str, list[tuple[list[float], str]]] = {}
+    empty = 0
     for file in files:
-        try:
-            root = ElementTree.parse(file).getroot()
-            size = root.find("size")
-            limits = (float(size.find("width").text), float(size.find("height").text))
-            items = []
-            for item in root.findall("object"):
-                corners = [float(item.find(f"bndbox/{name}").text) for name in ("xmin", "ymin", "xmax", "ymax")]
-                corners[0], corners[1] = corners[0] - 1, corners[1] - 1
-                items.append((_clipped(corners, size=limits, where=f"boxes {file}"), item.find("name").text))
-        except (OSError, ElementTree.ParseError, AttributeError, TypeError) as error:
-            raise UserError(f"boxes {file}: not a VOC annotation ({type(error).__name__}: {error})") from error
-        found[file.stem] = items
+        if file.stem in found:
+            raise UserError(f"boxes {path}: two files are named {file.name}; an image is found by this name alone")
+        read = _read_xml(file)
+        found[file.stem] = [(box, name) for box, name in read if box is not None]
+        empty += len(read) - len(found[file.stem])
+    _warn_of_empty(path, empty)
     names = sorted({name for items in found.values() for _, name in items})
     labels = {name: label for label, name in enumerate(names)}
     return Annotations(
@@ -116,9 +124,35 @@ def read_voc(path: Path) -> Annotations:
     )
 
 
+def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
+    """(Box or None where it has no area, class name) of every object of one file."""
+    where = f"boxes {file}"
+    try:
+        root = ElementTree.parse(file).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise UserError(f"{where}: not a VOC annotation ({type(error).__name__}: {error})") from error
+    if root.tag != "annotation":
+        raise UserError(f"{where}: not a VOC annotation (its root is <{root.tag}>, expected <annotation>)")
+    size = _numbers([root.findtext(f"size/{side}", "0") for side in ("width", "height")], count=2, where=where)
+    limits = (size[0] or math.inf, size[1] or math.inf)
+    read = []
+    for item in root.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        if not name:
+            raise UserError(f"{where}: an <object> has no <name>; add it")
+        left, top, right, bottom = _numbers(
+            [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")], where=f"{where}, {name}"
+        )
+        read.append((_clipped((left - 1, top - 1, right, bottom), limits=limits, where=f"{where}, {name}"), name))
+    return read
+
+
 @dataclasses.dataclass(frozen=True)
 class ResizeCrop:
-    """The short side resized to `size` (Pillow, bicubic), then the central square; image and boxes alike."""
+    """The short side resized to `size` pixels (Pillow's bicubic, antialiased), then the central square.
+
+    The same geometry moves image and boxes, so that they cannot disagree. The long side is rounded to whole pixels.
+    """
 
     size: int
 
@@ -138,7 +172,7 @@ class ResizeCrop:
 
     def _geometry(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         short = min(width, height)
-        resized = (max(self.size, round(width * self.size / short)), max(self.size, round(height * self.size / short)))
+        resized = (round(width * self.size / short), round(height * self.size / short))
         return resized, ((resized[0] - self.size) // 2, (resized[1] - self.size) // 2)
 
 
@@ -147,12 +181,29 @@ def _boxes(items: list[tuple[list[float], int]]) -> Boxes:
     return Boxes(xyxy=corners, labels=np.array([label for _, label in items], np.int64))
 
 
-def _clipped(box: list[float], *, size: tuple[float, float], where: str) -> list[float]:
+def _numbers(values: object, *, count: int = 4, where: str) -> list[float]:
+    """The values as finite numbers."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{where}: {values!r} is not {count} finite numbers; mend or remove it")
+    return numbers
+
+
+def _clipped(box: tuple[float, float, float, float], *, limits: tuple[float, float], where: str) -> list[float] | None:
+    """The part inside an image of this width and height; None for a box without width or height."""
     x0, y0, x1, y1 = box
-    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, size[0]), min(y1, size[1])]
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+    if x1 < x0 or y1 < y0 or x0 >= limits[0] or y0 >= limits[1] or x1 <= 0 or y1 <= 0:
         raise UserError(
-            f"{where}: box {[round(value, 1) for value in box]} (x0, y0, x1, y1) has no area inside its "
-            f"{size[0]:g}×{size[1]:g} image; mend or remove it"
+            f"{where}: box {[round(value, 1) for value in box]} (x0, y0, x1, y1) has no part inside its "
+            f"{limits[0]:g}×{limits[1]:g} image; mend or remove it"
         )
-    return clipped
+    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, limits[0]), min(y1, limits[1])]
+    return None if x1 == x0 or y1 == y0 else clipped
+
+
+def _warn_of_empty(path: Path, count: int) -> None:
+    if count:
+        logging.warning("boxes %s: left out %d without width or height", path, count)

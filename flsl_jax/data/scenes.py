@@ -5,19 +5,21 @@ shows in structure and not in colour: raw pixels tell little, features that igno
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.sources import Record
 from flsl_jax.errors import UserError
 
-_Plane = Float[np.ndarray, "H W"]
+_Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _MIN_VISIBLE_SHARE = 0.02
 _MAX_OBJECTS = 3
+# No shape reaches further from its centre, in units of its radius: the triangle's corner is at (1, -0.7).
+_REACH = 1.25
 
 
 def _dots(u: _Plane, v: _Plane) -> _Plane:
@@ -66,7 +68,7 @@ class SceneMasks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sequence:
+class Film:
     """A short film of one scene: frames, and the same objects' instance masks in each."""
 
     images: UInt8[np.ndarray, "T H W 3"]
@@ -130,7 +132,7 @@ class Scenes:
         layout = self._layout(index)
         image, instances = _draw(layout, size=self._size, time=0.0)
         boxes = _boxes(layout, instances)
-        label = int(boxes.labels[np.argmax(boxes.areas())])
+        label = int(boxes.labels[boxes.largest()])
         return Record(image=image, name=f"{self._split}/{index:06d}", label=label, boxes=boxes)
 
     def masks(self, index: int) -> SceneMasks:
@@ -140,11 +142,11 @@ class Scenes:
         classes = np.array([0] + [item.label + 1 for item in layout.objects], np.uint8)
         return SceneMasks(instances=instances, classes=classes[instances])
 
-    def sequence(self, index: int, *, frames: int = 8) -> Sequence:
+    def sequence(self, index: int, *, frames: int = 8) -> Film:
         """Scene `index` in motion; its first frame is the scene itself."""
         layout = self._layout(index)
         drawn = [_draw(layout, size=self._size, time=float(frame)) for frame in range(frames)]
-        return Sequence(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
+        return Film(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
 
     def _layout(self, index: int) -> _Layout:
         if not 0 <= index < self._count:
@@ -192,33 +194,51 @@ def _two_colors(rng: np.random.Generator) -> np.ndarray:
             return colors
 
 
-def _masks(layout: _Layout, *, size: int, time: float) -> tuple[np.ndarray, list[tuple[_Plane, _Plane]]]:
-    """Instance numbers, later objects in front, and every object's own coordinates in units of its radius."""
+@dataclasses.dataclass(frozen=True)
+class _Outline:
+    """Where one object lies: a window of the image, in it the object's own coordinates in units of its radius, and
+    which pixels its shape covers."""
+
+    window: tuple[slice, slice]
+    x: _Plane
+    y: _Plane
+    inside: Bool[np.ndarray, "H W"]
+
+
+def _outline(item: _Object, *, size: int, time: float) -> _Outline:
     place = (np.arange(size) + 0.5) / size
-    instances, coordinates = np.zeros((size, size), np.uint8), []
-    for number, item in enumerate(layout.objects, start=1):
-        dy = place[:, None] - item.center[0] - time * item.velocity[0]
-        dx = place[None, :] - item.center[1] - time * item.velocity[1]
-        radius = item.radius * (1 + item.growth) ** time
-        cosine, sine = np.cos(item.angle + time * item.spin), np.sin(item.angle + time * item.spin)
-        x, y = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
-        instances[_SHAPES[_CLASSES[item.label][1]](x, y)] = number
-        coordinates.append((x, y))
-    return instances, coordinates
+    radius = item.radius * (1 + item.growth) ** time
+    center = item.center + time * item.velocity
+    rows, columns = (
+        slice(*np.searchsorted(place, [middle - _REACH * radius, middle + _REACH * radius])) for middle in center
+    )
+    dy, dx = place[rows, None] - center[0], place[None, columns] - center[1]
+    cosine, sine = np.cos(item.angle + time * item.spin), np.sin(item.angle + time * item.spin)
+    x, y = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
+    return _Outline(window=(rows, columns), x=x, y=y, inside=_SHAPES[_CLASSES[item.label][1]](x, y))
 
 
-def _draw(layout: _Layout, *, size: int, time: float) -> tuple[np.ndarray, np.ndarray]:
+def _instances(outlines: Sequence[_Outline], *, size: int) -> UInt8[np.ndarray, "H W"]:
+    """Object numbers from 1, later objects in front; 0 for background."""
+    instances = np.zeros((size, size), np.uint8)
+    for number, outline in enumerate(outlines, start=1):
+        instances[outline.window][outline.inside] = number
+    return instances
+
+
+def _draw(layout: _Layout, *, size: int, time: float) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
     """Image and instance numbers."""
     rng = np.random.default_rng(layout.noise_seed)
     shade = 0.5 + 0.5 * np.tanh(0.7 * _smooth_noise(rng, size=size, roughness=layout.roughness))
     image = _mix(layout.background_colors, shade)
-    instances, coordinates = _masks(layout, size=size, time=time)
-    for number, (item, (x, y)) in enumerate(zip(layout.objects, coordinates), start=1):
+    outlines = [_outline(item, size=size, time=time) for item in layout.objects]
+    for item, outline in zip(layout.objects, outlines):
         scale = item.radius / item.period
-        shade = 0.5 + 0.5 * _TEXTURES[_CLASSES[item.label][0]](scale * x, scale * y)
-        image = np.where((instances == number)[..., None], _mix(item.colors, shade), image)
+        x, y = scale * outline.x[outline.inside], scale * outline.y[outline.inside]
+        shade = 0.5 + 0.5 * _TEXTURES[_CLASSES[item.label][0]](x, y)
+        image[outline.window][outline.inside] = _mix(item.colors, shade)
     image += layout.grain * rng.standard_normal(image.shape)
-    return np.clip(np.round(image), 0, 255).astype(np.uint8), instances
+    return np.clip(np.round(image), 0, 255).astype(np.uint8), _instances(outlines, size=size)
 
 
 def _mix(colors: np.ndarray, shade: _Plane) -> np.ndarray:
@@ -234,8 +254,9 @@ def _smooth_noise(rng: np.random.Generator, *, size: int, roughness: float) -> _
 
 
 def _visible_shares(layout: _Layout, *, size: int) -> list[float]:
-    instances, _ = _masks(layout, size=min(size, 64), time=0.0)
-    return [float(np.mean(instances == number)) for number in range(1, len(layout.objects) + 1)]
+    size = min(size, 64)
+    instances = _instances([_outline(item, size=size, time=0.0) for item in layout.objects], size=size)
+    return list(np.bincount(instances.reshape(-1), minlength=len(layout.objects) + 1)[1:] / size**2)
 
 
 def _boxes(layout: _Layout, instances: np.ndarray) -> Boxes:

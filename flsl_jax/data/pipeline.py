@@ -59,8 +59,8 @@ class GlobalOrder:
     """The order in which all processes together see the records, at O(1) memory and with access to any step.
 
     Every epoch is a permutation of its own, keyed by (seed, epoch): grain's index shuffle, or for small data sets,
-    where that is slow, a sort by random keys. Batch k of an epoch is records k·B … (k+1)·B of that permutation; what does not
-    fill a batch is left out of that epoch.
+    where that is slow, a sort by random keys. Batch k of an epoch is records k·B … (k+1)·B of that permutation; what
+    does not fill a batch is left out of that epoch.
     """
 
     num_records: int

@@ -110,7 +110,7 @@ def test_boxes_of_a_file_are_packed(folder: Path, tmp_path: Path) -> None:
     coco = {
         "images": [{"id": 7, "file_name": "cat/1.jpg", "width": 60, "height": 40}],
         "categories": [{"id": 3, "name": "bird"}, {"id": 5, "name": "dog"}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [6, 4, 24, 16], "iscrowd": 0}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [6.0, 4.0, 24.0, 16.0], "iscrowd": 0}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(coco))
     manifest = pack_folder(folder, tmp_path / "out", short_side=20, boxes=tmp_path / "boxes.json")

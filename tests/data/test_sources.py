@@ -130,7 +130,7 @@ def test_a_config_with_boxes_reads_them(tmp_path: Path) -> None:
     coco = {
         "images": [{"id": 7, "file_name": "1.png", "width": 30, "height": 20}],
         "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [3, 4, 10, 11], "iscrowd": 0}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [3.0, 4.0, 10.0, 11.0], "iscrowd": 0}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(coco))
     source = open_source(SourceConfig(name="folder", root=str(tmp_path / "images"), boxes=str(tmp_path / "boxes.json")))

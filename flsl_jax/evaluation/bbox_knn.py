@@ -2,46 +2,77 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
+from jax.sharding import Sharding
 
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.decode import decode_image
-from flsl_jax.data.sources import Source
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.sources import Record, Source
 from flsl_jax.errors import UserError
-from flsl_jax.typing import Array, Float, Int
+from flsl_jax.evaluation.features import map_batches
+from flsl_jax.objective import gather_tokens, mean_shift
+from flsl_jax.typing import Array, Float, Int, UInt8
 
 POINTS = 9
 # Rows of queries and of the bank that are compared at a time; bounds memory, changes no result.
 _QUERY_BLOCK, _BANK_BLOCK = 1024, 16384
+# Records that are read before they are decoded together, by so many threads.
+_READ_AHEAD, _THREADS = 256, 8
+# Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.
+_OUTSIDE_PIXELS = 1.5
 
-EncodeTokens = Callable[[np.ndarray], Array]
+EncodeTokens = Callable[[np.ndarray | Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class KnnData:
     """Images ready for the network, with what the protocol needs of their boxes.
 
-    `images` uint8 [I, s, s, 3]; `patches` int32 [I, 9] flat token indices; `labels` int32 [I].
+    `images` [I, s, s, 3]; `patches` flat token indices; `labels` of the largest boxes, named by `class_names` (empty
+    where the source has no names).
     """
 
-    images: np.ndarray
-    patches: np.ndarray
-    labels: np.ndarray
-    num_classes: int
+    images: UInt8[np.ndarray, "I s s 3"]
+    patches: Int[np.ndarray, "I 9"]
+    labels: Int[np.ndarray, " I"]
+    class_names: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class BboxKnnResult:
     """Shares of 0 to 1. `any`: images of which any of the 9 tokens votes right, the paper's number. `majority`: images
-    of which most tokens vote right, `token`: tokens that vote right."""
+    of which most tokens vote right, `token`: tokens that vote right.
+
+    Nine tries make `any` large by chance: C equally frequent classes give up to 1 - (1 - 1/C)⁹ without any knowledge
+    (0.54 for 12). Read it beside `token`, whose chance is 1/C.
+    """
 
     any: float
     majority: float
     token: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenModeResult:
+    """The protocol on tokens Z and on their modes Ẑ."""
+
+    tokens: BboxKnnResult
+    modes: BboxKnnResult
+
+
+@flax.struct.dataclass
+class BoxFeatures:
+    """The 9 features of every image's box, l2-normalised float32: tokens [I, 9, D], and modes alike or None."""
+
+    tokens: Array | np.ndarray
+    modes: Array | np.ndarray | None
 
 
 def prepare_knn(source: Source, *, size: int, patch_size: int) -> KnnData:
@@ -49,34 +80,54 @@ def prepare_knn(source: Source, *, size: int, patch_size: int) -> KnnData:
 
     Of each image's boxes the largest after the transform; in it the centres of a 3×3 grid of equal cells; for each
     the patch whose centre is nearest, which is the patch it lies in (at a border between two, the right or lower one).
+    An image that cannot be decoded is left out with a warning. All images are held in memory, 3·size² bytes each.
 
     Raises:
-        UserError: no image of the source has a box.
+        UserError: no image of the source has a box, or a box lies beyond its image.
     """
-    transform, grid = ResizeCrop(size), size // patch_size
-    images, patches, labels = [], [], []
-    for index in range(len(source)):
-        record = source[index]
-        if record.boxes is None or not record.boxes.labels.size:
-            continue
-        pixels = record.image
-        if not isinstance(pixels, np.ndarray):
-            pixels = decode_image(pixels, name=record.name)
-        boxes = transform.boxes(record.boxes, width=pixels.shape[1], height=pixels.shape[0])
-        if not boxes.labels.size:
-            continue
-        largest = int(np.argmax(boxes.areas()))
-        images.append(transform.image(pixels))
-        patches.append(box_patches(boxes.xyxy[largest], patch_size=patch_size, grid=grid))
-        labels.append(boxes.labels[largest])
-    if not images:
+    prepare = functools.partial(_prepare, transform=ResizeCrop(size), patch_size=patch_size)
+    prepared = []
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(source), _READ_AHEAD):
+            records = [source[index] for index in range(start, min(start + _READ_AHEAD, len(source)))]
+            prepared.extend(item for item in threads.map(prepare, records) if item is not None)
+    if not prepared:
         raise UserError(f"{source.name}: no image has a box, which the bbox-aligned k-NN needs; set its boxes")
+    images, patches, labels = zip(*prepared)
     return KnnData(
         images=np.stack(images),
         patches=np.stack(patches),
         labels=np.array(labels, np.int32),
-        num_classes=len(source.class_names),
+        class_names=source.class_names,
     )
+
+
+def _prepare(
+    record: Record, *, transform: ResizeCrop, patch_size: int
+) -> tuple[UInt8[np.ndarray, "s s 3"], Int[np.ndarray, "9"], int] | None:
+    """Image, patches and label; None where it has no box in the crop or cannot be decoded."""
+    if record.boxes is None or not record.boxes.labels.size:
+        return None
+    pixels = record.image
+    if not isinstance(pixels, np.ndarray):
+        try:
+            pixels = decode_image(pixels, name=record.name)
+        except DecodeError as error:
+            logging.warning("left out of the bbox-aligned k-NN: %s", error)
+            return None
+    height, width = pixels.shape[:2]
+    right, bottom = record.boxes.xyxy[:, 2:].max(axis=0)
+    if right > width + _OUTSIDE_PIXELS or bottom > height + _OUTSIDE_PIXELS:
+        raise UserError(
+            f"{record.name}: a box reaches to ({right:g}, {bottom:g}) in an image of {width}×{height} pixels; "
+            "give the annotations of these very images, or the images at their original size"
+        )
+    boxes = transform.boxes(record.boxes, width=width, height=height)
+    if not boxes.labels.size:
+        return None
+    largest = boxes.largest()
+    patches = box_patches(boxes.xyxy[largest], patch_size=patch_size, grid=transform.size // patch_size)
+    return transform.image(pixels), patches, int(boxes.labels[largest])
 
 
 def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> Int[np.ndarray, "9"]:
@@ -88,28 +139,42 @@ def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> I
     return (rows[:, None] * grid + columns[None, :]).reshape(-1)
 
 
-def box_tokens(data: KnnData, encode: EncodeTokens, *, batch_size: int) -> Float[np.ndarray, "I P D"]:
-    """The 9 tokens of every image, l2-normalised.
+def box_features(
+    data: KnnData,
+    encode: EncodeTokens,
+    *,
+    batch_size: int,
+    inv_temp: float | None = None,
+    sharding: Sharding | None = None,
+) -> BoxFeatures:
+    """The 9 tokens of every image and, with `inv_temp`, their modes among all tokens of their own image (Eq. 4).
 
     Args:
         data: prepared images.
-        encode: maps uint8 images [b, s, s, 3] to tokens [b, N, D]; every call gets `batch_size` images.
-        batch_size: images a call; the last batch is filled up with copies that are dropped again.
+        encode: maps uint8 images [b, s, s, 3] to tokens [b, N, D]; jitted, as every call gets `batch_size` images.
+        batch_size: images a call.
+        inv_temp: τ of the mean shift, which multiplies; None: no modes.
+        sharding: of a batch over this process's devices; None leaves it to `encode`.
     """
-    chosen = []
-    for images, patches, count in _batches(data, batch_size):
-        tokens = jnp.take_along_axis(encode(images), patches[..., None], axis=1).astype(jnp.float32)
-        tokens = tokens * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(tokens), axis=-1, keepdims=True), 1e-24))
-        chosen.append(np.asarray(tokens[:count]))
-    return np.concatenate(chosen)
+
+    def features(images: np.ndarray | Array, patches: np.ndarray | Array) -> BoxFeatures:
+        return _select(encode(images), patches, inv_temp)
+
+    return map_batches(features, (data.images, data.patches), batch_size=batch_size, sharding=sharding)
 
 
-def _batches(data: KnnData, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    for start in range(0, len(data.images), batch_size):
-        rows = np.arange(start, start + batch_size)
-        count = min(batch_size, len(data.images) - start)
-        rows = np.minimum(rows, len(data.images) - 1)
-        yield data.images[rows], data.patches[rows], count
+@jax.jit
+def _select(
+    tokens: Float[Array, "b N D"], patches: Int[Array, "b 9"], inv_temp: float | Float[Array, ""] | None
+) -> BoxFeatures:
+    chosen = gather_tokens(tokens, patches)
+    modes = None if inv_temp is None else _normalised(mean_shift(chosen, tokens, inv_temp=inv_temp))
+    return BoxFeatures(tokens=_normalised(chosen), modes=modes)
+
+
+def _normalised(features: Float[Array, "b 9 D"]) -> Float[Array, "b 9 D"]:
+    features = features.astype(jnp.float32)
+    return features * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(features), axis=-1, keepdims=True), 1e-24))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))
@@ -135,9 +200,17 @@ def _block_votes(
 
     start = (jnp.full((queries.shape[0], k), -jnp.inf), jnp.full((queries.shape[0], k), -1, labels.dtype))
     (cosine, names), _ = jax.lax.scan(merge, start, (bank, labels))
-    # Relative to the largest possible weight, exp(1 / temp): the votes stay the same and cannot overflow.
-    weights = jnp.where(names >= 0, jnp.exp((cosine - 1.0) / temp), 0.0)
-    votes = jnp.sum(weights[..., None] * jax.nn.one_hot(names, num_classes), axis=1)
+    # Relative to the nearest: the votes stay the same, and no temperature lets all of them vanish. Its place is known,
+    # but a slice of it here would keep XLA from seeing a top-k above: on a CPU the whole search takes ten times longer.
+    nearest = jnp.max(cosine, axis=1, keepdims=True)
+    weights = jnp.where(names >= 0, jnp.exp((cosine - nearest) / temp), 0.0)
+
+    def add(votes: Array, neighbour: tuple[Array, Array]) -> tuple[Array, None]:
+        weight, name = neighbour
+        return votes + jnp.where(name[:, None] == jnp.arange(num_classes), weight[:, None], 0.0), None
+
+    # One neighbour after another: all at once would take the memory of queries × k × classes.
+    votes, _ = jax.lax.scan(add, jnp.zeros((queries.shape[0], num_classes)), (weights.T, names.T))
     return jnp.argmax(votes, axis=-1)
 
 
@@ -148,20 +221,21 @@ def knn_classify(
     *,
     k: int,
     temp: float,
-    num_classes: int,
     query_block: int = _QUERY_BLOCK,
     bank_block: int = _BANK_BLOCK,
 ) -> Int[np.ndarray, " Q"]:
     """Exact weighted k-NN: the class with the largest sum of exp(cos / temp) among the k nearest of the bank.
 
+    Among equally near neighbours the first in the bank counts, among equal sums the lower label.
+
     Args:
         queries, bank: l2-normalised features.
-        labels: of the bank, 0 to `num_classes` - 1.
+        labels: of the bank, from 0.
         k: neighbours; all of the bank where it is smaller.
         temp: divides the cosine.
-        num_classes: number of classes.
         query_block, bank_block: rows compared at a time.
     """
+    num_classes = int(labels.max()) + 1
     k, bank_block = min(k, len(bank)), min(bank_block, len(bank))
     blocks = -(-len(bank) // bank_block)
     padding = blocks * bank_block - len(bank)
@@ -182,31 +256,71 @@ def evaluate_bbox_knn(
     val: KnnData,
     encode: EncodeTokens,
     *,
-    batch_size: int = 256,
+    batch_size: int,
     k: int = 20,
     k_scale: int = 7,
     temp: float = 0.07,
+    sharding: Sharding | None = None,
 ) -> BboxKnnResult:
-    """The protocol: train images' tokens as bank, each val token classified by its k · k_scale nearest neighbours.
+    """The protocol on tokens: those of train are the bank, each of val's is classified by its k · k_scale nearest.
 
     Args:
-        train, val: from `prepare_knn`.
+        train, val: from `prepare_knn`. Classes are matched by name; one that train lacks is never voted for.
         encode: maps uint8 images [b, s, s, 3] to tokens [b, N, D].
         batch_size: images encoded at a time.
-        k: the paper's k; k_scale: 7 there, hence 140 neighbours.
+        k: the paper's k; k_scale: 7 there, hence 140 neighbours (all of a smaller bank).
         temp: divides the cosines.
+        sharding: of a batch of images; see `box_features`.
+
+    Raises:
+        UserError: train and val have no class in common.
     """
-    bank = box_tokens(train, encode, batch_size=batch_size).reshape(len(train.images) * POINTS, -1)
-    queries = box_tokens(val, encode, batch_size=batch_size).reshape(len(val.images) * POINTS, -1)
-    votes = knn_classify(
-        queries,
-        bank,
-        np.repeat(train.labels, POINTS),
-        k=k * k_scale,
-        temp=temp,
-        num_classes=max(train.num_classes, val.num_classes),
+    bank, queries = (box_features(data, encode, batch_size=batch_size, sharding=sharding) for data in (train, val))
+    return _score(train, val, bank=bank.tokens, queries=queries.tokens, k=k * k_scale, temp=temp)
+
+
+def evaluate_tokens_and_modes(
+    train: KnnData,
+    val: KnnData,
+    encode: EncodeTokens,
+    *,
+    inv_temp: float,
+    batch_size: int,
+    k: int = 20,
+    k_scale: int = 7,
+    temp: float = 0.07,
+    sharding: Sharding | None = None,
+) -> TokenModeResult:
+    """As `evaluate_bbox_knn`, on tokens and on their modes, which cost no second encoding.
+
+    `inv_temp` is τ of the mean shift, as the network was trained with.
+    """
+    bank, queries = (
+        box_features(data, encode, batch_size=batch_size, inv_temp=inv_temp, sharding=sharding) for data in (train, val)
     )
-    right = votes.reshape(-1, POINTS) == val.labels[:, None]
+    score = functools.partial(_score, train, val, k=k * k_scale, temp=temp)
+    return TokenModeResult(
+        tokens=score(bank=bank.tokens, queries=queries.tokens), modes=score(bank=bank.modes, queries=queries.modes)
+    )
+
+
+def _score(
+    train: KnnData,
+    val: KnnData,
+    *,
+    bank: Float[np.ndarray, "I 9 D"],
+    queries: Float[np.ndarray, "J 9 D"],
+    k: int,
+    temp: float,
+) -> BboxKnnResult:
+    votes = knn_classify(
+        queries.reshape(-1, queries.shape[-1]),
+        bank.reshape(-1, bank.shape[-1]),
+        np.repeat(train.labels, POINTS),
+        k=k,
+        temp=temp,
+    )
+    right = votes.reshape(-1, POINTS) == _labels_as(val, train)[:, None]
     return BboxKnnResult(
         any=float(right.any(axis=1).mean()),
         majority=float((right.sum(axis=1) > POINTS // 2).mean()),
@@ -214,7 +328,26 @@ def evaluate_bbox_knn(
     )
 
 
-def pixel_tokens(images: np.ndarray, *, patch_size: int) -> Float[Array, "b N E"]:
+def _labels_as(val: KnnData, train: KnnData) -> Int[np.ndarray, " J"]:
+    """Labels of val as train numbers them; -1 for a class that train lacks."""
+    if val.class_names == train.class_names:
+        return val.labels
+    numbers = {name: number for number, name in enumerate(train.class_names)}
+    translated = np.array([numbers.get(name, -1) for name in val.class_names], np.int32)
+    if not (translated >= 0).any():
+        raise UserError(
+            f"bbox-aligned k-NN: the classes of its bank ({_listed(train)}) and of its queries ({_listed(val)}) have "
+            "no name in common; set boxes of the same classes for both"
+        )
+    return translated[val.labels]
+
+
+def _listed(data: KnnData) -> str:
+    return ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "") or "no names"
+
+
+@functools.partial(jax.jit, static_argnames="patch_size")
+def pixel_tokens(images: UInt8[Array, "b H W 3"], *, patch_size: int) -> Float[Array, "b N E"]:
     """Raw pixels as tokens, the baseline: each patch's levels less 0.5, flattened."""
     batch, height, width, _ = images.shape
     levels = jnp.asarray(images, jnp.float32) / 255.0 - 0.5

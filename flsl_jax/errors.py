@@ -1,7 +1,11 @@
 """Errors a person can cause and mend, and the one way a front door reports them."""
 
 import sys
+import typing
 from collections.abc import Callable, Sequence
+
+if typing.TYPE_CHECKING:
+    from absl import flags
 
 
 class UserError(ValueError):
@@ -9,18 +13,25 @@ class UserError(ValueError):
 
 
 def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a front door under absl and exits: 0 when the job is done, 2 after one clear line for a `UserError`.
+    """Runs a front door's `main` on what the flags leave over, and exits: 0 when the job is done, 2 after one clear line.
 
-    Args:
-        main: the door's function; gets the arguments that are left after the flags. May return an exit code.
-
-    Unknown or badly typed flags are reported the same way; `--help` prints the help of the door's own flags.
+    `--help` prints the door's own flags. Flags that are unknown or of a wrong type, and keys that a config lacks, are one
+    line like every other `UserError`.
     """
-    from absl import app
+    from absl import app, flags
 
+    app.define_help_flags()
     try:
-        code = main(app.parse_flags_with_usage(sys.argv))
+        code = main(_parsed(flags.FLAGS, sys.argv))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     sys.exit(code or 0)
+
+
+def _parsed(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        return flag_values(arguments)
+    except Exception as error:  # absl and config files raise as they please; all of it is the command line's fault
+        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise UserError("command line: " + " ".join(message.split())) from error

@@ -10,22 +10,22 @@ from flax import nnx
 
 from flsl_jax.config import Config
 from flsl_jax.models import Flsl, Head, ViT
-from flsl_jax.typing import Array, Float, Int
 
 
 @flax.struct.dataclass
 class TrainState:
     """Everything that a step changes.
 
-    `step`: updates done. `student`, `teacher`: parameter trees of one graph, float32. `center`: the teacher logits'
-    running mean (used with `targets="centering"` only).
+    `step`: updates done, int32. `student`, `teacher`: parameter trees of one graph, float32. `opt_state`: the optimizer's.
+    `center`: the teacher logits' running mean, float32 [K] (used with `targets="centering"` only). The leaves may also be
+    shapes or shardings, as JAX's transformations make them.
     """
 
-    step: Int[Array, ""]
+    step: Any
     student: Any
     teacher: Any
     opt_state: Any
-    center: Float[Array, " K"]
+    center: Any
 
 
 def compute_dtype(config: Config) -> jnp.dtype:

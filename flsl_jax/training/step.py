@@ -18,7 +18,7 @@ from flsl_jax.schedules import Schedule
 from flsl_jax.training.monitor import monitor_values
 from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update
 from flsl_jax.training.state import TrainState
-from flsl_jax.typing import Array, Float, PRNGKeyArray, UInt8, UInt32
+from flsl_jax.typing import Array, Float, Key, PRNGKeyArray, UInt8, UInt32
 
 Metrics = dict[str, Float[Array, ""]]
 # Keeps the step's draws (queries, drop path) apart from those of the views, which are keyed by (seed, sample) alone.
@@ -67,7 +67,7 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
 class Encoded:
     """What the objective needs of each image; all that crosses from encoding in micro-batches to the loss.
 
-    Q counts the queries of all student views of an image. `tokens` are the first student view's.
+    Q counts the queries of all student views of an image. `tokens` are those of the first one, for the monitor.
     """
 
     queries: Float[Array, "B Q D"]
@@ -207,9 +207,11 @@ class TrainStep:
                     student_network, group, pixels, keys=group_keys, teacher_tokens=teacher_tokens, step=step
                 )
             )
-        tokens = parts[0].tokens
-        joined = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *[part.replace(tokens=None) for part in parts])
-        return joined.replace(tokens=tokens)
+        first, *others = parts
+        names = ("queries", "modes", "positives", "attention_entropy")
+        return first.replace(
+            **{name: jnp.concatenate([getattr(part, name) for part in (first, *others)], axis=1) for name in names}
+        )
 
     def _encode_group(
         self,
@@ -217,7 +219,7 @@ class TrainStep:
         group: StudentViews,
         pixels: Float[Array, "B V s s 3"],
         *,
-        keys: PRNGKeyArray,
+        keys: Key[Array, " B"],
         teacher_tokens: Float[Array, "B T M D"],
         step: Array,
     ) -> Encoded:

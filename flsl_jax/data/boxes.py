@@ -83,8 +83,8 @@ def read_coco(path: Path) -> Annotations:
                 raise UserError(f"{where} has {key} {item.get(key)!r}, which the file does not list; add or remove it")
         x, y, width, height = _numbers(item.get("bbox"), where=where)
         image = images[item["image_id"]]
-        limits = (image.get("width") or math.inf, image.get("height") or math.inf)
-        box = _clipped((x, y, x + width, y + height), limits=limits, where=where)
+        size = _numbers([image.get("width") or 0, image.get("height") or 0], count=2, where=f"boxes {path}: image size")
+        box = _clipped((x, y, x + width, y + height), size=size, where=where)
         if box is None:
             empty += 1
         else:
@@ -134,7 +134,6 @@ def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
     if root.tag != "annotation":
         raise UserError(f"{where}: not a VOC annotation (its root is <{root.tag}>, expected <annotation>)")
     size = _numbers([root.findtext(f"size/{side}", "0") for side in ("width", "height")], count=2, where=where)
-    limits = (size[0] or math.inf, size[1] or math.inf)
     read = []
     for item in root.findall("object"):
         name = (item.findtext("name") or "").strip()
@@ -143,7 +142,7 @@ def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
         left, top, right, bottom = _numbers(
             [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")], where=f"{where}, {name}"
         )
-        read.append((_clipped((left - 1, top - 1, right, bottom), limits=limits, where=f"{where}, {name}"), name))
+        read.append((_clipped((left - 1, top - 1, right, bottom), size=size, where=f"{where}, {name}"), name))
     return read
 
 
@@ -192,16 +191,16 @@ def _numbers(values: object, *, count: int = 4, where: str) -> list[float]:
     return numbers
 
 
-def _clipped(box: tuple[float, float, float, float], *, limits: tuple[float, float], where: str) -> list[float] | None:
-    """The part inside an image of this width and height; None for a box without width or height."""
+def _clipped(box: tuple[float, float, float, float], *, size: list[float], where: str) -> list[float] | None:
+    """The part inside an image of this width and height (0: unknown); None for a box without width or height."""
     x0, y0, x1, y1 = box
-    if x1 < x0 or y1 < y0 or x0 >= limits[0] or y0 >= limits[1] or x1 <= 0 or y1 <= 0:
+    right, bottom = (side or math.inf for side in size)
+    if x1 < x0 or y1 < y0 or x0 >= right or y0 >= bottom or x1 <= 0 or y1 <= 0:
         raise UserError(
             f"{where}: box {[round(value, 1) for value in box]} (x0, y0, x1, y1) has no part inside its "
-            f"{limits[0]:g}×{limits[1]:g} image; mend or remove it"
+            f"{right:g}×{bottom:g} image; mend or remove it"
         )
-    clipped = [max(x0, 0.0), max(y0, 0.0), min(x1, limits[0]), min(y1, limits[1])]
-    return None if x1 == x0 or y1 == y0 else clipped
+    return None if x1 == x0 or y1 == y0 else [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
 
 
 def _warn_of_empty(path: Path, count: int) -> None:

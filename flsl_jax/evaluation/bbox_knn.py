@@ -184,7 +184,7 @@ def _block_votes(
     labels: Int[Array, "c m"],
     *,
     k: int,
-    temp: float,
+    temp: float | Float[Array, ""],
     num_classes: int,
 ) -> Int[Array, " q"]:
     """Predictions for one block of queries, the bank in c blocks with a running top-k. Labels below 0 are padding."""

@@ -1,6 +1,7 @@
 """FLSL ViT-S/16 on ImageNet-1k by the recipe of the authors' released code, which differs from the paper's.
 
-Run:      python -m flsl_jax.main --config=configs/released_vits16.py --workdir=runs/released --config.data.root=/data/imagenet/train
+Run:      python -m flsl_jax.main --config=configs/released_vits16.py --workdir=runs/released \
+            --config.data.root=/data/imagenet/train
 Time:     not measured here. The authors report 300 epochs in 3.5 days on 8 GPUs for their own code.
 Expect:   no number is published for this recipe by itself.
 

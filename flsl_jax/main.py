@@ -20,6 +20,9 @@ _WORKDIR = flags.DEFINE_string(
     "Folder of the run: checkpoints, metrics and curves. The same command again continues the run in it.",
 )
 
+# EX_TEMPFAIL of sysexits.h: not done, the same command goes on.
+_STOPPED_EARLY = 75
+
 
 def main(arguments: Sequence[str]) -> int:
     """Checks the flags and trains."""
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value)
     outcome = train(config, workdir=workdir)
     print(summary(config, workdir=workdir, outcome=outcome))
-    return 0
+    return 0 if outcome.finished else _STOPPED_EARLY
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _READ_LATE = 3
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: updates done, and whether those were all."""
+    """How a run ended: updates done, and whether those were all that the config asked for."""
 
     step: int
     finished: bool
@@ -160,11 +160,11 @@ class _Run:
                 self._validate(state, 0, writers)
             step = self._loop(state, start=start, end=end, writers=writers)
         self._checkpoints.wait()
-        return Outcome(step=step, finished=step == total)
+        return Outcome(step=step, finished=step == end)
 
     def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> int:
         """Steps `start` … `end`; returns the step that was reached."""
-        step, clock = start, _Clock(self._config.batch_size)
+        step, clock = start, _Clock(self._config.batch_size, step=start)
         steps_per_epoch = self._loader.steps_per_epoch
         save_every = max(1, round(self._config.checkpoint.every_epochs * steps_per_epoch))
         validate_every = round(self._config.evaluation.every_epochs * steps_per_epoch)
@@ -187,7 +187,7 @@ class _Run:
                     if validate:
                         self._validate(state, step, writers)
                     self._save(state, step, measured=bool(validate))
-                    clock.restart()
+                    clock.restart(step)
                 if stop:
                     break
         if self._interrupt.reason and step < end:
@@ -244,28 +244,27 @@ class _Run:
 class _Clock:
     """Rates between two written lines."""
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, *, step: int) -> None:
         self._batch_size = batch_size
-        self._step: int | None = None
-        self.restart()
+        self.restart(step)
 
-    def restart(self) -> None:
-        """Starts a new interval, so that evaluation and checkpoints do not count as training time."""
-        self._start, self._wait, self._step = time.perf_counter(), 0.0, None
+    def restart(self, step: int) -> None:
+        """Starts a new interval after `step`, so that evaluation and checkpoints do not count as training time."""
+        self._start, self._wait, self._step = time.perf_counter(), 0.0, step
 
     def waited(self, seconds: float) -> None:
+        """Adds time that the loop waited for a batch."""
         self._wait += seconds
 
     def rates(self, step: int, flops_per_image: float) -> dict[str, float]:
         """Images/s, share of the time spent waiting for data, and MFU where the devices' peak is known."""
-        now = time.perf_counter()
-        steps, seconds = step - (self._step or step - 1), max(now - self._start, 1e-9)
-        images_per_sec = steps * self._batch_size / seconds
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        images_per_sec = (step - self._step) * self._batch_size / seconds
         values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self._wait / seconds)}
         peak = cost.peak_flops(jax.devices()[0].device_kind)
         if peak is not None:
             values["mfu"] = images_per_sec * flops_per_image / (peak * jax.device_count())
-        self._start, self._wait, self._step = now, 0.0, step
+        self.restart(step)
         return values
 
 
@@ -283,7 +282,7 @@ def _memory_hint() -> Any:
 
 
 def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
-    """The line a run ends with: how much better than the untrained network the features are, where that was measured."""
+    """The line a run ends with: how much better than the untrained network its features are, where measured."""
     lines = read_metrics(workdir / "metrics.jsonl")
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
     measured = [line for line in lines if "knn_any" in line]
@@ -291,8 +290,8 @@ def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
         first, last = measured[0], measured[-1]
         return (
             f"bbox-aligned k-NN on held-out images, any of 9 tokens: untrained {first['knn_any']:.1%} → trained "
-            f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: {first['knn_token']:.1%} → "
-            f"{last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
+            f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: "
+            f"{first['knn_token']:.1%} → {last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
         )
     if not lines:
         return where

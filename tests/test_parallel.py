@@ -25,7 +25,8 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused():
 
 def test_fsdp_shards_the_largest_divisible_axis_of_large_parameters_only():
     mesh = parallel.make_mesh(ParallelConfig(fsdp=4))
-    tree = {"kernel": jnp.zeros((3, 128, 512)), "odd": jnp.zeros((101, 103)), "bias": jnp.zeros((512,)), "step": jnp.zeros(())}
+    tree = {"kernel": (3, 128, 512), "odd": (101, 103), "bias": (512,), "step": ()}
+    tree = {name: jnp.zeros(shape) for name, shape in tree.items()}
     shardings = parallel.state_shardings(tree, mesh=mesh)
     assert shardings["kernel"].spec == PartitionSpec(None, None, "fsdp")
     assert shardings["odd"].is_fully_replicated
@@ -41,7 +42,7 @@ def test_without_fsdp_everything_is_replicated():
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     sharding = parallel.batch_sharding(parallel.make_mesh(ParallelConfig()))
     parallel.check_batch(sharding, batch_size=24)
-    with pytest.raises(UserError, match="config.batch_size = 12 is not divisible by the 8 devices"):
+    with pytest.raises(UserError, match=r"config\.batch_size = 12 is not divisible by the 8 devices"):
         parallel.check_batch(sharding, batch_size=12)
 
 

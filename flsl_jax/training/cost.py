@@ -89,9 +89,9 @@ class MemoryEstimate:
 def estimate_memory(config: Config, *, parameters: int, devices: int, compute_bytes: int) -> MemoryEstimate:
     """A rough estimate, before anything is allocated.
 
-    Five float32 copies of the parameters over `fsdp` devices (student, teacher, two moments, gradients). Activations per
-    token and block: 18 D numbers without remat (inputs of the norms and products, attention's output, MLP's hidden twice)
-    and the attention weights where they are stored, 1 D with full remat, 11 D with "dots".
+    Five float32 copies of the parameters over `fsdp` devices (student, teacher, two moments, gradients). Activations
+    per token and block: 18 D numbers without remat (inputs of the norms and products, attention's output, the MLP's
+    hidden layer twice) and the attention weights where they are stored, 1 D with full remat, 11 D with "dots".
     """
     model, views = config.model, config.views
     images = config.batch_size / devices / config.compute.micro_batches

@@ -3,7 +3,6 @@
 import signal
 import time
 from types import FrameType, TracebackType
-from typing import Self
 
 import jax
 import numpy as np
@@ -25,7 +24,7 @@ class Interrupt:
         self._deadline = time.monotonic() + 3600 * max_hours if max_hours > 0 else None
         self._previous: dict[int, signal._HANDLER] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interrupt":
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._on_signal)
         return self

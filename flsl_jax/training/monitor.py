@@ -144,8 +144,8 @@ class Monitor:
             "undecided": (
                 teacher,
                 teacher > limits.undecided,
-                f"nothing is decided: the teacher's mean entropy is {teacher:.1%} of ln K, so the loss stays near ln K. Lower "
-                "config.objective.teacher_temp or volume_weight, raise config.optimizer.lr, or lower "
+                f"nothing is decided: the teacher's mean entropy is {teacher:.1%} of ln K, so the loss stays near ln K. "
+                "Lower config.objective.teacher_temp or volume_weight, raise config.optimizer.lr, or lower "
                 "config.teacher.momentum in a short run",
             ),
             "dead_centroids": (
@@ -163,15 +163,15 @@ class Monitor:
             "soft_attention": (
                 attention,
                 attention > limits.soft_attention or alike > limits.mode_similarity,
-                f"mean-shift is too soft: attention entropy is {attention:.1%} of ln N and the modes of an image have cosine "
-                f"{alike:.2f}, so all queries of an image ask for the same. Raise config.objective.self_inv_temp and "
+                f"mean-shift is too soft: attention entropy is {attention:.1%} of ln N and the modes of an image have "
+                f"cosine {alike:.2f}, so all queries of an image ask for the same. Raise config.objective.self_inv_temp and "
                 "cross_inv_temp",
             ),
             "hard_attention": (
                 attention,
                 attention < limits.hard_attention,
-                f"mean-shift is too hard: attention entropy is {attention:.1%} of ln N, so every mode is its own query. Lower "
-                "config.objective.self_inv_temp and cross_inv_temp",
+                f"mean-shift is too hard: attention entropy is {attention:.1%} of ln N, so every mode is its own query. "
+                "Lower config.objective.self_inv_temp and cross_inv_temp",
             ),
             "position_shortcut": (
                 place,

@@ -122,7 +122,8 @@ def describe(config: Config, training: Training) -> str:
     estimate = cost.estimate_memory(config, parameters=count, devices=len(devices), compute_bytes=dtype.itemsize)
     return "\n".join(
         [
-            f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, {dtype.name}",
+            f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
+            f"{dtype.name}",
             cost.parameter_table(params),
             f"{training.total_steps} steps, {training.steps_per_epoch} an epoch; "
             f"{cost.step_flops_per_image(config) / 1e9:.2f} GFLOP an image",

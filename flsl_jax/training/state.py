@@ -16,9 +16,9 @@ from flsl_jax.models import Flsl, Head, ViT
 class TrainState:
     """Everything that a step changes.
 
-    `step`: updates done, int32. `student`, `teacher`: parameter trees of one graph, float32. `opt_state`: the optimizer's.
-    `center`: the teacher logits' running mean, float32 [K] (used with `targets="centering"` only). The leaves may also be
-    shapes or shardings, as JAX's transformations make them.
+    `step`: updates done, int32. `student`, `teacher`: parameter trees of one graph, float32. `opt_state`: the
+    optimizer's. `center`: the teacher logits' running mean, float32 [K] (used with `targets="centering"` only). Leaves
+    may also be shapes or shardings, as JAX's transformations make them.
     """
 
     step: Any

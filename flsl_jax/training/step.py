@@ -68,13 +68,14 @@ class Encoded:
     """What the objective needs of each image; all that crosses from encoding in micro-batches to the loss.
 
     Q counts the queries of all student views of an image. `tokens` are those of the first one, for the monitor.
+    Micro-batches that are not joined yet have a leading axis.
     """
 
-    queries: Float[Array, "B Q D"]
-    modes: Float[Array, "B Q D"]
-    positives: Float[Array, "B Q D"]
-    attention_entropy: Float[Array, "B Q"]
-    tokens: Float[Array, "B N D"]
+    queries: Float[Array, "*part B Q D"]
+    modes: Float[Array, "*part B Q D"]
+    positives: Float[Array, "*part B Q D"]
+    attention_entropy: Float[Array, "*part B Q"]
+    tokens: Float[Array, "*part B N D"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class Validation:
     val: KnnData
 
     @classmethod
-    def open(cls, config: Config) -> Self | None:
+    def open(cls, config: Config) -> "Validation | None":
         """Reads the images; None where the config wants no evaluation.
 
         Raises:

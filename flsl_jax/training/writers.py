@@ -26,8 +26,8 @@ class Writer(Protocol):
 class JsonLines:
     """One object a line: `step`, then the values. Lines after `start_step`, left by a killed run, are dropped first.
 
-    Timing values (`images_per_sec`, `data_wait_share`, `mfu`) aside, a run that was killed and continued leaves the same
-    file as one that was not.
+    Timing values (`images_per_sec`, `data_wait_share`, `mfu`) aside, a run that was killed and continued leaves the
+    same file as one that was not.
     """
 
     def __init__(self, path: Path, *, start_step: int) -> None:

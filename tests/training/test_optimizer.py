@@ -19,7 +19,10 @@ def make_params(seed=0):
     return {
         "backbone": {
             "pos_embed": normal(1, 4, 6),
-            "blocks": {"norm1": {"scale": normal(3, 6)}, "mlp": {"fc1": {"kernel": normal(3, 6, 8), "bias": normal(3, 8)}}},
+            "blocks": {
+                "norm1": {"scale": normal(3, 6)},
+                "mlp": {"fc1": {"kernel": normal(3, 6, 8), "bias": normal(3, 8)}},
+            },
             "norm": {"scale": normal(6)},
         },
         "head": {"last_layer": {"kernel": normal(6, 5)}},

@@ -152,4 +152,5 @@ def test_the_state_is_donated():
 
 
 def test_mesh_config_builds_the_same_mesh():
-    assert parallel.make_mesh(ParallelConfig(fsdp=4)).shape == build(tiny_config(), devices=8, fsdp=4).batch_sharding.mesh.shape
+    mesh = build(tiny_config(), devices=8, fsdp=4).batch_sharding.mesh
+    assert parallel.make_mesh(ParallelConfig(fsdp=4)).shape == mesh.shape

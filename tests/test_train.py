@@ -1,0 +1,210 @@
+"""Whole runs: resume, kill, signals, several processes, bad input; through `train` and through the command line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+import flsl_jax
+from flsl_jax.errors import UserError
+from flsl_jax.train import train
+from flsl_jax.training.checkpoints import read_checkpoint
+from flsl_jax.training.writers import read_metrics
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[1]
+TIMING = ("images_per_sec", "data_wait_share", "mfu")
+TOTAL_STEPS = 12
+
+
+def command(workdir, *flags):
+    return [sys.executable, "-m", "flsl_jax.main", "--config=tests/tiny.py", f"--workdir={workdir}", *flags]
+
+
+def environment(devices=1):
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def run(workdir, *flags, devices=1):
+    return subprocess.run(
+        command(workdir, *flags), cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300
+    )
+
+
+def start(workdir, *flags, devices=1):
+    return subprocess.Popen(
+        command(workdir, *flags),
+        cwd=ROOT,
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def metrics(workdir):
+    """Lines of the run without what a clock decides."""
+    lines = read_metrics(Path(workdir) / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+def state(workdir):
+    step, values, _ = read_checkpoint(Path(workdir) / "checkpoints")
+    assert step == TOTAL_STEPS
+    return values
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finished = run(workdir)
+    assert finished.returncode == 0, finished.stderr
+    return workdir
+
+
+def assert_same_run(workdir, reference):
+    chex.assert_trees_all_equal(state(workdir), state(reference))
+    assert metrics(workdir) == metrics(reference)
+
+
+def test_a_run_leaves_what_the_readme_promises(uninterrupted):
+    assert {"config.json", "metrics.jsonl", "checkpoints", "curves.png"} <= {
+        path.name for path in uninterrupted.iterdir()
+    }
+    lines = metrics(uninterrupted)
+    assert [line["step"] for line in lines] == list(range(1, TOTAL_STEPS + 1))
+    assert {"loss", "intra", "inter", "volume", "mean_entropy", "effective_rank", "lr"} <= lines[0].keys()
+    assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 8
+    assert Image.open(uninterrupted / "curves.png").size[0] > 500
+
+
+def test_the_trained_backbone_loads_and_takes_any_size(uninterrupted):
+    model = flsl_jax.load(uninterrupted)
+    assert model(np.zeros((2, 48, 72, 3), np.float32)).shape == (2, 6, 9, 32)
+    student = flsl_jax.load(uninterrupted / "checkpoints" / str(TOTAL_STEPS), network="student")
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    assert not np.allclose(model(images), student(images))
+
+
+def test_stopped_and_continued_is_never_stopped(tmp_path, uninterrupted):
+    assert run(tmp_path, "--config.stop_at_step=5").returncode == 0
+    assert run(tmp_path).returncode == 0
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_killed_twice_and_continued_is_never_killed(tmp_path, uninterrupted):
+    for lines_before_kill in (3, 8):
+        process = start(tmp_path)
+        deadline = time.monotonic() + 120
+        while len(metrics(tmp_path)) < lines_before_kill and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert run(tmp_path).returncode == 0
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigterm_saves_and_says_how_to_continue(tmp_path, uninterrupted):
+    process = start(tmp_path)
+    while len(metrics(tmp_path)) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    if process.returncode != 0:  # 0: it had finished before the signal came
+        assert process.returncode == 75
+        assert "SIGTERM" in output
+        assert "continue with the same command" in output
+    assert run(tmp_path).returncode == 0
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_on_two_processes(workdir, *flags):
+    port = free_port()
+    shared = [
+        "--config.parallel.distributed=True",
+        f"--config.parallel.coordinator=127.0.0.1:{port}",
+        "--config.parallel.num_processes=2",
+        "--config.parallel.timeout_seconds=60",
+    ]
+    processes = [start(workdir, *shared, f"--config.parallel.process_id={number}", *flags) for number in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+
+def test_two_processes_then_one_go_on_as_if_nothing_had_happened(tmp_path, uninterrupted):
+    run_on_two_processes(tmp_path, "--config.stop_at_step=6")
+    assert run(tmp_path).returncode == 0
+    for ours, reference in zip(metrics(tmp_path), metrics(uninterrupted), strict=True):
+        assert ours["step"] == reference["step"]
+        for name in ("loss", "intra", "inter", "volume"):
+            np.testing.assert_allclose(ours[name], reference[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_fsdp_on_eight_devices_continues_on_one(tmp_path, uninterrupted):
+    assert run(tmp_path, "--config.stop_at_step=6", "--config.parallel.fsdp=4", devices=8).returncode == 0
+    assert run(tmp_path).returncode == 0
+    for ours, reference in zip(metrics(tmp_path), metrics(uninterrupted), strict=True):
+        np.testing.assert_allclose(ours["loss"], reference["loss"], rtol=1e-6)
+
+
+def test_a_non_finite_value_stops_the_run_and_leaves_the_last_checkpoint(tmp_path):
+    config = tiny_config(optimizer={"lr": 1e30, "warmup_epochs": 0.0, "clip": "none"}, epochs=2)
+    with pytest.raises(UserError, match=r"step \d+: \w+ is (nan|inf), from samples \d+"):
+        train(config, workdir=tmp_path)
+    report = json.loads(next(tmp_path.glob("nonfinite_*.json")).read_text())
+    assert len(report["sample"]) == 8
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert all(step < report["step"] for step in steps)
+
+
+def test_the_dense_knn_is_measured_and_the_best_checkpoint_kept(tmp_path):
+    source = {"name": "scenes", "count": 24, "scene_size": 32}
+    config = tiny_config(
+        epochs=2,
+        evaluation={"every_epochs": 0.5, "train": source, "val": source | {"split": "val"}, "batch_size": 8},
+        checkpoint={"every_epochs": 0.5, "keep": 1},
+    )
+    train(config, workdir=tmp_path)
+    measured = {line["step"]: line["knn_any"] for line in metrics(tmp_path) if "knn_any" in line}
+    assert list(measured) == [0, 2, 4, 6, 8]
+    assert "knn_pixels_any" in metrics(tmp_path)[0]
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert 8 in kept
+    assert max(measured[step] for step in kept) == max(measured[step] for step in measured if step > 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.data.name=folder", "--config.data.root={tmp}/nowhere"], "nowhere"),
+        (["--config.data.name=folder", "--config.data.root={tmp}"], "no image"),
+        (["--config.batch_size=64"], "config.batch_size=64 is larger than the data set"),
+        (["--config.modle.width=3"], 'Did you mean "model"'),
+        (["--config.model.width=wide"], "config.model.width"),
+        (["--config.views.recipe=papr"], 'did you mean "paper"'),
+        (["--config.objective.prior={tmp}/none.npy"], "config.objective.prior"),
+        (["--config.parallel.fsdp=3"], "does not use the 1 devices"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
+    (tmp_path / "empty").mkdir()
+    finished = run(tmp_path / "run", *(flag.format(tmp=tmp_path / "empty") for flag in flags))
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -3,18 +3,20 @@
 Images are float32 holding whole grey levels from 0 to 255, [B, H, W, 3]; every treatment returns such levels again.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flsl_jax.typing import Array, Bool, Float, Int
+from flsl_jax.typing import Array, Bool, Float, Int, UInt32
 
 Images = Float[Array, "B H W 3"]
 PerImage = Float[Array, " B"]
 
 _BOX_PASSES = 3
+_ONE = 1 << 24
 
 
 def grayscale(images: Images) -> Images:
@@ -52,9 +54,18 @@ def color_jitter(
     brightness: PerImage,
     contrast: PerImage,
     saturation: PerImage,
-    hue: PerImage,
+    hue: PerImage | None,
 ) -> Images:
-    """The four adjustments one after the other, image b in the order `order[b]` (0 brightness … 3 hue)."""
+    """The four adjustments one after the other, image b in the order `order[b]` (0 brightness … 3 hue).
+
+    Args:
+        images: grey levels.
+        order: of every image, a permutation of 0 … 3.
+        brightness: factors; 1 changes nothing.
+        contrast: factors; 1 changes nothing.
+        saturation: factors; 1 changes nothing.
+        hue: shifts in full circles. None leaves the hue out: a shift of 0 still rounds the image through 8-bit HSV.
+    """
     for place in range(4):
         turn = order[:, place, None, None, None]
         # Three of the adjustments are one blend with different partners, so only the hue is computed beside it.
@@ -62,25 +73,32 @@ def color_jitter(
         mean = jnp.floor(jnp.mean(luma, axis=(1, 2, 3), keepdims=True) + 0.5)
         partner = jnp.where(turn == 0, 0.0, jnp.where(turn == 1, mean, luma))
         factor = jnp.where(turn == 0, _wide(brightness), jnp.where(turn == 1, _wide(contrast), _wide(saturation)))
-        images = jnp.where(turn == 3, adjust_hue(images, hue), _blend_wide(partner, images, factor))
+        turned = images if hue is None else adjust_hue(images, hue)
+        images = jnp.where(turn == 3, turned, _blend_wide(partner, images, factor))
     return images
 
 
 def gaussian_blur(images: Images, sigma: PerImage, *, max_sigma: float) -> Images:
     """Gaussian blur of standard deviation `sigma` pixels, edges extended (Pillow's `GaussianBlur(radius=sigma)`).
 
-    As Pillow does, three box blurs of fractional radius along each axis (Gwosdek et al. 2011, "Theoretical foundations
-    of Gaussian convolution by extended box filtering"). The three are one matrix, so that levels are rounded once an
-    axis and not three times.
+    As Pillow does, three box blurs of fractional radius along the rows, then three along the columns, each rounded to
+    whole levels (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering").
+    Sums are in Pillow's 24-bit fixed point: in float32 the frequent ties (σ = 1 weighs by 1/6) would round otherwise.
 
     Args:
         images: grey levels.
-        sigma: more than 0, at most `max_sigma`.
+        sigma: 0 to `max_sigma`; 0 changes nothing.
         max_sigma: bounds the boxes' reach.
     """
-    rows, columns = (_blur_matrix(sigma, length=length, max_sigma=max_sigma) for length in images.shape[1:3])
-    images = _round(jnp.einsum("bxw,bhwc->bhxc", columns, images, precision="highest"))
-    return _round(jnp.einsum("byh,bhwc->bywc", rows, images, precision="highest"))
+    reach = math.floor(_half_width(max_sigma)) + 1
+    kernel = _box_kernel(sigma, reach=reach)
+    levels = images.astype(jnp.uint32)
+    for axis in (2, 1):
+        # A loop, because XLA would fuse unrolled passes, and what made the image, into one another and compute every
+        # pixel again for each tap: 20 times slower on a CPU, optimisation barriers or not.
+        blur = functools.partial(_box_blur, kernel=kernel, axis=axis)
+        levels = jax.lax.fori_loop(0, _BOX_PASSES, lambda _, image, blur=blur: blur(image), levels)
+    return levels.astype(images.dtype)
 
 
 def solarise(images: Images, *, threshold: float = 128.0) -> Images:
@@ -98,7 +116,8 @@ def where(condition: Bool[Array, " B"], treated: Images, images: Images) -> Imag
     return jnp.where(condition[:, None, None, None], treated, images)
 
 
-def _wide(values: PerImage) -> Float[Array, "B 1 1 1"]:
+def _wide(values: Array) -> Array:
+    """One value per image, beside its pixels."""
     return values[:, None, None, None]
 
 
@@ -126,15 +145,41 @@ def _rgb_to_hsv(images: Images) -> tuple[Array, Array, Array]:
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
     value, low = jnp.max(images, axis=-1), jnp.min(images, axis=-1)
     span = value - low
-    safe = jnp.where(span > 0, span, 1.0)
-    to_red, to_green, to_blue = ((value - channel) / safe for channel in (red, green, blue))
-    sector = jnp.where(
-        red == value, to_blue - to_green, jnp.where(green == value, 2.0 + (to_red - to_blue), 4.0 + (to_green - to_red))
-    )
-    turn = jnp.where(sector < 0.0, 1.0 + sector / 6.0, sector / 6.0)
-    hue = jnp.where(span > 0, _whole_levels(jnp.where(turn >= 1.0, 0.0, turn)), 0.0)
-    saturation = jnp.where(span > 0, _whole_levels(span / jnp.maximum(value, 1.0)), 0.0)
-    return hue, saturation, value
+    saturation = _whole_levels(span / jnp.maximum(value, 1.0))
+    return jnp.where(span > 0, _hue(red, green, blue, value=value, span=span), 0.0), saturation, value
+
+
+def _hue(red: Array, green: Array, blue: Array, *, value: Array, span: Array) -> Array:
+    """Whole levels of 255 to a full circle; anything where the span is 0.
+
+    The hue is a ratio of whole numbers, so its floor is exact here. Pillow floors a rounded one, which differs only
+    where the ratio itself is whole, and then depends on that level alone.
+    """
+    from_red, from_green, from_blue = green - blue, 2.0 * span + (blue - red), 4.0 * span + (red - green)
+    sixths = jnp.where(red == value, from_red, jnp.where(green == value, from_green, from_blue))
+    full = 6.0 * jnp.maximum(span, 1.0)
+    share = 255.0 * jnp.where(sixths < 0.0, sixths + full, sixths)
+    # The half keeps an inexact division away from whole results; it is too little to reach the next one.
+    level = jnp.floor((share + 0.5) / full)
+    lowered = jnp.asarray(_lowered_hues())[level.astype(jnp.int32)]
+    return jnp.where((level * full == share) & lowered, level - 1.0, level)
+
+
+@functools.cache
+def _lowered_hues() -> np.ndarray:
+    """Hue levels, bool [256], that Pillow's roundings turn into the level below.
+
+    Follows `rgb2hsv_row` of Pillow's Convert.c for a pixel whose hue is exactly level / 255: its middle channel's
+    distance from the peak, and the hue in sixths and in turns, are each rounded to float32.
+    """
+    level = np.arange(256)
+    peak = 2 * (2 * level // 170) + 1
+    distance = np.abs(2 * level - 85 * peak).astype(np.float32) / np.float32(85)
+    sixths = np.where(2 * level >= 85 * peak, peak + distance.astype(np.float64), peak - distance.astype(np.float64))
+    # Above 5 sixths Pillow counts from 0 down.
+    sixths = np.where(2 * level >= 85 * 5, distance.astype(np.float64) - 1.0, sixths).astype(np.float32)
+    turns = np.fmod(sixths.astype(np.float64) / 6.0 + 1.0, 1.0).astype(np.float32)
+    return np.floor(turns.astype(np.float64) * 255.0) < level
 
 
 def _whole_levels(share: Array) -> Array:
@@ -148,29 +193,39 @@ def _whole_levels(share: Array) -> Array:
     return whole + jnp.floor((high * 255.0 - whole) + (share - high) * 255.0)
 
 
-def _hsv_to_rgb(hue: Array, saturation: Array, value: Array) -> Images:
+def _hsv_to_rgb(hue: Array, saturation: Array, value: Array) -> Array:
     """Back to RGB from 8-bit levels (Pillow's `convert("RGB")` of an HSV image)."""
     place = (jnp.asarray([5.0, 3.0, 1.0]) + (hue * (6.0 / 255.0))[..., None]) % 6.0
     away = jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)
     return _round(value[..., None] * (1.0 - (saturation / 255.0)[..., None] * away))
 
 
-def _box_radius(sigma: Array) -> Array:
-    """Radius of the boxes, `_BOX_PASSES` of which have the variance of the Gaussian."""
+def _half_width(sigma: Array | float) -> Array | float:
+    """Half the width, less half a pixel, of the boxes of which `_BOX_PASSES` have the variance of the Gaussian."""
+    return ((12.0 * sigma * sigma / _BOX_PASSES + 1.0) ** 0.5 - 1.0) / 2.0
+
+
+def _box_kernel(sigma: PerImage, *, reach: int) -> UInt32[Array, "B R"]:
+    """Weights, in 2⁻²⁴, of the pixels at distance 0 … `reach`: all alike but the two at the ends of the box."""
     variance = sigma * sigma / _BOX_PASSES
-    whole = jnp.floor((jnp.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    whole = jnp.floor(_half_width(sigma))
     above = whole + 1.0
-    return whole + (2.0 * whole + 1.0) * (whole * above - 3.0 * variance) / (6.0 * (variance - above * above))
+    radius = whole + (2.0 * whole + 1.0) * (whole * above - 3.0 * variance) / (6.0 * (variance - above * above))
+    whole = jnp.floor(radius).astype(jnp.uint32)[:, None]
+    inner = (_ONE / (2.0 * radius + 1.0)).astype(jnp.uint32)[:, None]
+    end = (_ONE - (2 * whole + 1) * inner) // 2
+    distance = jnp.arange(reach + 1, dtype=jnp.uint32)
+    return jnp.where(distance <= whole, inner, jnp.where(distance == whole + 1, end, jnp.uint32(0)))
 
 
-def _blur_matrix(sigma: PerImage, *, length: int, max_sigma: float) -> Float[Array, "B S S"]:
-    """Three box blurs along an axis; in each the pixel at distance d counts `radius + 1 - |d|`, clipped to 0 … 1."""
-    reach = math.floor((math.sqrt(12.0 * max_sigma**2 / _BOX_PASSES + 1.0) - 1.0) / 2.0) + 1
-    offsets = np.arange(-reach, reach + 1)
-    radius = _box_radius(sigma)[:, None]
-    kernel = jnp.clip(radius + 1.0 - np.abs(offsets), 0.0, 1.0) / (2.0 * radius + 1.0)
-    # Pixels beyond the edge are the edge's.
-    sources = np.clip(np.arange(length)[:, None] + offsets, 0, length - 1)
-    taps = (sources[:, :, None] == np.arange(length)).astype(np.float32)
-    once = jnp.einsum("bo,ios->bis", kernel, taps, precision="highest")
-    return jnp.einsum("bij,bjk,bkl->bil", once, once, once, precision="highest")
+def _box_blur(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"], *, axis: int) -> UInt32[Array, "B H W 3"]:
+    """One symmetric box along an axis; pixels beyond the edge are the edge's. No sum exceeds 255 · 2²⁴ + 2²³."""
+    reach, length = kernel.shape[1] - 1, levels.shape[axis]
+    padding = [(reach, reach) if number == axis else (0, 0) for number in range(levels.ndim)]
+    padded = jnp.pad(levels, padding, mode="edge")
+    total = _wide(kernel[:, 0]) * levels + _ONE // 2
+    for distance in range(1, reach + 1):
+        before = jax.lax.slice_in_dim(padded, reach - distance, reach - distance + length, axis=axis)
+        after = jax.lax.slice_in_dim(padded, reach + distance, reach + distance + length, axis=axis)
+        total += _wide(kernel[:, distance]) * (before + after)
+    return total // _ONE

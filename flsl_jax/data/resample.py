@@ -28,33 +28,46 @@ def random_crop_box(
     ratio = jnp.exp(jax.random.uniform(aspect_key, (_ATTEMPTS,), minval=low, maxval=high))
     widths, heights = jnp.round(jnp.sqrt(target * ratio)), jnp.round(jnp.sqrt(target / ratio))
     fits = (widths > 0) & (widths <= size) & (heights > 0) & (heights <= size)
-    first = jnp.argmax(fits)
+    found, first = fits.any(), jnp.argmax(fits)
     # A square image has aspect 1: where that is allowed the fallback is the whole image.
-    fallback_width = round(size * min(1.0, aspect[1]))
-    fallback_height = round(size * min(1.0, 1 / aspect[0]))
-    width = jnp.where(fits.any(), widths[first], fallback_width)
-    height = jnp.where(fits.any(), heights[first], fallback_height)
+    width = jnp.where(found, widths[first], round(size * min(1.0, aspect[1])))
+    height = jnp.where(found, heights[first], round(size * min(1.0, 1 / aspect[0])))
     share = jax.random.uniform(place_key, (2,))
-    y0, x0 = jnp.floor(share[0] * (size - height + 1)), jnp.floor(share[1] * (size - width + 1))
-    centred = fits.any()
-    y0 = jnp.where(centred, y0, jnp.floor((size - height) / 2))
-    x0 = jnp.where(centred, x0, jnp.floor((size - width) / 2))
+    y0 = jnp.where(found, jnp.floor(share[0] * (size - height + 1)), jnp.floor((size - height) / 2))
+    x0 = jnp.where(found, jnp.floor(share[1] * (size - width + 1)), jnp.floor((size - width) / 2))
     return jnp.stack([y0, x0, y0 + height, x0 + width])
 
 
-def crop_resize(images: Float[Array, "B S T 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:
-    """Each image's box resized to `size` × `size`, as `Image.crop(box).resize(size, BICUBIC)` of Pillow.
+def crop_resize(images: Float[Array, "B S S 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:
+    """Each image's box resized to `size` × `size`, as `Image.crop(box).resize((size, size), BICUBIC)` of Pillow 13.
 
-    Pixels outside the box are never read; what is left of the kernel there is normalised. As in Pillow, the columns
-    are resized first and rounded to whole grey levels from 0 to 255, then the rows.
+    Pixels outside the box are never read; what is left of the kernel there is normalised. As in Pillow, one axis is
+    resized and rounded to whole grey levels from 0 to 255, then the other: columns first, unless the height shrinks by
+    more than twice as many pixels as the width. (Pillow before 13 always has the columns first; where the order
+    differs, so do pixels that the first rounding clips.)
 
     Args:
         images: grey levels, 0 to 255.
         boxes: (y0, x0, y1, x1) in whole pixels.
         size: side of the result.
     """
-    columns = _axis_weights(boxes[:, 1], boxes[:, 3], length=images.shape[2], size=size)
-    rows = _axis_weights(boxes[:, 0], boxes[:, 2], length=images.shape[1], size=size)
+    y, x = (boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])
+    if size >= images.shape[1]:
+        return _resize_columns_first(images, y=y, x=x, size=size)
+    rows_first = y[1] - y[0] - size > 2.0 * jnp.maximum(x[1] - x[0] - size, 0.0)
+    # Rows first is columns first of the transposed image.
+    turn = rows_first[:, None, None, None]
+    turned = jnp.where(turn, jnp.swapaxes(images, 1, 2), images)
+    turned_y = tuple(jnp.where(rows_first, across, along) for across, along in zip(x, y))
+    turned_x = tuple(jnp.where(rows_first, along, across) for across, along in zip(x, y))
+    resized = _resize_columns_first(turned, y=turned_y, x=turned_x, size=size)
+    return jnp.where(turn, jnp.swapaxes(resized, 1, 2), resized)
+
+
+def _resize_columns_first(images: Array, *, y: tuple[Array, Array], x: tuple[Array, Array], size: int) -> Array:
+    """The crop from `y[0]` to `y[1]` and `x[0]` to `x[1]`, [B] each, resized."""
+    columns = _axis_weights(*x, length=images.shape[2], size=size)
+    rows = _axis_weights(*y, length=images.shape[1], size=size)
     narrow = _to_grey_levels(jnp.einsum("bxw,bhwc->bhxc", columns, images, precision="highest"))
     return _to_grey_levels(jnp.einsum("byh,bhxc->byxc", rows, narrow, precision="highest"))
 

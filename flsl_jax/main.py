@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_config(_CONFIG.value.to_dict())
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flsl_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.train import summary, train
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,14 +86,15 @@ def test_a_run_leaves_what_the_readme_promises(uninterrupted):
     assert [line["step"] for line in lines] == list(range(1, TOTAL_STEPS + 1))
     assert {"loss", "intra", "inter", "volume", "mean_entropy", "effective_rank", "lr"} <= lines[0].keys()
     assert json.loads((uninterrupted / "config.json").read_text())["batch_size"] == 8
-    assert Image.open(uninterrupted / "curves.png").size[0] > 500
+    with Image.open(uninterrupted / "curves.png") as curves:
+        assert curves.size[0] > 500
 
 
 def test_the_trained_backbone_loads_and_takes_any_size(uninterrupted):
     model = flsl_jax.load(uninterrupted)
-    assert model(np.zeros((2, 48, 72, 3), np.float32)).shape == (2, 6, 9, 32)
+    assert model(jnp.zeros((2, 48, 72, 3))).shape == (2, 6, 9, 32)
     student = flsl_jax.load(uninterrupted / "checkpoints" / str(TOTAL_STEPS), network="student")
-    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
     assert not np.allclose(model(images), student(images))
 
 

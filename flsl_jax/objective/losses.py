@@ -105,10 +105,10 @@ def _cross_entropy(log_probs: Array, teacher_probs: Array) -> Array:
 
 
 def _l2_normalised(x: Array) -> Array:
-    """`x / ‖x‖`, with a zero gradient instead of NaN at the zero vector."""
+    """`x / max(‖x‖, 1e-12)`, as torch's `normalize`: finite, with finite gradients, at the zero vector too."""
     x = at_least_float32(x)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, jnp.finfo(x.dtype).tiny))
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 def _check_prior(prior: Array | np.ndarray, centroids: int) -> None:

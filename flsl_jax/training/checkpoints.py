@@ -36,7 +36,7 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[_BEST_METRIC],
                 enable_async_checkpointing=True,
             ),
-            item_names=("state", "run"),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
         )
 
     @property

@@ -37,13 +37,13 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAKS[max(matches, key=len)] if matches else None
 
 
-def forward_flops(*, tokens: int, patch_size: int, width: int, depth: int) -> float:
+def forward_flops(*, tokens: int, patch_size: int, width: int, depth: int) -> int:
     """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L(24ND² + 4N²D)."""
     n, d = tokens, width
     return 2 * n * 3 * patch_size**2 * d + depth * (24 * n * d**2 + 4 * n**2 * d)
 
 
-def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> float:
+def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> int:
     """FLOPs of the head for one mode."""
     return 2 * (width * hidden + hidden**2 + hidden * bottleneck + bottleneck * centroids)
 
@@ -58,12 +58,12 @@ def step_flops_per_image(config: Config) -> float:
         groups.append((views.local_size, 2, config.objective.local_query_window))
     per_mode = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
 
-    def encode(size: int) -> float:
+    def encode(size: int) -> int:
         tokens = (size // model.patch_size) ** 2
         return forward_flops(tokens=tokens, patch_size=model.patch_size, width=model.width, depth=model.depth)
 
     teacher_tokens = (views.size // model.patch_size) ** 2
-    total = teacher_views * encode(views.size)
+    total = float(teacher_views * encode(views.size))
     for size, count, window in groups:
         side = size // model.patch_size
         queries = (side // window) ** 2

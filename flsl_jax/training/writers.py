@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flsl_jax.errors import UserError
 
 _SHOWN = ("loss", "intra", "inter", "volume")
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes the values of a step."""
 

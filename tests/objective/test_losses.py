@@ -1,0 +1,167 @@
+"""The objective against the float64 reference and by its properties."""
+
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from flsl_jax import objective
+from tests.objective import reference
+
+WEIGHTS = (0.03, 1.0, 5.0)
+B, Q, N, D, K = 2, 3, 5, 4, 6
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    probs = rng.random((B, Q, K))
+    prior = rng.random(K) + 0.1
+    return {
+        "queries": rng.normal(size=(B, Q, D)),
+        "tokens": rng.normal(size=(B, N, D)),
+        "head": rng.normal(size=(D, K)),
+        "teacher_probs": probs / probs.sum(-1, keepdims=True),
+        "prior": prior / prior.sum(),
+    }
+
+
+def ours(queries, tokens, head, teacher_probs, prior, *, inv_temp=0.7, temp=0.3):
+    modes = objective.mean_shift(queries, tokens, inv_temp=inv_temp)
+    return objective.flsl_loss(
+        queries=queries,
+        modes=modes,
+        student_logits=modes @ head,
+        teacher_probs=teacher_probs,
+        student_temp=temp,
+        intra_weight=WEIGHTS[0],
+        inter_weight=WEIGHTS[1],
+        volume_weight=WEIGHTS[2],
+        prior=prior,
+    )
+
+
+def theirs(queries, tokens, head, teacher_probs, prior):
+    return reference.total(queries, tokens, head, teacher_probs, inv_temp=0.7, temp=0.3, prior=prior, weights=WEIGHTS)
+
+
+def test_every_term_equals_the_reference_in_float64(arrays):
+    with jax.enable_x64(True):
+        loss = ours(**{name: jnp.asarray(value) for name, value in arrays.items()})
+        assert loss.total.dtype == jnp.float64
+    modes = reference.mean_shift(arrays["queries"], arrays["tokens"], 0.7)
+    logits = modes @ arrays["head"]
+    np.testing.assert_allclose(loss.intra, reference.intra(arrays["queries"], modes), rtol=1e-10)
+    np.testing.assert_allclose(loss.inter, reference.inter(logits, arrays["teacher_probs"], 0.3), rtol=1e-10)
+    np.testing.assert_allclose(loss.volume, reference.volume(logits, 0.3, arrays["prior"]), rtol=1e-10)
+    np.testing.assert_allclose(loss.total, theirs(**arrays), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["queries", "tokens", "head"])
+def test_gradients_equal_central_differences_of_the_reference(arrays, name):
+    with jax.enable_x64(True):
+        inputs = {key: jnp.asarray(value) for key, value in arrays.items()}
+        grad = jax.grad(lambda value: ours(**{**inputs, name: value}).total)(inputs[name])
+    step, expected = 1e-5, np.zeros_like(arrays[name])
+    for place in np.ndindex(expected.shape):
+        moved = {}
+        for sign in (-1, 1):
+            value = arrays[name].copy()
+            value[place] += sign * step
+            moved[sign] = theirs(**{**arrays, name: value})
+        expected[place] = (moved[1] - moved[-1]) / (2 * step)
+    np.testing.assert_allclose(grad, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_equal_torch_autograd_in_float64(arrays):
+    torch = pytest.importorskip("torch")
+    with jax.enable_x64(True):
+        inputs = {key: jnp.asarray(value) for key, value in arrays.items()}
+        names = ("queries", "tokens", "head")
+        grads = jax.grad(lambda *values: ours(**{**inputs, **dict(zip(names, values))}).total, argnums=(0, 1, 2))(
+            *(inputs[name] for name in names)
+        )
+    queries, tokens, head = (torch.tensor(arrays[name], requires_grad=True) for name in names)
+    probs, prior = torch.tensor(arrays["teacher_probs"]), torch.tensor(arrays["prior"])
+    modes = torch.softmax(0.7 * queries @ tokens.transpose(1, 2), -1) @ tokens
+    unit = torch.nn.functional.normalize
+    log_probs = torch.log_softmax(modes @ head / 0.3, -1)
+    mean = log_probs.exp().mean((0, 1))
+    loss = (
+        WEIGHTS[0] * (unit(queries, dim=-1) - unit(modes, dim=-1)).square().sum(-1).mean()
+        + WEIGHTS[1] * -(probs * log_probs).sum(-1).mean()
+        + WEIGHTS[2] * (mean * (mean.log() - prior.log())).sum()
+    )
+    loss.backward()
+    for ours_grad, tensor in zip(grads, (queries, tokens, head)):
+        np.testing.assert_allclose(ours_grad, tensor.grad.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_no_gradient_reaches_the_teacher(arrays):
+    inputs = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
+
+    def loss(teacher_tokens, center):
+        positives = objective.mean_shift(inputs["queries"], teacher_tokens, inv_temp=0.7)
+        probs = objective.softmax_targets(positives @ inputs["head"], temp=0.05, center=center)
+        return ours(**{**inputs, "teacher_probs": probs}).total
+
+    grads = jax.grad(loss, argnums=(0, 1))(inputs["tokens"], jnp.zeros(K))
+    chex.assert_trees_all_equal(grads, jax.tree.map(jnp.zeros_like, grads))
+
+
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(st.integers(2, 9), st.integers(0, 2**31))
+def test_the_volume_term_is_zero_at_the_prior_and_positive_elsewhere(centroids, seed):
+    rng = np.random.default_rng(seed)
+    prior = rng.random(centroids) + 0.05
+    prior = np.asarray(prior / prior.sum(), np.float32)
+    rows = np.tile(prior, (4, 1))
+    assert abs(objective.volume_maximization(jnp.asarray(rows), prior=prior)) < 1e-5
+    assert objective.volume_maximization(jnp.eye(centroids)[:1]) > 0.5
+
+
+def test_a_uniform_prior_is_negative_entropy_plus_log_k():
+    probs = jnp.asarray([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    mean = np.asarray(probs).mean(0)
+    expected = np.sum(mean * np.log(mean)) + np.log(3)
+    np.testing.assert_allclose(objective.volume_maximization(probs), expected, rtol=1e-5)
+    uniform = np.full(3, 1 / 3, np.float32)
+    np.testing.assert_allclose(objective.volume_maximization(probs, prior=uniform), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (np.ones(4) / 4, "one number per centroid"),
+        (np.ones(3), "expected a distribution"),
+        (np.array([2, -0.5, -0.5]), "distribution"),
+    ],
+)
+def test_a_bad_prior_is_refused(prior, message):
+    with pytest.raises(ValueError, match=message):
+        objective.volume_maximization(jnp.ones((2, 3)) / 3, prior=np.asarray(prior, np.float32))
+
+
+def test_the_mean_over_the_batch_does_not_depend_on_its_order(arrays):
+    inputs = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
+    turned = {
+        name: value[::-1] if name in ("queries", "tokens", "teacher_probs") else value for name, value in inputs.items()
+    }
+    chex.assert_trees_all_close(ours(**turned), ours(**inputs), rtol=1e-5)
+
+
+def test_low_precision_is_computed_in_float32(arrays):
+    narrow = {name: jnp.asarray(value, jnp.bfloat16) for name, value in arrays.items() if name != "head"}
+    wide = {name: value.astype(jnp.float32) for name, value in narrow.items()}
+    head = jnp.asarray(arrays["head"], jnp.float32)
+    chex.assert_trees_all_close(
+        ours(**narrow | {"head": head, "prior": None}), ours(**wide | {"head": head, "prior": None})
+    )
+
+
+def test_the_intra_term_has_no_nan_gradient_at_the_zero_vector():
+    grad = jax.grad(lambda z: objective.intra_view_loss(z, jnp.ones((1, 2, 4))))(jnp.zeros((1, 2, 4)))
+    chex.assert_tree_all_finite(grad)

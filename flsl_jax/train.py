@@ -128,10 +128,7 @@ class _Run:
         self._config, self._workdir = config, workdir
         self._training, self._loader, self._validation = training, loader, validation
         self._checkpoints, self._interrupt = checkpoints, interrupt
-        self._monitor = Monitor(
-            num_centroids=config.head.centroids,
-            num_tokens=(config.views.size // config.model.patch_size) ** 2,
-        )
+        self._monitor = Monitor(num_centroids=config.head.centroids)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._last: dict[str, float] = {}
         self._knn: dict[str, float] = {}

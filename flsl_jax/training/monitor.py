@@ -108,13 +108,12 @@ class Monitor:
 
     Args:
         num_centroids: K.
-        num_tokens: N of a student view.
         thresholds: where alarms start.
     """
 
-    def __init__(self, *, num_centroids: int, num_tokens: int, thresholds: Thresholds | None = None) -> None:
+    def __init__(self, *, num_centroids: int, thresholds: Thresholds | None = None) -> None:
         self._log_centroids = math.log(num_centroids)
-        self._centroids, self._tokens = num_centroids, num_tokens
+        self._centroids = num_centroids
         self._limits = thresholds or Thresholds()
         self._streaks: dict[str, int] = {}
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from flsl_jax.models.layers import LayerNorm, Linear, gelu, layer_norm, linear
@@ -148,16 +149,15 @@ class ViT(nnx.Module):
         patch = self.patch_size
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
-        batch, height, width, _ = images.shape
+        height, width = images.shape[1:3]
         if height % patch or width % patch:
             raise ValueError(
                 f"images are {height}×{width}, which patches of {patch} do not divide; pad them first with "
                 f"flsl_jax.models.pad_to_patch(images, patch_size={patch})"
             )
-        h, w = height // patch, width // patch
-        x = images.astype(self.dtype).reshape(batch, h, patch, w, patch, 3)
-        x = self.patch_embed.proj(x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h, w, -1))
-        return x + self._positions((h, w)).astype(self.dtype)
+        patches = rearrange(images.astype(self.dtype), "b (h y) (w x) c -> b h w (y x c)", y=patch, x=patch)
+        x = self.patch_embed.proj(patches)
+        return x + self._positions(x.shape[1:3]).astype(self.dtype)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "h w D"]:
         if self.fixed_pos_embed:

@@ -1,0 +1,70 @@
+"""Position embeddings: the named resize modes against torch and against plain loops."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flsl_jax.models.position import resize_embedding, sincos_embedding
+
+GRIDS = [(6, 6), (37, 23), (16, 9), (14, 20), (28, 28)]
+
+
+def embedding(grid=(14, 14), width=5):
+    return np.random.default_rng(0).normal(size=(*grid, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("mode", ["bicubic", "bicubic_antialias"])
+def test_equals_torch(grid, mode):
+    torch = pytest.importorskip("torch")
+    source = embedding()
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(source, dtype=torch.float64).permute(2, 0, 1)[None],
+        size=grid,
+        mode="bicubic",
+        align_corners=False,
+        antialias=mode == "bicubic_antialias",
+    )[0].permute(1, 2, 0)
+    np.testing.assert_allclose(resize_embedding(jnp.asarray(source), grid=grid, mode=mode), expected, atol=2e-6)
+
+
+def kernel(x, a):
+    x = abs(x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+@pytest.mark.parametrize("grid", [(6, 9), (20, 14)])
+def test_bicubic_equals_plain_loops_with_clamped_edges(grid):
+    source = embedding((14, 14), 2)
+    expected = np.zeros((*grid, 2))
+    for y, x in np.ndindex(*grid):
+        cy, cx = (y + 0.5) * 14 / grid[0] - 0.5, (x + 0.5) * 14 / grid[1] - 0.5
+        for j in range(int(np.floor(cy)) - 1, int(np.floor(cy)) + 3):
+            for i in range(int(np.floor(cx)) - 1, int(np.floor(cx)) + 3):
+                weight = kernel(cy - j, -0.75) * kernel(cx - i, -0.75)
+                expected[y, x] += weight * source[min(max(j, 0), 13), min(max(i, 0), 13)]
+    np.testing.assert_allclose(resize_embedding(jnp.asarray(source), grid=grid, mode="bicubic"), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bicubic_antialias"])
+def test_its_own_grid_is_the_identity_and_a_constant_stays_constant(mode):
+    source = jnp.asarray(embedding())
+    assert resize_embedding(source, grid=(14, 14), mode=mode) is source
+    ones = jnp.ones((14, 14, 1))
+    np.testing.assert_allclose(resize_embedding(ones, grid=(5, 31), mode=mode), 1.0, rtol=1e-6)
+
+
+def test_the_two_modes_differ_where_the_formats_say():
+    source = jnp.asarray(embedding())
+    plain, smooth = (resize_embedding(source, grid=(6, 6), mode=mode) for mode in ("bicubic", "bicubic_antialias"))
+    assert float(jnp.abs(plain - smooth).max()) > 0.2
+
+
+def test_sincos_is_sines_and_cosines_of_column_and_row():
+    values = sincos_embedding(grid=(3, 5), width=8)
+    for y, x in np.ndindex(3, 5):
+        frequency = np.array([1.0, 0.01])
+        expected = [np.sin(x * frequency), np.cos(x * frequency), np.sin(y * frequency), np.cos(y * frequency)]
+        np.testing.assert_allclose(values[y, x], np.concatenate(expected), atol=1e-6)

@@ -1,41 +1,44 @@
 """Crop-and-resize of a batch as two matrix products, with Pillow's antialiased bicubic; and where crops lie."""
 
-import jax
+import math
+
 import jax.numpy as jnp
 
-from flsl_jax.typing import Array, Float, PRNGKeyArray
+from flsl_jax.typing import Array, Float
 
 _ATTEMPTS = 10
+# Uniform numbers that a crop box is made of: an area and an aspect for every attempt, then its place.
+BOX_DRAWS = 2 * _ATTEMPTS + 2
 
 
 def random_crop_box(
-    key: PRNGKeyArray, *, size: int, area: tuple[float, float], aspect: tuple[float, float]
-) -> Float[Array, "4"]:
-    """A box (y0, x0, y1, x1) in whole pixels inside a square image, drawn as torchvision's RandomResizedCrop does.
+    draws: Float[Array, "*b U"], *, size: int, area: tuple[float, float], aspect: tuple[float, float]
+) -> Float[Array, "*b 4"]:
+    """Boxes (y0, x0, y1, x1) in whole pixels inside a square image, distributed as torchvision's RandomResizedCrop.
 
     Area share uniform, aspect ratio (width / height) log-uniform; the first of ten draws that fits, else the largest
     centred box of an allowed aspect.
 
     Args:
-        key: of one view of one sample.
+        draws: uniform in [0, 1); U is `BOX_DRAWS`.
         size: height and width of the image.
         area: range of the box's share of the image.
         aspect: range of width over height.
     """
-    area_key, aspect_key, place_key = jax.random.split(key, 3)
-    target = size**2 * jax.random.uniform(area_key, (_ATTEMPTS,), minval=area[0], maxval=area[1])
-    low, high = jnp.log(aspect[0]), jnp.log(aspect[1])
-    ratio = jnp.exp(jax.random.uniform(aspect_key, (_ATTEMPTS,), minval=low, maxval=high))
+    target = size**2 * (area[0] + (area[1] - area[0]) * draws[..., :_ATTEMPTS])
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = jnp.exp(low + (high - low) * draws[..., _ATTEMPTS : 2 * _ATTEMPTS])
     widths, heights = jnp.round(jnp.sqrt(target * ratio)), jnp.round(jnp.sqrt(target / ratio))
     fits = (widths > 0) & (widths <= size) & (heights > 0) & (heights <= size)
-    found, first = fits.any(), jnp.argmax(fits)
+    found, first = fits.any(axis=-1), jnp.argmax(fits, axis=-1, keepdims=True)
     # A square image has aspect 1: where that is allowed the fallback is the whole image.
-    width = jnp.where(found, widths[first], round(size * min(1.0, aspect[1])))
-    height = jnp.where(found, heights[first], round(size * min(1.0, 1 / aspect[0])))
-    share = jax.random.uniform(place_key, (2,))
-    y0 = jnp.where(found, jnp.floor(share[0] * (size - height + 1)), jnp.floor((size - height) / 2))
-    x0 = jnp.where(found, jnp.floor(share[1] * (size - width + 1)), jnp.floor((size - width) / 2))
-    return jnp.stack([y0, x0, y0 + height, x0 + width])
+    width = jnp.where(found, jnp.take_along_axis(widths, first, axis=-1)[..., 0], round(size * min(1.0, aspect[1])))
+    height = jnp.where(
+        found, jnp.take_along_axis(heights, first, axis=-1)[..., 0], round(size * min(1.0, 1 / aspect[0]))
+    )
+    y0 = jnp.where(found, jnp.floor(draws[..., -2] * (size - height + 1)), jnp.floor((size - height) / 2))
+    x0 = jnp.where(found, jnp.floor(draws[..., -1] * (size - width + 1)), jnp.floor((size - width) / 2))
+    return jnp.stack([y0, x0, y0 + height, x0 + width], axis=-1)
 
 
 def crop_resize(images: Float[Array, "B S S 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:

@@ -6,7 +6,6 @@ process that makes it.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import flax.struct
@@ -14,10 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from flsl_jax.data import pixels
-from flsl_jax.data.resample import crop_resize, random_crop_box
-from flsl_jax.typing import Array, Float, Key, UInt8, UInt32
+from flsl_jax.data.resample import BOX_DRAWS, crop_resize, random_crop_box
+from flsl_jax.typing import Array, Float, UInt8, UInt32
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Uniform numbers that a treatment is made of: jitter, grayscale, blur or solarise at all (4), which half (1), strengths
+# of the jitter (4), its order (4), the blur's sigma (1).
+TREATMENT_DRAWS = 14
+
+# Keeps the draws of the views apart from any others that are keyed by (seed, sample).
+_VIEW_STREAM = 0x71E35
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,78 +136,76 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
     if images.shape[1:] != (recipe.size, recipe.size, 3):
         raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects ({recipe.size}, {recipe.size}, 3)")
     levels = images.astype(jnp.float32)
-    root = jax.random.key(seed)
-    keys = jax.vmap(lambda index: jax.random.fold_in(root, index))(sample)
-    teacher_keys = _view_keys(keys, first=0, count=recipe.teacher_views)
-    copies = jnp.broadcast_to(levels[:, None], (len(levels), recipe.teacher_views, *levels.shape[1:]))
-    students, boxes, number = [], [], recipe.teacher_views
+    count = recipe.teacher_views + sum(len(group.teacher_of) for group in recipe.students)
+    draws = _uniform_draws(sample, seed=seed, views=count)
+    number = recipe.teacher_views
+    copies = jnp.broadcast_to(levels[:, None], (len(levels), number, *levels.shape[1:]))
+    teacher = _treat_views(copies, draws[:, :number], recipe.treatment)
+    students, boxes = [], []
     for group in recipe.students:
-        view_keys = _view_keys(keys, first=number, count=len(group.teacher_of))
-        crops, places = _student_crops(levels, _folded(view_keys, 0), group=group, recipe=recipe)
-        students.append(_treat_views(crops, _folded(view_keys, 1), recipe.treatment))
-        boxes.append(places)
+        own = draws[:, number : number + len(group.teacher_of)]
+        box = random_crop_box(own[..., :BOX_DRAWS], size=recipe.size, area=group.area, aspect=recipe.aspect)
+        crops = jax.vmap(functools.partial(crop_resize, levels, size=group.size), in_axes=1, out_axes=1)(box)
+        students.append(_treat_views(crops, own, recipe.treatment))
+        boxes.append(box)
         number += len(group.teacher_of)
-    return Views(
-        teacher=_treat_views(copies, teacher_keys, recipe.treatment), students=tuple(students), boxes=tuple(boxes)
-    )
+    return Views(teacher=teacher, students=tuple(students), boxes=tuple(boxes))
 
 
-def _view_keys(keys: Key[Array, " B"], *, first: int, count: int) -> Key[Array, "B V"]:
-    """Keys [B, V] of the views numbered from `first` over teacher and students together."""
-    return jnp.stack([_folded(keys, number) for number in range(first, first + count)], axis=1)
+def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Float[Array, "B V U"]:
+    """The numbers in [0, 1) that every view is made of: first its box's, then its treatment's.
 
+    Drawn at once: generators are a large part of what the compiler has to work through.
+    """
+    root = jax.random.fold_in(jax.random.key(seed), _VIEW_STREAM)
 
-def _student_crops(
-    levels: Float[Array, "B S S 3"], keys: Key[Array, "B V"], *, group: StudentViews, recipe: ViewRecipe
-) -> tuple[Float[Array, "B V s s 3"], Float[Array, "B V 4"]]:
-    """Resized crops [B, V, s, s, 3] of one group and their boxes [B, V, 4]."""
+    def of_one_view(index: Array, view: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(root, index), view)
+        return jax.random.uniform(key, (BOX_DRAWS + TREATMENT_DRAWS,))
 
-    def of_one_view(view_keys: Key[Array, " B"]) -> tuple[Array, Array]:
-        box = _each(random_crop_box, size=recipe.size, area=group.area, aspect=recipe.aspect)(view_keys)
-        return crop_resize(levels, box, size=group.size), box
-
-    return jax.vmap(of_one_view, in_axes=1, out_axes=1)(keys)
+    return jax.vmap(jax.vmap(of_one_view, in_axes=(None, 0)), in_axes=(0, None))(sample, jnp.arange(views))
 
 
 def _treat_views(
-    images: Float[Array, "B V H W 3"], keys: Key[Array, "B V"], treatment: Treatment
+    images: Float[Array, "B V H W 3"], draws: Float[Array, "B V U"], treatment: Treatment
 ) -> Float[Array, "B V H W 3"]:
-    """Treats images [B, V, H, W, 3] by keys [B, V]; one trace for all views of a size keeps the compile time down."""
-    return jax.vmap(functools.partial(treat, treatment=treatment), in_axes=1, out_axes=1)(images, keys)
+    """Treats every view by the last of its draws; one trace for all views of a size keeps the compile time down."""
+    by_view = jax.vmap(functools.partial(treat, treatment=treatment), in_axes=1, out_axes=1)
+    return by_view(images, draws[..., BOX_DRAWS:])
 
 
-def treat(images: Float[Array, "B H W 3"], keys: Key[Array, " B"], *, treatment: Treatment) -> Float[Array, "B H W 3"]:
-    """Colour jitter, grayscale, blur, solarise and normalise, each image by its own key; probability 0 costs nothing.
+def treat(
+    images: Float[Array, "B H W 3"], draws: Float[Array, "B U"], *, treatment: Treatment
+) -> Float[Array, "B H W 3"]:
+    """Colour jitter, grayscale, blur, solarise and normalise, each image by its own draws; probability 0 costs nothing.
 
     Args:
         images: whole grey levels, 0 to 255.
-        keys: one per image, [B].
+        draws: uniform in [0, 1); U is `TREATMENT_DRAWS`.
         treatment: probabilities and strengths.
     """
-    chance = _each(jax.random.uniform, shape=(5,))(_folded(keys, 0))
     blur_below, solarise_below = treatment.blur_probability, treatment.solarise_probability
     may_blur = treatment.blur_probability > 0
     if treatment.blur_and_solarise == "either":
-        first = chance[:, 4] < 0.5
+        first = draws[:, 4] < 0.5
         blur_below = jnp.where(first, treatment.blur_probability, treatment.alternative_blur_probability)
         solarise_below = jnp.where(first, 0.0, treatment.solarise_probability)
         may_blur = may_blur or treatment.alternative_blur_probability > 0
     if treatment.jitter_probability > 0:
-        jittered = _jitter(images, _folded(keys, 1), treatment)
-        images = pixels.where(chance[:, 0] < treatment.jitter_probability, jittered, images)
+        jittered = _jitter(images, draws[:, 5:13], treatment)
+        images = pixels.where(draws[:, 0] < treatment.jitter_probability, jittered, images)
     if treatment.grayscale_probability > 0:
-        images = pixels.where(chance[:, 1] < treatment.grayscale_probability, pixels.grayscale(images), images)
+        images = pixels.where(draws[:, 1] < treatment.grayscale_probability, pixels.grayscale(images), images)
     if may_blur:
         low, high = treatment.blur_sigma
-        sigma = _each(jax.random.uniform, shape=(), minval=low, maxval=high)(_folded(keys, 2))
-        blurred = pixels.gaussian_blur(images, sigma, max_sigma=high)
-        images = pixels.where(chance[:, 2] < blur_below, blurred, images)
+        blurred = pixels.gaussian_blur(images, low + (high - low) * draws[:, 13], max_sigma=high)
+        images = pixels.where(draws[:, 2] < blur_below, blurred, images)
     if treatment.solarise_probability > 0:
-        images = pixels.where(chance[:, 3] < solarise_below, pixels.solarise(images), images)
+        images = pixels.where(draws[:, 3] < solarise_below, pixels.solarise(images), images)
     return pixels.normalise(images, mean=treatment.mean, std=treatment.std)
 
 
-def _jitter(images: Array, keys: Key[Array, " B"], treatment: Treatment) -> Array:
+def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], treatment: Treatment) -> Array:
     """torchvision's ColorJitter: factors uniform in [max(0, 1 - s), 1 + s], hue in [-s, s], a random order.
 
     As there, a hue strength of 0 leaves the hue out.
@@ -209,27 +213,13 @@ def _jitter(images: Array, keys: Key[Array, " B"], treatment: Treatment) -> Arra
 
     def factor(number: int, strength: float) -> Array:
         low = max(0.0, 1.0 - strength)
-        return _each(jax.random.uniform, shape=(), minval=low, maxval=1.0 + strength)(_folded(keys, number))
+        return low + (1.0 + strength - low) * draws[:, number]
 
-    hue = None
-    if treatment.hue > 0:
-        hue = _each(jax.random.uniform, shape=(), minval=-treatment.hue, maxval=treatment.hue)(_folded(keys, 3))
     return pixels.color_jitter(
         images,
-        order=_each(jax.random.permutation, x=4)(_folded(keys, 4)),
+        order=jnp.argsort(draws[:, 4:], axis=-1),
         brightness=factor(0, treatment.brightness),
         contrast=factor(1, treatment.contrast),
         saturation=factor(2, treatment.saturation),
-        hue=hue,
+        hue=(2.0 * draws[:, 3] - 1.0) * treatment.hue if treatment.hue > 0 else None,
     )
-
-
-def _folded(keys: Key[Array, "*b"], number: int) -> Key[Array, "*b"]:
-    """Every key of the array, whatever its shape, folded with the number."""
-    flat = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys.reshape(-1))
-    return flat.reshape(keys.shape)
-
-
-def _each(draw: Callable[..., Array], **settings: object) -> Callable[[Array], Array]:
-    """The draw for every image with its own key."""
-    return jax.vmap(lambda key: draw(key, **settings))

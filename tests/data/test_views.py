@@ -1,0 +1,235 @@
+"""Recipes against METHOD's table; draws keyed by (seed, sample) alone; views against the treatments done one by one."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image
+
+from flsl_jax.data.views import (
+    TREATMENT_DRAWS,
+    Treatment,
+    ViewRecipe,
+    Views,
+    make_views,
+    paper_recipe,
+    released_recipe,
+    treat,
+)
+
+_SIZE, _LOCAL = 16, 8
+_OFF = Treatment(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
+_RECIPES = {
+    "paper": paper_recipe(size=_SIZE),
+    "released": released_recipe(size=_SIZE, local_size=_LOCAL),
+}
+recipes = pytest.mark.parametrize("recipe", list(_RECIPES.values()), ids=list(_RECIPES))
+
+
+def _images(count: int, *, size: int = _SIZE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@functools.lru_cache
+def _jitted(recipe: ViewRecipe, seed: int):
+    return jax.jit(functools.partial(make_views, seed=seed, recipe=recipe))
+
+
+def _views(images: np.ndarray, sample: np.ndarray, *, recipe: ViewRecipe, seed: int = 3) -> Views:
+    return _jitted(recipe, seed)(jnp.asarray(images), jnp.asarray(sample, jnp.uint32))
+
+
+def _assert_identical(actual: Views, expected: Views, *, rows: slice | np.ndarray = slice(None)) -> None:
+    """The actual views are bit for bit these rows of the expected ones."""
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(left, np.asarray(right)[rows])
+
+
+def _levels(views: np.ndarray, treatment: Treatment) -> np.ndarray:
+    """Grey levels of normalised views."""
+    return np.asarray(views) * 255 * np.array(treatment.std) + 255 * np.array(treatment.mean)
+
+
+def test_numbers_of_the_recipes_are_the_methods() -> None:
+    paper, released = paper_recipe(), released_recipe()
+    assert (paper.size, paper.teacher_views, paper.aspect) == (224, 2, (3 / 4, 4 / 3))
+    (student,) = paper.students
+    assert (student.size, student.area, student.teacher_of) == (224, (0.5, 1.0), (1, 0))
+    assert (released.size, released.teacher_views, released.aspect) == (224, 1, (3 / 4, 4 / 3))
+    large, small = released.students
+    assert (large.size, large.area, large.teacher_of) == (224, (0.5, 1.0), (0,))
+    assert (small.size, small.area, small.teacher_of) == (96, (0.05, 0.4), (0, 0))
+    for treatment in (paper.treatment, released.treatment):
+        assert (treatment.jitter_probability, treatment.grayscale_probability) == (0.8, 0.2)
+        strengths = (treatment.brightness, treatment.contrast, treatment.saturation, treatment.hue)
+        assert strengths == (0.4, 0.4, 0.2, 0.1)
+        assert (treatment.blur_probability, treatment.blur_sigma, treatment.solarise_probability) == (
+            0.5,
+            (0.1, 2.0),
+            0.2,
+        )
+        assert treatment.mean == (0.485, 0.456, 0.406)
+        assert treatment.std == (0.229, 0.224, 0.225)
+    assert paper.treatment.blur_and_solarise == "independent"
+    assert released.treatment.blur_and_solarise == "either"
+    assert released.treatment.alternative_blur_probability == 0.1
+
+
+def test_recipes_are_static_under_jit_and_can_be_shrunk() -> None:
+    assert hash(paper_recipe()) == hash(paper_recipe())
+    weaker = dataclasses.replace(Treatment(), hue=0.0)
+    assert released_recipe(size=64, treatment=weaker).treatment.hue == 0.0
+    assert paper_recipe(student_area=(0.3, 0.6)).students[0].area == (0.3, 0.6)
+
+
+@recipes
+def test_shapes_types_and_range(recipe: ViewRecipe) -> None:
+    views = _views(_images(3), np.arange(3), recipe=recipe)
+    assert views.teacher.shape == (3, recipe.teacher_views, _SIZE, _SIZE, 3)
+    for group, students, boxes in zip(recipe.students, views.students, views.boxes, strict=True):
+        assert students.shape == (3, len(group.teacher_of), group.size, group.size, 3)
+        assert boxes.shape == (3, len(group.teacher_of), 4)
+    for pixels in (views.teacher, *views.students):
+        assert pixels.dtype == jnp.float32
+        levels = _levels(pixels, recipe.treatment)
+        np.testing.assert_allclose(levels, np.clip(np.round(levels), 0, 255), atol=1e-3)
+
+
+def test_base_crops_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"base crops are \(12, 12, 3\); the recipe expects \(16, 16, 3\)"):
+        make_views(jnp.asarray(_images(1, size=12)), jnp.zeros(1, jnp.uint32), seed=0, recipe=paper_recipe(size=16))
+
+
+@recipes
+def test_a_view_depends_on_the_seed_and_its_sample_alone(recipe: ViewRecipe) -> None:
+    images, sample = _images(8), np.array([5, 0, 70_000, 2**32 - 1, 3, 9, 1, 2**31], np.uint32)
+    together = _views(images, sample, recipe=recipe)
+    turned = np.roll(np.arange(8), 3)
+    _assert_identical(_views(images[turned], sample[turned], recipe=recipe), together, rows=turned)
+    for rows in (slice(0, 3), slice(3, 6), slice(5, 8)):
+        _assert_identical(_views(images[rows], sample[rows], recipe=recipe), together, rows=rows)
+
+
+@recipes
+def test_views_are_the_same_on_one_and_on_eight_devices_without_communication(recipe: ViewRecipe) -> None:
+    images, sample = _images(16), np.arange(100, 116, dtype=np.uint32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    split = (jax.device_put(images, sharding), jax.device_put(sample, sharding))
+    compiled = _jitted(recipe, 3).lower(*split).compile()
+    sharded = compiled(*split)
+    assert all(leaf.sharding.is_equivalent_to(sharding, leaf.ndim) for leaf in jax.tree.leaves(sharded))
+    _assert_identical(sharded, _views(images, sample, recipe=recipe))
+    text = compiled.as_text()
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert collective not in text
+
+
+def test_other_seeds_samples_and_views_have_other_draws() -> None:
+    recipe = released_recipe(size=_SIZE, local_size=_LOCAL, local_area=(0.5, 1.0))
+    recipe = dataclasses.replace(recipe, teacher_views=2)
+    image = np.repeat(_images(1), 64, axis=0)
+    views = _views(image, np.arange(64), recipe=recipe)
+    other = _views(image, np.arange(64), recipe=recipe, seed=4)
+    assert np.mean(np.asarray(views.boxes[0]) != np.asarray(other.boxes[0])) > 0.3
+    assert np.mean(np.any(views.teacher != other.teacher, axis=(1, 2, 3, 4))) > 0.9
+    # Of equal images, each sample gets its own views.
+    assert len({np.asarray(row).tobytes() for row in views.teacher}) > 55
+    assert len({np.asarray(row).tobytes() for row in views.boxes[0]}) > 55
+    # And so does each view of a sample, boxes and treatments.
+    boxes = np.concatenate([np.asarray(group) for group in views.boxes], axis=1)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert np.mean(np.any(boxes[:, first] != boxes[:, second], axis=-1)) > 0.9
+    assert np.mean(np.any(views.teacher[:, 0] != views.teacher[:, 1], axis=(1, 2, 3))) > 0.9
+
+
+@pytest.mark.parametrize("make", [paper_recipe, functools.partial(released_recipe, local_size=_LOCAL)])
+def test_untreated_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None:
+    recipe, images = make(size=_SIZE, treatment=_OFF), _images(6)
+    if recipe.treatment.blur_and_solarise == "either":
+        recipe = dataclasses.replace(
+            recipe, treatment=dataclasses.replace(recipe.treatment, alternative_blur_probability=0.0)
+        )
+    views = _views(images, np.arange(6), recipe=recipe)
+    for view in range(recipe.teacher_views):
+        np.testing.assert_allclose(_levels(views.teacher[:, view], _OFF), images, atol=1e-3)
+    for group, students, boxes in zip(recipe.students, views.students, views.boxes):
+        for sample in range(6):
+            for view in range(len(group.teacher_of)):
+                y0, x0, y1, x1 = (int(edge) for edge in boxes[sample, view])
+                window = Image.fromarray(images[sample]).crop((x0, y0, x1, y1))
+                expected = np.asarray(window.resize((group.size, group.size), Image.Resampling.BICUBIC), np.float32)
+                difference = np.abs(_levels(students[sample, view], _OFF) - expected)
+                assert difference.max() < 3.5
+                assert difference.mean() < 0.05
+
+
+def _treated(count: int, treatment: Treatment, image: np.ndarray) -> np.ndarray:
+    """Grey levels of one image under `count` keys."""
+    draws = jax.random.uniform(jax.random.key(11), (count, TREATMENT_DRAWS))
+    images = jnp.broadcast_to(jnp.asarray(image, jnp.float32), (count, *image.shape))
+    return _levels(jax.jit(functools.partial(treat, treatment=treatment))(images, draws), treatment)
+
+
+def _share(changed: np.ndarray) -> float:
+    return float(np.mean(np.any(changed, axis=(1, 2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("name", "probability"),
+    [
+        ("jitter_probability", 0.8),
+        ("grayscale_probability", 0.2),
+        ("blur_probability", 0.5),
+        ("solarise_probability", 0.2),
+    ],
+)
+def test_each_treatment_happens_as_often_as_it_should(name: str, probability: float) -> None:
+    count, image = 4000, _images(1, size=4)[0]
+    settings = {"blur_sigma": (1.0, 2.0), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    treated = _treated(count, dataclasses.replace(_OFF, **{name: probability}, **settings), image)
+    # Four standard deviations of a mean of `count` draws; a jitter that changes nothing is rare.
+    assert abs(_share(np.abs(treated - image) > 0.5) - probability) < 4 * np.sqrt(probability / count) * 0.9
+
+
+def test_released_treatment_blurs_and_solarises_by_halves() -> None:
+    count = 8000
+    bright = np.full((4, 4, 3), 10, np.uint8)
+    bright[:2] = 250
+    off = dataclasses.replace(_OFF, blur_sigma=(1.0, 2.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    either = dataclasses.replace(off, blur_probability=0.5, solarise_probability=0.2, blur_and_solarise="either")
+    levels = _treated(count, either, bright)
+    blurred = np.any(np.abs(levels - np.where(levels < 128, 10, 250)) > 5.5, axis=(1, 2, 3))
+    solarised = levels.max(axis=(1, 2, 3)) < 128
+    tolerance = 4 * np.sqrt(0.25 / count)
+    # ½ · 0.5 + ½ · 0.1 and ½ · 0.2; both together only in the second half: ½ · 0.1 · 0.2.
+    assert abs(blurred.mean() - 0.30) < tolerance
+    assert abs(solarised.mean() - 0.10) < tolerance
+    assert abs((blurred & solarised).mean() - 0.01) < 4 * np.sqrt(0.01 / count)
+
+
+@pytest.mark.parametrize(("strength", "bounds"), [(0.4, (0.6, 1.4)), (1.5, (0.0, 2.5))])
+def test_brightness_is_uniform_between_its_bounds(strength: float, bounds: tuple[float, float]) -> None:
+    treatment = dataclasses.replace(
+        _OFF, jitter_probability=1.0, brightness=strength, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    factors = _treated(3000, treatment, np.full((2, 2, 3), 100, np.uint8))[:, 0, 0, 0] / 100
+    assert bounds[0] - 0.011 <= factors.min() < bounds[0] + 0.02
+    assert bounds[1] - 0.02 < factors.max() <= bounds[1]
+    # Truncation to whole levels takes half a level on average.
+    quartiles = np.quantile(factors, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(
+        quartiles, np.interp([0.25, 0.5, 0.75], [0, 1], bounds) - 0.005, atol=0.04 * strength / 0.4
+    )
+
+
+def test_switched_off_treatments_change_nothing() -> None:
+    image = _images(1, size=8)[0]
+    np.testing.assert_allclose(_treated(20, _OFF, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
+    strengthless = Treatment(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter_probability=1.0)
+    still = dataclasses.replace(strengthless, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
+    np.testing.assert_allclose(_treated(20, still, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)

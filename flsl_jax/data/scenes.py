@@ -1,7 +1,7 @@
 """Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
 
 A class is a texture on a shape. Colours, contrast, scale, rotation and place are drawn for every object, so a class
-shows in structure and not in colour: raw pixels tell little, features that ignore colour tell much.
+shows in structure and not in colour or brightness: raw pixels tell little, features of texture tell much.
 """
 
 import dataclasses
@@ -178,7 +178,7 @@ def _random_layout(rng: np.random.Generator) -> _Layout:
             )
         )
     return _Layout(
-        background_colors=rng.uniform(20, 235, (2, 3)),
+        background_colors=rng.uniform(50, 205, (2, 1)) + rng.uniform(-30, 30, (2, 3)),
         roughness=rng.uniform(0.8, 1.8),
         objects=tuple(objects),
         grain=rng.uniform(1.0, 6.0),
@@ -187,11 +187,9 @@ def _random_layout(rng: np.random.Generator) -> _Layout:
 
 
 def _two_colors(rng: np.random.Generator) -> np.ndarray:
-    """Two colours far enough apart in brightness for a texture to show."""
-    while True:
-        colors = rng.uniform(0, 255, (2, 3))
-        if abs(colors[0].mean() - colors[1].mean()) > 50:
-            return colors
+    """A dark and a light colour in either order, both near grey: what is left to tell objects apart is structure."""
+    levels = rng.permutation(rng.uniform((25, 160), (95, 230)))
+    return levels[:, None] + rng.uniform(-30, 30, (2, 3))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,35 +5,58 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
 from flsl_jax.config import Config
+from flsl_jax.training.state import build_network
 
-# Dense bfloat16 peaks in FLOP/s by the start of `device_kind`, from the makers' data sheets.
+# Dense (not sparse) peaks in FLOP/s of what JAX calls one device, from the makers' data sheets: bfloat16 products with
+# float32 sums, float16 on V100 and T4, which have no bfloat16. TPU v2, v3 and v7x show each chip as two devices.
 _PEAKS = {
+    "TPU v2": 45e12 / 2,
     "TPU v3": 123e12 / 2,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
     "TPU v5": 459e12,
+    "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200": 989e12,
     "NVIDIA H200": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA A100": 312e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
+    "NVIDIA A40": 150e12,
+    "NVIDIA A30": 165e12,
     "NVIDIA A10": 125e12,
-    "Tesla V100": 125e12,
+    "NVIDIA A10G": 70e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA RTX A6000": 155e12,
+    "NVIDIA RTX 6000 Ada Generation": 364e12,
     "NVIDIA GeForce RTX 3090": 71e12,
+    "NVIDIA GeForce RTX 3090 Ti": 80e12,
     "NVIDIA GeForce RTX 4090": 165e12,
+    "Tesla V100": 125e12,
+    "Tesla T4": 65e12,
 }
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 peak of one device in FLOP/s; None where it is not known, as for every CPU."""
-    matches = [name for name in _PEAKS if device_kind.startswith(name)]
+    """Dense half-precision peak of one device in FLOP/s; None where it is not known, as for every CPU.
+
+    Args:
+        device_kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-80GB"; the longest known name that it starts with,
+            up to the end of a word, counts.
+    """
+    matches = [name for name in _PEAKS if device_kind == name or device_kind.startswith((f"{name} ", f"{name}-"))]
     return _PEAKS[max(matches, key=len)] if matches else None
 
 
@@ -48,80 +71,136 @@ def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> i
     return 2 * (width * hidden + hidden**2 + hidden * bottleneck + bottleneck * centroids)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _StudentGroup:
+    """`count` student views of an image, of `size` pixels, with `tokens` and `queries` each."""
+
+    count: int
+    size: int
+    tokens: int
+    queries: int
+
+
+def _student_groups(config: Config) -> list[_StudentGroup]:
+    """The student views of an image by size: two full-size ones (paper), or one and two small ones (released)."""
+    views, objective = config.views, config.objective
+
+    def group(count: int, size: int, window: int) -> _StudentGroup:
+        side = size // config.model.patch_size
+        return _StudentGroup(count=count, size=size, tokens=side**2, queries=(side // window) ** 2)
+
+    if views.recipe == "paper":
+        return [group(2, views.size, objective.query_window)]
+    return [group(1, views.size, objective.query_window), group(2, views.local_size, objective.local_query_window)]
+
+
 def step_flops_per_image(config: Config) -> float:
     """FLOPs of a training step per image: teacher views once, student views three times (forward and backward), head on
     the queries' modes, mean-shift; views' pixels, losses and the optimizer are left out."""
-    model, head, views = config.model, config.head, config.views
-    groups = [(views.size, 2 if views.recipe == "paper" else 1, config.objective.query_window)]
-    teacher_views = groups[0][1]
-    if views.recipe == "released":
-        groups.append((views.local_size, 2, config.objective.local_query_window))
+    model, head = config.model, config.head
     per_mode = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
 
-    def encode(size: int) -> int:
-        tokens = (size // model.patch_size) ** 2
+    def encode(tokens: int) -> int:
         return forward_flops(tokens=tokens, patch_size=model.patch_size, width=model.width, depth=model.depth)
 
-    teacher_tokens = (views.size // model.patch_size) ** 2
-    total = float(teacher_views * encode(views.size))
-    for size, count, window in groups:
-        side = size // model.patch_size
-        queries = (side // window) ** 2
-        self_shift, cross_shift = 4 * queries * side**2 * model.width, 4 * queries * teacher_tokens * model.width
-        total += count * (3 * encode(size) + queries * 4 * per_mode + 3 * self_shift + cross_shift)
+    teacher_tokens = (config.views.size // model.patch_size) ** 2
+    total = float((2 if config.views.recipe == "paper" else 1) * encode(teacher_tokens))
+    for group in _student_groups(config):
+        self_shift = 4 * group.queries * group.tokens * model.width
+        cross_shift = 4 * group.queries * teacher_tokens * model.width
+        mode_flops = group.queries * 4 * per_mode
+        total += group.count * (3 * encode(group.tokens) + mode_flops + 3 * self_shift + cross_shift)
     return total
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one device: `state` (parameters, teacher, moments, gradients), `activations` kept for the backward pass,
-    `logits` of student and teacher with their gradients."""
+    """Bytes on one device.
+
+    `state`: parameters, teacher, moments and gradients. `activations`: what the student's backbone keeps for the backward
+    pass, and, of the block that is being differentiated, what is recomputed and the gradients in flight. `logits`: of student and teacher, their
+    probabilities and gradients. `pixels`: the views, as float32, while they are made and read.
+    """
 
     state: float
     activations: float
     logits: float
+    pixels: float
 
     @property
     def total(self) -> float:
-        return self.state + self.activations + self.logits
+        return self.state + self.activations + self.logits + self.pixels
+
+
+# Copies that are alive at once, and gradients in flight as a share of a block's kept values: fitted to compiled steps.
+_STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
+_GRADIENTS_IN_FLIGHT = 0.4
 
 
 def estimate_memory(config: Config, *, parameters: int, devices: int, compute_bytes: int) -> MemoryEstimate:
-    """A rough estimate, before anything is allocated.
+    """An estimate, before anything is allocated or compiled; nothing is computed for it.
 
-    Five float32 copies of the parameters over `fsdp` devices (student, teacher, two moments, gradients). Activations
-    per token and block: 18 D numbers without remat (inputs of the norms and products, attention's output, the MLP's
-    hidden layer twice) and the attention weights where they are stored, 1 D with full remat, 11 D with "dots".
+    What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
+    dtype and `remat`. For steps compiled for a CPU the total was 0.90 to 1.14 times XLA's own account, from 64 to 128 px
+    and in all `remat` modes, micro-batches and both recipes; an accelerator's compiler may save some of it.
+
+    Args:
+        config: batch, views, network, `micro_batches`, `fsdp`.
+        parameters: of backbone and head.
+        devices: over which the batch is spread.
+        compute_bytes: of a number in matrix products: 2 (bfloat16) or 4 (float32).
     """
-    model, views = config.model, config.views
-    images = config.batch_size / devices / config.compute.micro_batches
-    tokens = (views.size // model.patch_size) ** 2
-    student_views = 2 if views.recipe == "paper" else 1 + 2 * (views.local_size / views.size) ** 2
-    kept = {"none": 18, "dots": 11, "full": 1}[config.compute.remat]
-    per_token = model.depth * kept * model.width * compute_bytes
-    if config.compute.attention == "xla" and config.compute.remat == "none":
-        per_token += model.depth * model.num_heads * tokens * (compute_bytes + 4)
-    queries = student_views * (views.size // model.patch_size // config.objective.query_window) ** 2
+    images = config.batch_size / devices
+    part = images / config.compute.micro_batches
+    dtype = {2: "bfloat16", 4: "float32"}[compute_bytes]
+
+    def kept(size: int, remat: str) -> int:
+        compute = dataclasses.replace(config.compute, dtype=dtype, remat=remat)
+        return _kept_bytes_per_image(dataclasses.replace(config, compute=compute), size=size)
+
+    activations = pixels = queries = 0.0
+    for group in _student_groups(config):
+        stored, everything = kept(group.size, config.compute.remat), kept(group.size, "none")
+        block = (everything - stored + _GRADIENTS_IN_FLIGHT * everything) / config.model.depth
+        activations += part * group.count * (stored + block)
+        pixels += part * group.count * group.size**2 * 3 * 4
+        queries += group.count * group.queries
     return MemoryEstimate(
-        state=5 * 4 * parameters / config.parallel.fsdp,
-        activations=images * student_views * tokens * per_token,
-        logits=4 * 4 * config.batch_size / devices * queries * config.head.centroids,
+        state=_STATE_COPIES * 4 * parameters / config.parallel.fsdp,
+        activations=activations,
+        logits=_LOGITS_COPIES * 4 * images * queries * config.head.centroids,
+        pixels=_PIXEL_COPIES * pixels,
     )
+
+
+def _kept_bytes_per_image(config: Config, *, size: int) -> int:
+    """Bytes that reverse-mode differentiation of the backbone keeps for one more image of `size` pixels."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))).backbone, nnx.Param)
+
+    def kept(images: int) -> int:
+        pixels = jax.ShapeDtypeStruct((images, size, size, 3), jnp.float32)
+        residuals = jax.eval_shape(
+            lambda params, pixels: jax.vjp(lambda params: nnx.merge(graph, params)(pixels), params)[1], params, pixels
+        )
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+
+    return kept(2) - kept(1)
 
 
 def describe_memory(estimate: MemoryEstimate) -> str:
     """One line; with what to change where the device has less."""
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
-    line = (
-        f"memory per device, estimated: {_gib(estimate.total)} (state {_gib(estimate.state)}, activations "
-        f"{_gib(estimate.activations)}, logits {_gib(estimate.logits)})"
-    )
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(estimate).items())
+    line = f"memory per device, estimated: {_gib(estimate.total)} ({parts})"
     if limit is None:
         return line
     line += f" of {_gib(limit)}"
     if estimate.total > 0.9 * limit:
-        line += "; this may not fit: raise config.compute.micro_batches, or set config.compute.remat=dots"
+        line += (
+            "; this may not fit: raise config.compute.micro_batches, set config.compute.remat=dots or full, or, where "
+            "the state is large, raise config.parallel.fsdp"
+        )
     return line
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from flsl_jax.config import Config, ModelConfig
 from flsl_jax.models import ViT
 from flsl_jax.training import cost
+from flsl_jax.training.state import build_network
 from tests.tiny import tiny_config
 
 
@@ -35,10 +36,52 @@ def test_the_paper_recipes_cost_what_the_limits_table_says_within_two_percent(mo
     assert cost.step_flops_per_image(config) / 1e9 == pytest.approx(gflop, rel=0.02)
 
 
-def test_peaks_are_those_of_the_most_specific_name():
-    assert cost.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert cost.peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert cost.peak_flops("cpu") is None
+@pytest.mark.parametrize(
+    ("device_kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("NVIDIA H1000", None),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_those_of_the_most_specific_name_of_whole_words(device_kind, peak):
+    assert cost.peak_flops(device_kind) == peak
+
+
+@pytest.mark.parametrize(("remat", "width"), [("none", 64), ("none", 96), ("dots", 64), ("full", 64)])
+def test_estimated_activations_are_what_the_compiler_sets_aside(remat, width):
+    depth, images = 4, 8
+    config = tiny_config(
+        batch_size=images,
+        model={"width": width, "depth": depth, "drop_path": 0.0},
+        views={"size": 64},
+        compute={"remat": remat},
+    )
+    backbone = build_network(config, rngs=nnx.Rngs(0)).backbone
+    graph, params = nnx.split(backbone, nnx.Param)
+
+    def loss(params, pixels):
+        return jnp.sum(jnp.square(nnx.merge(graph, params)(pixels)))
+
+    pixels = jnp.zeros((2 * images, 64, 64, 3))  # the paper's two student views of each image
+    compiled = jax.jit(jax.grad(loss)).lower(params, pixels).compile()
+    estimate = cost.estimate_memory(config, parameters=0, devices=1, compute_bytes=4)
+    assert estimate.activations == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.2)
+
+
+def test_bfloat16_keeps_less_than_float32_and_devices_share_the_batch():
+    def activations(**settings):
+        return cost.estimate_memory(tiny_config(), parameters=0, **settings).activations
+
+    whole = activations(devices=1, compute_bytes=4)
+    assert 0.5 * whole < activations(devices=1, compute_bytes=2) < whole  # statistics stay in float32
+    assert activations(devices=4, compute_bytes=4) == whole / 4
 
 
 def test_micro_batches_remat_and_fsdp_lower_the_estimate():

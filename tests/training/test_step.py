@@ -69,8 +69,10 @@ def gradients(config):
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch():
-    whole = gradients(tiny_config())
-    chex.assert_trees_all_close(gradients(tiny_config(compute={"micro_batches": 4})), whole, rtol=1e-5, atol=1e-6)
+    """To 1e-6 of each tensor's largest gradient: single elements that nearly cancel carry the sum's rounding."""
+    whole, parts = gradients(tiny_config()), gradients(tiny_config(compute={"micro_batches": 4}))
+    errors = jax.tree.map(lambda ours, theirs: np.abs(ours - theirs).max() / np.abs(theirs).max(), parts, whole)
+    assert max(jax.tree.leaves(errors)) < 1e-6, errors
 
 
 def test_micro_batches_on_eight_devices():

@@ -178,8 +178,24 @@ class ViT(nnx.Module):
     def _attend(self, qkv: Float[Array, "B N E"]) -> Float[Array, "B N D"]:
         batch, tokens, _ = qkv.shape
         query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.num_heads, -1), 2, 0)
-        mixed = jax.nn.dot_product_attention(query, key, value, implementation=self.attention)
+        if self.attention == "cudnn":
+            mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        else:
+            mixed = attend(query, key, value)
         return mixed.reshape(batch, tokens, self.width)
+
+
+def attend(
+    query: Float[Array, "B N heads d"], key: Float[Array, "B N heads d"], value: Float[Array, "B N heads d"]
+) -> Float[Array, "B N heads d"]:
+    """`softmax(q kᵀ / √d) v` as `jax.nn.dot_product_attention` has it, the softmax in float32.
+
+    Heads are moved before the tokens first, which nearly halves the time of forward and backward pass on a CPU.
+    """
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    logits = jnp.matmul(query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits * query.shape[-1] ** -0.5, axis=-1).astype(value.dtype)
+    return jnp.swapaxes(weights @ value, 1, 2)
 
 
 def pad_to_patch(images: Float[Array, "B H W 3"], *, patch_size: int) -> Float[Array, "B P Q 3"]:

@@ -323,7 +323,9 @@ def _check(config: Config) -> None:
         _require(
             len(span) == 2 and 0 < span[0] <= span[1], f"{key} is {span}; expected (low, high) with 0 < low <= high"
         )
-        _require(not name.endswith("_area") or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1")
+        _require(
+            not name.endswith("_area") or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1"
+        )
     for field in dataclasses.fields(views):
         if field.name.endswith("_probability"):
             value = getattr(views, field.name)

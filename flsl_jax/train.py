@@ -25,13 +25,16 @@ from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
 from flsl_jax.training.setup import Training, build_training, describe
-from flsl_jax.training.validation import Validation
+from flsl_jax.training.validation import Validation, draw_features
 from flsl_jax.training.writers import Writers, open_writers, read_metrics
 
 log = logging.getLogger(__name__)
 
 # Metrics are read this many steps after their step was dispatched, so that the devices are never waited for.
 _READ_LATE = 3
+
+# Images in the picture of the features that a run leaves.
+_SHOWN_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,7 @@ class _Run:
         self._pending: collections.deque[_Pending] = collections.deque()
         self._last: dict[str, float] = {}
         self._knn: dict[str, float] = {}
+        self._shown = None if validation is None else validation.val.images[:_SHOWN_IMAGES]
 
     def execute(self) -> Outcome:
         """Restores or initialises, loops, saves."""
@@ -155,12 +159,14 @@ class _Run:
         with contextlib.closing(writers):
             if start == 0:
                 self._validate(state, 0, writers)
-            step = self._loop(state, start=start, end=end, writers=writers)
+            state, step = self._loop(state, start=start, end=end, writers=writers)
         self._checkpoints.wait()
+        if start < step == end:
+            draw_features(self._training, state.teacher, self._shown, self._workdir / "features.png")
         return Outcome(step=step, finished=step == end)
 
-    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> int:
-        """Steps `start` … `end`; returns the step that was reached."""
+    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> tuple[Any, int]:
+        """Steps `start` … `end`; returns the state and the step that were reached."""
         step, clock = start, _Clock(self._config.batch_size, step=start)
         steps_per_epoch = self._loader.steps_per_epoch
         save_every = max(1, round(self._config.checkpoint.every_epochs * steps_per_epoch))
@@ -173,6 +179,8 @@ class _Run:
                 with jax.transfer_guard("disallow"), _memory_hint():
                     state, metrics = self._training.step(state, batch.images, batch.sample)
                 step += 1
+                if self._shown is None:
+                    self._shown = batch.host.images[:_SHOWN_IMAGES].copy()
                 self._pending.append(_Pending(step=step, metrics=metrics, batch=batch.host))
                 self._settle(writers, clock, keep=_READ_LATE)
                 stop = step == end or self._interrupt.requested(step)
@@ -189,7 +197,7 @@ class _Run:
                     break
         if self._interrupt.reason and step < end:
             log.warning("stopped at step %d by %s; saved, continue with the same command", step, self._interrupt.reason)
-        return step
+        return state, step
 
     def _settle(self, writers: Writers, clock: "_Clock", *, keep: int) -> None:
         """Reads the metrics of all but the newest `keep` steps; stops the run on a non-finite value; writes lines."""

@@ -118,8 +118,8 @@ class MemoryEstimate:
     """Bytes on one device.
 
     `state`: parameters, teacher, moments and gradients. `activations`: what the student's backbone keeps for the backward
-    pass, and, of the block that is being differentiated, what is recomputed and the gradients in flight. `logits`: of student and teacher, their
-    probabilities and gradients. `pixels`: the views, as float32, while they are made and read.
+    pass, and, of the block that is being differentiated, what is recomputed and the gradients in flight. `logits`: of
+    student and teacher, their probabilities and gradients. `pixels`: the views, as float32, while they are made and read.
     """
 
     state: float

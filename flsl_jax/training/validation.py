@@ -1,22 +1,33 @@
-"""The bbox-aligned k-NN during training."""
+"""What is seen of a network during training: the bbox-aligned k-NN, and a picture of its tokens."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from flsl_jax.config import Config, EvaluationConfig
 from flsl_jax.data.pixels import normalise
 from flsl_jax.data.sources import open_source
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
-from flsl_jax.evaluation.bbox_knn import BboxKnnResult, KnnData, evaluate_bbox_knn, pixel_tokens, prepare_knn
+from flsl_jax.evaluation.bbox_knn import (
+    BboxKnnResult,
+    EncodeTokens,
+    KnnData,
+    evaluate_bbox_knn,
+    pixel_tokens,
+    prepare_knn,
+)
+from flsl_jax.pictures.features import save_features
 from flsl_jax.training.setup import Training
-from flsl_jax.typing import Array
+from flsl_jax.typing import Array, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +62,7 @@ class Validation:
             params: parameters on any devices; the teacher's as a rule.
             baseline: measure raw pixels too.
         """
-        local = jax.tree.map(jnp.asarray, jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params)))
-        encode = _encoder(training.pure_step.graph)
-        values = _named("knn", self._evaluate(lambda images: encode(local, images)))
+        values = _named("knn", self._evaluate(local_encoder(training, params)))
         if baseline:
             pixels = functools.partial(pixel_tokens, patch_size=self.patch_size)
             values |= _named("knn_pixels", self._evaluate(pixels))
@@ -70,6 +79,26 @@ class Validation:
             k_scale=settings.k_scale,
             temp=settings.temp,
         )
+
+
+def local_encoder(training: Training, params: Any) -> EncodeTokens:
+    """Maps uint8 images [b, s, s, 3] to tokens [b, N, D] on this process's own devices.
+
+    Every process must call this, with parameters on any devices; what it returns each may use by itself.
+    """
+    local = jax.tree.map(jnp.asarray, jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params)))
+    encode = _encoder(training.pure_step.graph)
+    return lambda images: encode(local, images)
+
+
+def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:
+    """Writes the picture of a network's tokens below those of the untrained one; every process calls, the first writes."""
+    untrained = jax.jit(lambda: training.init().teacher)()
+    encoders = {"untrained": local_encoder(training, untrained), "trained": local_encoder(training, params)}
+    if jax.process_index() == 0:
+        tokens = {name: np.asarray(encode(images)) for name, encode in encoders.items()}
+        grids = {name: rearrange(x, "i (h w) d -> i h w d", h=math.isqrt(x.shape[1])) for name, x in tokens.items()}
+        save_features(images, grids, path)
 
 
 @functools.lru_cache(maxsize=2)

@@ -26,7 +26,9 @@ def load_model(path: str | Path, *, network: Literal["teacher", "student"] = "te
     elif folder.name == "checkpoints":
         step = None
     else:
-        raise UserError(f"{folder} is neither a run's workdir (no checkpoints/ in it) nor a checkpoint (checkpoints/STEP)")
+        raise UserError(
+            f"{folder} is neither a run's workdir (no checkpoints/ in it) nor a checkpoint (checkpoints/STEP)"
+        )
     _, state, run = read_checkpoint(folder, step=step)
     params = jax.tree.map(jnp.asarray, state[network])
     return nnx.merge(network_graph(parse_config(run["config"])), params).backbone

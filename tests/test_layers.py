@@ -1,0 +1,55 @@
+"""Imports point down only, and the packages that must stay light stay so."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "flsl_jax"
+# From the bottom up: a module imports from the layers below its own and from its own package.
+LAYERS = (
+    {"typing", "errors"},
+    {"schedules", "objective"},
+    {"config"},
+    {"parallel", "data", "models"},
+    {"evaluation", "pictures"},
+    {"training"},
+    {"weights", "train"},
+    {"main", "prepare", "__init__"},
+)
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+
+def imported_parts(path):
+    """The parts of flsl_jax that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "flsl_jax":
+            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("flsl_jax.")]
+        else:
+            continue
+        yield from names
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    upward = {part for part in imported_parts(path) if part != own and LAYER_OF[part] >= LAYER_OF[own]}
+    assert not upward, f"{own} is in layer {LAYER_OF[own]} and imports {upward}"
+
+
+def test_configs_import_nothing_of_the_package():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert not list(imported_parts(path)), path
+
+
+def test_importing_the_package_imports_no_heavy_library():
+    code = (
+        "import flsl_jax, sys; print([name for name in ('jax', 'torch', 'tensorflow', 'grain') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

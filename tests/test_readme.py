@@ -1,0 +1,58 @@
+"""What README and docs promise: links lead somewhere, commands name real files, modules, flags and config keys."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flsl_jax.config import parse_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def commands(page):
+    """Lines of code blocks that run Python modules or scripts of launch/, without comments."""
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "-m" in words or any(word.startswith("launch/") for word in words):
+                yield words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_name_real_files_and_keys(page):
+    for words in commands(page):
+        files = [word for word in words if word.startswith(("launch/", "configs/"))]
+        files += [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+        assert [name for name in files if not (ROOT / name).exists()] == [], words
+        if "-m" in words:
+            module = words[words.index("-m") + 1]
+            assert module in ("pip", "venv") or importlib.util.find_spec(module), words
+        configs = [name for name in files if name.startswith("configs/")]
+        keys = [word[len("--config.") :].split("=", 1)[0] for word in words if word.startswith("--config.")]
+        if configs:
+            check_keys(configs[0], keys)
+
+
+def check_keys(config, keys):
+    spec = importlib.util.spec_from_file_location("config", ROOT / config)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    settings = module.get_config()
+    parse_config(settings.to_dict())
+    for key in keys:
+        value = settings
+        for name in key.split("."):
+            assert name in value, f"{config} has no {key}"
+            value = value[name]

@@ -1,0 +1,39 @@
+"""Signals and the wall clock ask for a stop."""
+
+import os
+import signal
+
+import pytest
+
+from flsl_jax.training.interrupt import Interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_for_a_stop_and_names_itself(number):
+    with Interrupt() as interrupt:
+        assert not interrupt.requested(1)
+        os.kill(os.getpid(), number)
+        assert interrupt.requested(2)
+        assert interrupt.reason == number.name
+
+
+def test_a_second_interrupt_from_the_keyboard_ends_at_once():
+    with Interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_handlers_from_before_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_wall_clock_asks_for_a_stop():
+    with Interrupt(max_hours=1e-9) as interrupt:
+        assert interrupt.requested(1)
+        assert "max_hours" in interrupt.reason
+    with Interrupt(max_hours=1.0) as interrupt:
+        assert not interrupt.requested(1)

@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
             "pos_embed": "learned",
             "pos_resize": "bicubic",
             "drop_path": 0.1,
+            "init_std": 0.02,
         }
     )
     config.head = ConfigDict({"hidden": 2048, "bottleneck": 256, "centroids": 4096, "norm_last_layer": True})
@@ -47,6 +48,7 @@ def get_config() -> ConfigDict:
             "cross_inv_temp": schedule(0.2 / 384**0.5, 0.2 / 384**0.5),
             "student_temp": 0.1,
             "teacher_temp": schedule(0.04, 0.07, kind="linear", epochs=30.0),
+            "projected_weight": schedule(0.0, 0.0),
             "intra_weight": schedule(0.03, 0.03),
             "inter_weight": 1.0,
             "volume_weight": 5.0,

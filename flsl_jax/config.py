@@ -30,7 +30,10 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The backbone. `drop_path` is the last block's rate; rates rise linearly from 0 and act on the student only."""
+    """The backbone. `drop_path` is the last block's rate; rates rise linearly from 0 and act on the student only.
+
+    `init_std` is the kernels' standard deviation at the start; see `flsl_jax.models.ViT`.
+    """
 
     patch_size: int = 16
     width: int = 384
@@ -39,6 +42,7 @@ class ModelConfig:
     pos_embed: Literal["learned", "sincos"] = "learned"
     pos_resize: Literal["bicubic", "bicubic_antialias"] = "bicubic"
     drop_path: float = 0.1
+    init_std: float = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,8 @@ class ObjectiveConfig:
 
     `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to stand
     in for the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
-    small student views.
+    small student views. `projected_weight` is the share, in the positives, of the teacher's features at the queries'
+    own places beside their modes; 1 → 0 over the first epochs helps where features do not match by themselves yet.
     """
 
     query_window: int = 2
@@ -68,6 +73,7 @@ class ObjectiveConfig:
     cross_inv_temp: ScheduleConfig = ScheduleConfig(start=0.2 / 384**0.5, end=0.2 / 384**0.5)
     student_temp: float = 0.1
     teacher_temp: ScheduleConfig = ScheduleConfig(start=0.04, end=0.07, kind="linear", epochs=30.0)
+    projected_weight: ScheduleConfig = ScheduleConfig(start=0.0, end=0.0)
     intra_weight: ScheduleConfig = ScheduleConfig(start=0.03, end=0.03)
     inter_weight: float = 1.0
     volume_weight: float = 5.0
@@ -314,10 +320,14 @@ def _check(config: Config) -> None:
     positive = {
         "objective.student_temp": objective.student_temp, "objective.teacher_temp.start": objective.teacher_temp.start,
         "objective.teacher_temp.end": objective.teacher_temp.end, "optimizer.lr": optimizer.lr,
-        "optimizer.clip_norm": optimizer.clip_norm, "checkpoint.every_epochs": config.checkpoint.every_epochs,
+        "optimizer.clip_norm": optimizer.clip_norm, "model.init_std": config.model.init_std,
+        "checkpoint.every_epochs": config.checkpoint.every_epochs,
     }  # fmt: skip
     for name, value in positive.items():
         _require(value > 0, f"config.{name} is {value}; expected more than 0")
+    for name in ("start", "end"):
+        share = getattr(objective.projected_weight, name)
+        _require(0 <= share <= 1, f"config.objective.projected_weight.{name} is {share}; expected a share from 0 to 1")
     for name in ("base_area", "student_area", "local_area", "aspect", "blur_sigma"):
         span, key = getattr(views, name), f"config.views.{name}"
         _require(

@@ -6,15 +6,16 @@ from flax import nnx
 
 from flsl_jax.typing import Array, Float
 
-_INIT = nnx.initializers.normal(0.02)
-
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, in the dtype of x; `stack` > 0 makes parameters for so many layers, with a leading axis."""
+    """`x @ kernel + bias`, in the dtype of x; the kernel starts normal with `init_std`, the bias at zero.
 
-    def __init__(self, inputs: int, outputs: int, *, stack: int = 0, rngs: nnx.Rngs) -> None:
+    `stack` > 0 makes parameters for so many layers, with a leading axis.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, init_std: float = 0.02, stack: int = 0, rngs: nnx.Rngs) -> None:
         lead = (stack,) if stack else ()
-        self.kernel = nnx.Param(_INIT(rngs.params(), (*lead, inputs, outputs), jnp.float32))
+        self.kernel = nnx.Param(init_std * jax.random.normal(rngs.params(), (*lead, inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((*lead, outputs), jnp.float32))
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:

@@ -2,6 +2,7 @@
 
 from flsl_jax.objective.losses import FlslLoss, flsl_loss, inter_view_loss, intra_view_loss, volume_maximization
 from flsl_jax.objective.mean_shift import mean_shift, mean_shift_weights
+from flsl_jax.objective.positions import query_positions, sample_tokens
 from flsl_jax.objective.queries import gather_tokens, num_queries, sample_queries
 from flsl_jax.objective.targets import sinkhorn_targets, softmax_targets, updated_center
 
@@ -14,7 +15,9 @@ __all__ = [
     "mean_shift",
     "mean_shift_weights",
     "num_queries",
+    "query_positions",
     "sample_queries",
+    "sample_tokens",
     "sinkhorn_targets",
     "softmax_targets",
     "updated_center",

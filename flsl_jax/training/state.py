@@ -51,6 +51,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
             pos_embed=model.pos_embed,
             pos_resize=model.pos_resize,
             drop_path=model.drop_path,
+            init_std=model.init_std,
             dtype=dtype,
             scan_blocks=jax.default_backend() == "cpu" if scan == "auto" else scan == "scan",
             remat=config.compute.remat,

@@ -1,6 +1,7 @@
 """One training step as a pure function: views, both encoders, objective, gradients, AdamW, EMA."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ class StepSchedules:
     self_inv_temp: Schedule
     cross_inv_temp: Schedule
     intra_weight: Schedule
+    projected_weight: Schedule
 
 
 def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
@@ -60,6 +62,7 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         self_inv_temp=schedule(config.objective.self_inv_temp),
         cross_inv_temp=schedule(config.objective.cross_inv_temp),
         intra_weight=schedule(config.objective.intra_weight),
+        projected_weight=schedule(config.objective.projected_weight),
     )
 
 
@@ -201,11 +204,11 @@ class TrainStep:
         student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, teacher)
         teacher_tokens = jax.lax.stop_gradient(encode_views(teacher_network, views.teacher))
         parts = []
-        for number, (group, pixels) in enumerate(zip(self.recipe.students, views.students)):
+        for number, (group, pixels, boxes) in enumerate(zip(self.recipe.students, views.students, views.boxes)):
             group_keys = jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(keys)
             parts.append(
                 self._encode_group(
-                    student_network, group, pixels, keys=group_keys, teacher_tokens=teacher_tokens, step=step
+                    student_network, group, pixels, boxes, keys=group_keys, teacher_tokens=teacher_tokens, step=step
                 )
             )
         first, *others = parts
@@ -219,6 +222,7 @@ class TrainStep:
         network: Flsl,
         group: StudentViews,
         pixels: Float[Array, "B V s s 3"],
+        boxes: Float[Array, "B V 4"],
         *,
         keys: Key[Array, " B"],
         teacher_tokens: Float[Array, "B T M D"],
@@ -240,13 +244,18 @@ class TrainStep:
             )
             return jax.vmap(draw)(jax.random.split(key, views))
 
-        queries = objective.gather_tokens(tokens, jax.vmap(sample_view_queries)(query_keys))
+        indices = jax.vmap(sample_view_queries)(query_keys)
+        queries = objective.gather_tokens(tokens, indices)
         inv_temp, cross_inv_temp = self.schedules.self_inv_temp(step), self.schedules.cross_inv_temp(step)
         weights = objective.mean_shift_weights(queries, tokens, inv_temp=inv_temp)
         modes = weights @ tokens
         asking = jax.lax.stop_gradient(modes if settings.cross_query == "mode" else queries)
         paired = teacher_tokens[:, jnp.asarray(group.teacher_of)]
         positives = objective.mean_shift(asking, paired, inv_temp=cross_inv_temp)
+        if settings.projected_weight.start or settings.projected_weight.end:
+            places = objective.query_positions(indices, boxes / self.config.views.size, grid=(side, side))
+            projected = objective.sample_tokens(paired, places, grid=(math.isqrt(paired.shape[-2]),) * 2)
+            positives += self.schedules.projected_weight(step) * (projected - positives)
         entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights), axis=-1)
         flat = lambda x: x.reshape(batch, -1, *x.shape[3:])  # noqa: E731
         return Encoded(

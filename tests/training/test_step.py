@@ -88,9 +88,10 @@ def test_micro_batches_on_eight_devices():
         {"views": {"recipe": "released"}, "model": {"pos_embed": "sincos"}},
         {"objective": {"targets": "sinkhorn", "volume_weight": 0.0, "cross_query": "mode"}},
         {"objective": {"targets": "centering", "volume_weight": 0.0, "query_random": False}},
+        {"objective": {"projected_weight": {"start": 1.0, "end": 0.0}}},
         {"compute": {"remat": "full", "scan_blocks": "unroll"}, "optimizer": {"clip": "global"}},
     ],
-    ids=["released", "sinkhorn", "centering", "remat"],
+    ids=["released", "sinkhorn", "centering", "projected", "remat"],
 )
 def test_every_option_steps_and_stays_finite(groups):
     history, state = run(tiny_config(**groups), steps=2)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flsl_jax.objective import query_positions, sample_tokens
@@ -26,6 +26,7 @@ def test_the_centre_of_a_crop_lies_where_the_box_says():
     np.testing.assert_allclose(places, [[0.5, 0.75]])
 
 
+@settings(deadline=None)  # the first call imports torch
 @given(y=st.floats(0, 1), x=st.floats(0, 1))
 def test_samples_are_those_of_grid_sample(y, x):
     torch = pytest.importorskip("torch")

@@ -51,7 +51,7 @@ class BboxKnnResult:
     of which most tokens vote right, `token`: tokens that vote right.
 
     Nine tries make `any` large by chance: C equally frequent classes give up to 1 - (1 - 1/C)⁹ without any knowledge
-    (0.54 for 12). Read it beside `token`, whose chance is 1/C.
+    (0.70 for 8). Read it beside `token`, whose chance is 1/C.
     """
 
     any: float

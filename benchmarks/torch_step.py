@@ -142,14 +142,14 @@ class TorchStep:
 
 
 def _treat(image: torch.Tensor, views: object) -> torch.Tensor:
-    draw = random.uniform
+    draw = random.random
     if draw() < views.jitter_probability:
         for kind in random.sample(range(4), 4):
             image = _JITTERS[kind](image, views)
     if draw() < views.grayscale_probability:
         image = _gray(image).expand(3, -1, -1)
     if draw() < views.blur_probability:
-        image = _blurred(image, draw(*views.blur_sigma))
+        image = _blurred(image, random.uniform(*views.blur_sigma))
     if draw() < views.solarise_probability:
         image = torch.where(image >= 128, 255 - image, image)
     return image

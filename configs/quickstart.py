@@ -1,7 +1,10 @@
-"""A small ViT on the embedded synthetic scenes: shows on a 2-core CPU, in minutes, that the features get better.
+"""A small ViT on the embedded synthetic scenes: the whole way from images to measured features in minutes on a CPU.
 
 Run:      make quickstart            (or: python -m flsl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart)
           make quickstart DATA=/some/folder trains on your own photos instead.
+Time:     about 5 minutes of training on 2 cores (7 on one).
+Expect:   bbox-aligned k-NN on held-out scenes that depends on the seed: seed 0 from 73 % to 82 %, seed 1 from 69 % to 67 %;
+          docs/quickstart.md has the numbers and what they mean.
 """
 
 from ml_collections import ConfigDict

@@ -53,7 +53,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
             drop_path=model.drop_path,
             init_std=model.init_std,
             dtype=dtype,
-            scan_blocks=jax.default_backend() == "cpu" if scan == "auto" else scan == "scan",
+            scan_blocks=jax.default_backend() == "tpu" if scan == "auto" else scan == "scan",
             remat=config.compute.remat,
             attention=config.compute.attention,
             rngs=rngs,

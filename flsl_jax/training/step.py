@@ -198,7 +198,8 @@ class TrainStep:
     ) -> Encoded:
         """From base crops to queries and modes; each image by itself."""
         seed = self.config.seed
-        views = make_views(images, sample, seed=seed, recipe=self.recipe)
+        # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
+        views = jax.lax.optimization_barrier(make_views(images, sample, seed=seed, recipe=self.recipe))
         stream = jax.random.fold_in(jax.random.key(seed), _STEP_STREAM)
         keys = jax.vmap(lambda index: jax.random.fold_in(stream, index))(sample)
         student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, teacher)

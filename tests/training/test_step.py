@@ -89,7 +89,7 @@ def test_micro_batches_on_eight_devices():
         {"objective": {"targets": "sinkhorn", "volume_weight": 0.0, "cross_query": "mode"}},
         {"objective": {"targets": "centering", "volume_weight": 0.0, "query_random": False}},
         {"objective": {"projected_weight": {"start": 1.0, "end": 0.0}}},
-        {"compute": {"remat": "full", "scan_blocks": "unroll"}, "optimizer": {"clip": "global"}},
+        {"compute": {"remat": "full", "scan_blocks": "scan"}, "optimizer": {"clip": "global"}},
     ],
     ids=["released", "sinkhorn", "centering", "projected", "remat"],
 )
@@ -101,8 +101,8 @@ def test_every_option_steps_and_stays_finite(groups):
     assert np.any(state.center != 0) == centred
 
 
-def test_remat_and_unrolled_blocks_change_nothing(reference):
-    config = tiny_config(compute={"remat": "full", "scan_blocks": "unroll"})
+def test_remat_and_scanned_blocks_change_nothing(reference):
+    config = tiny_config(compute={"remat": "full", "scan_blocks": "scan"})
     history, _ = run(config, steps=2)
     assert_same_losses(history, reference[0][:2])
 

@@ -73,7 +73,8 @@ def train(config: Config, *, workdir: Path) -> Outcome:
         outcome = run.execute()
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / "metrics.jsonl")
-        save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
+        if metrics:  # none yet where the run was stopped before its first line
+            save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
     return outcome
 
 

@@ -130,6 +130,14 @@ def test_sigterm_saves_and_says_how_to_continue(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
 
 
+def test_a_run_stopped_before_its_first_line_saves_and_continues(tmp_path):
+    outcome = train(tiny_config(stop_at_step=1, logging={"every_steps": 5}), workdir=tmp_path)
+    assert outcome.step == 1
+    assert metrics(tmp_path) == []
+    assert train(tiny_config(logging={"every_steps": 5}), workdir=tmp_path).step == TOTAL_STEPS
+    assert (tmp_path / "curves.png").exists()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

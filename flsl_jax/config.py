@@ -166,7 +166,8 @@ class EvaluationConfig:
 class ComputeConfig:
     """Speed and memory only; the numbers stay the same up to rounding.
 
-    "auto": bfloat16 on accelerators and float32 on CPU; blocks scanned on TPU, unrolled on CPU and GPU.
+    "auto": bfloat16 on accelerators and float32 on CPU; blocks scanned on TPU, and on CPU with `remat`,
+    unrolled otherwise.
     `micro_batches` > 1 encodes the batch in so many parts (exact, see DESIGN decision 7). `workers`: processes that
     decode images (0: in the training process). `compile_cache`: folder of the persistent compile cache ("" : off).
     """

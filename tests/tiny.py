@@ -12,7 +12,7 @@ _VALUES = {
     "head": {"hidden": 32, "bottleneck": 16, "centroids": 24},
     "views": {"size": 32, "local_size": 16},
     "data": {"name": "scenes", "count": 32, "scene_size": 40},
-    "optimizer": {"warmup_epochs": 1.0, "lr": 0.01},
+    "optimizer": {"warmup_epochs": 1.0, "lr": 0.005},
     "compute": {"workers": 0},
     "logging": {"every_steps": 1, "tensorboard": False},
     "checkpoint": {"every_epochs": 0.5},

@@ -141,8 +141,9 @@ def estimate_memory(config: Config, *, parameters: int, devices: int, compute_by
     """An estimate, before anything is allocated or compiled; nothing is computed for it.
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
-    dtype and `remat`. For steps compiled for a CPU the total was 0.90 to 1.14 times XLA's own account, from 64 to 128 px
-    and in all `remat` modes, micro-batches and both recipes; an accelerator's compiler may save some of it.
+    dtype and `remat`. For steps compiled for a CPU, from 64 to 128 px, the total was 0.90 to 1.14 times XLA's own account
+    with scanned blocks, in all `remat` modes, micro-batches and both recipes, and up to 1.25 times with unrolled ones; an
+    accelerator's compiler may save some of it.
 
     Args:
         config: batch, views, network, `micro_batches`, `fsdp`.

@@ -40,7 +40,11 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
     """Backbone and head as the config describes them, freshly initialised."""
     model, head, dtype = config.model, config.head, compute_dtype(config)
     side = config.views.size // model.patch_size
-    scan = config.compute.scan_blocks
+    scan = config.compute.scan_blocks == "scan"
+    if config.compute.scan_blocks == "auto":
+        # XLA for CPUs computes only once what unrolled blocks would recompute, which leaves remat without effect.
+        backend = jax.default_backend()
+        scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
     return Flsl(
         backbone=ViT(
             patch_size=model.patch_size,
@@ -53,7 +57,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
             drop_path=model.drop_path,
             init_std=model.init_std,
             dtype=dtype,
-            scan_blocks=jax.default_backend() == "tpu" if scan == "auto" else scan == "scan",
+            scan_blocks=scan,
             remat=config.compute.remat,
             attention=config.compute.attention,
             rngs=rngs,

@@ -25,7 +25,7 @@ from flsl_jax.evaluation.bbox_knn import (
     pixel_tokens,
     prepare_knn,
 )
-from flsl_jax.pictures.features import save_features
+from flsl_jax.pictures.projection import save_features
 from flsl_jax.training.setup import Training
 from flsl_jax.typing import Array, UInt8
 

@@ -61,7 +61,7 @@ def test_estimated_activations_are_what_the_compiler_sets_aside(remat, width):
         batch_size=images,
         model={"width": width, "depth": depth, "drop_path": 0.0},
         views={"size": 64},
-        compute={"remat": remat},
+        compute={"remat": remat, "scan_blocks": "scan"},
     )
     backbone = build_network(config, rngs=nnx.Rngs(0)).backbone
     graph, params = nnx.split(backbone, nnx.Param)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flsl_jax.pictures.features import pca_rgb, save_features
+from flsl_jax.pictures.projection import pca_rgb, save_features
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -4,7 +4,7 @@ Run:      python -m flsl_jax.main --config=configs/tiny_imagenet.py --workdir=ru
           With boxes (COCO JSON, file names relative to the folder) it measures the bbox-aligned k-NN on the way: set
           --config.evaluation.every_epochs=10.0 and, for both .train and .val of config.evaluation, .root and .boxes.
 Time:     not measured on a GPU. 3.4 GFLOP an image.
-Expect:   no result yet. A CPU run of half an hour is in docs/tiny_imagenet.md.
+Expect:   no result yet; docs/tiny_imagenet.md has the beginning of a shrunk run on a CPU.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,9 @@
 
 Run:      make quickstart            (or: python -m flsl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart)
           make quickstart DATA=/some/folder trains on your own photos instead.
-Time:     about 5 minutes of training on 2 cores (7 on one).
-Expect:   bbox-aligned k-NN on held-out scenes that depends on the seed: seed 0 from 73 % to 82 %, seed 1 from 69 % to 67 %;
-          docs/quickstart.md has the numbers and what they mean.
+Time:     about 3 minutes of training on 2 cores.
+Expect:   bbox-aligned k-NN on held-out scenes (any of 9 tokens) from 85 to 88 % untrained to 98 or 99 %, single tokens from
+          41 to 54 %; raw pixels have 90 and 45 %. Three seeds, in docs/quickstart.md with what it takes and what is missing.
 """
 
 from ml_collections import ConfigDict
@@ -16,25 +16,27 @@ def get_config() -> ConfigDict:
     """`vits16` shrunk: 64 px, 64 tokens, a small network, the embedded scenes as data and as ground truth."""
     config = vits16.get_config()
     config.batch_size = 32
-    config.epochs = 6
+    config.epochs = 3
     config.model.update({"patch_size": 8, "width": 64, "depth": 2, "num_heads": 2, "drop_path": 0.0})
     config.head.update({"hidden": 512, "bottleneck": 64, "centroids": 128})
     # Tokens have a squared norm of about D = 64: with the paper's constants every mode would be the mean of its view.
-    config.objective.self_inv_temp = vits16.schedule(0.5, 0.5)
-    config.objective.cross_inv_temp = vits16.schedule(0.5, 0.5)
+    config.objective.self_inv_temp = vits16.schedule(4.0, 4.0)
+    config.objective.cross_inv_temp = vits16.schedule(4.0, 4.0)
+    # At the start a query hardly finds its object in the other view by its features: its place there helps, then fades.
+    config.objective.projected_weight = vits16.schedule(1.0, 0.0)
     config.objective.teacher_temp = vits16.schedule(0.04, 0.04, kind="constant")
     config.views.size = 64
-    # Colours of the scenes say nothing about their classes: strong jitter makes them useless to the clustering as well.
-    config.views.update({"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.3})
-    config.views.update({"grayscale_probability": 0.4, "blur_probability": 0.2, "solarise_probability": 0.0})
+    # In the scenes a hue tells the class and the light does not: views change the light and leave the hue.
+    config.views.update({"brightness": 0.8, "contrast": 0.8, "saturation": 0.1, "hue": 0.02})
+    config.views.update({"grayscale_probability": 0.0, "blur_probability": 0.2, "solarise_probability": 0.0})
     config.data.update({"name": "scenes", "count": 6400, "scene_size": 80})
-    config.optimizer.update({"lr": 1.6e-2, "warmup_epochs": 1.0, "freeze_last_layer_epochs": 0.0})
+    config.optimizer.update({"lr": 6e-3, "warmup_epochs": 0.2, "freeze_last_layer_epochs": 0.0})
     config.optimizer.weight_decay = vits16.schedule(0.05, 0.05)
     config.teacher.momentum = vits16.schedule(0.98, 1.0)
     config.compute.workers = 0
-    config.evaluation.every_epochs = 2.0
-    config.evaluation.train.update({"name": "scenes", "count": 1000, "scene_size": 64, "split": "val"})
+    config.evaluation.every_epochs = 1.0
+    config.evaluation.train.update({"name": "scenes", "count": 50, "scene_size": 64, "split": "val"})
     config.evaluation.val.update({"name": "scenes", "count": 300, "scene_size": 64, "split": "test"})
-    config.checkpoint.every_epochs = 2.0
+    config.checkpoint.every_epochs = 1.0
     config.logging.every_steps = 20
     return config

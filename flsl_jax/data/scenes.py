@@ -1,7 +1,8 @@
 """Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
 
-A class is a texture on a shape. Colours, contrast, scale and place are drawn for every object, which stands upright but
-for a few degrees: a class shows in structure and not in colour, which is what most of a pixel's value is made of.
+A class is a texture on a shape, tinted by a hue of its own. Brightness, contrast, scale and place are drawn for every
+object, which stands upright but for a few degrees; a background has any hue. So the light, which says nothing of the
+class, is most of what a pixel's value is made of, and the hue, which tells it, is the smaller part.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ _Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _MIN_VISIBLE_SHARE = 0.02
 _MAX_OBJECTS = 3
+# How far a hue moves each channel from grey, in grey levels; brightness moves them all by up to 200.
+_CHROMA = 20.0
 # No shape reaches further from its centre, in units of its radius: the triangle's corner is at (1, -0.7).
 _REACH = 1.25
 
@@ -163,21 +166,22 @@ def _random_layout(rng: np.random.Generator) -> _Layout:
     objects = []
     for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
         radius = rng.uniform(0.18, 0.34)
+        label = int(rng.integers(len(_CLASSES)))
         objects.append(
             _Object(
-                label=int(rng.integers(len(_CLASSES))),
+                label=label,
                 center=rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2),
                 radius=radius,
                 angle=rng.uniform(-0.2, 0.2),
                 period=rng.uniform(0.12, 0.16),
-                colors=_two_colors(rng),
+                colors=_dark_and_bright(rng, hue=label / len(_CLASSES) + rng.normal(0, 0.02)),
                 velocity=rng.uniform(-0.02, 0.02, 2),
                 spin=rng.uniform(-0.06, 0.06),
                 growth=rng.uniform(-0.015, 0.015),
             )
         )
     return _Layout(
-        background_colors=rng.uniform(20, 235, (2, 3)),
+        background_colors=_dark_and_bright(rng, hue=rng.uniform()),
         roughness=rng.uniform(0.8, 1.8),
         objects=tuple(objects),
         grain=rng.uniform(1.0, 6.0),
@@ -185,12 +189,13 @@ def _random_layout(rng: np.random.Generator) -> _Layout:
     )
 
 
-def _two_colors(rng: np.random.Generator) -> np.ndarray:
-    """Two colours far enough apart in brightness for a texture to show."""
+def _dark_and_bright(rng: np.random.Generator, *, hue: float) -> np.ndarray:
+    """Two colours of one hue (in turns), far enough apart in brightness for a texture to show."""
+    tint = _CHROMA * np.cos(2 * np.pi * (hue + np.arange(3) / 3))
     while True:
-        colors = rng.uniform(0, 255, (2, 3))
-        if abs(colors[0].mean() - colors[1].mean()) > 80:
-            return colors
+        brightness = rng.uniform(_CHROMA, 255 - _CHROMA, 2)
+        if abs(brightness[0] - brightness[1]) > 80:
+            return brightness[:, None] + tint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,15 +134,15 @@ class MemoryEstimate:
 
 # Copies that are alive at once, and gradients in flight as a share of a block's kept values: fitted to compiled steps.
 _STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
-_GRADIENTS_IN_FLIGHT = 0.15
+_GRADIENTS_IN_FLIGHT = 0.4
 
 
 def estimate_memory(config: Config, *, parameters: int, devices: int, compute_bytes: int) -> MemoryEstimate:
     """An estimate, before anything is allocated or compiled; nothing is computed for it.
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
-    dtype and `remat`. Compiled for a CPU at 64 px, with scanned blocks, the activations were 0.90 to 1.18 times XLA's own
-    account in all `remat` modes, and up to 1.2 times with unrolled blocks; an accelerator's compiler may save some of it.
+    dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.84 to 1.05 times XLA's own account in all
+    `remat` modes, with scanned and unrolled blocks; an accelerator's compiler may save some of it.
 
     Args:
         config: batch, views, network, `micro_batches`, `fsdp`.

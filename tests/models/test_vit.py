@@ -8,6 +8,8 @@ import pytest
 from flax import nnx
 
 from flsl_jax.models import ViT, pad_to_patch
+from flsl_jax.models.layers import gelu
+from flsl_jax.models.vit import attend
 
 SIZE = {"patch_size": 8, "width": 32, "depth": 3, "num_heads": 2, "grid": (4, 4)}
 
@@ -127,3 +129,21 @@ def test_parameter_counts_are_those_of_the_published_sizes():
 
     assert round(count(384, 6) / 1e6) in (21, 22)
     assert round(count(768, 12) / 1e6) in (85, 86)
+
+
+def test_attention_equals_jax_and_stays_finite_for_large_logits():
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 7, 2, 8))
+
+    def both(function, query):
+        return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.sin(function(*qkv))), argnums=(0, 1, 2))(query, key, value)
+
+    chex.assert_trees_all_close(both(attend, query), both(jax.nn.dot_product_attention, query), atol=2e-6)
+    chex.assert_tree_all_finite(both(attend, 1e4 * query))
+
+
+def test_gelu_and_its_derivatives_equal_jax():
+    with jax.enable_x64(True):
+        x = jnp.linspace(-12.0, 12.0, 241)
+        exact = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
+        for ours, theirs in [(gelu, exact), (jax.grad(gelu), jax.grad(exact)), (jax.jacfwd(gelu), jax.jacfwd(exact))]:
+            np.testing.assert_allclose(jax.vmap(ours)(x), jax.vmap(theirs)(x), rtol=0, atol=1e-15)

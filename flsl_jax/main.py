@@ -32,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--config is missing; name a file such as --config=configs/quickstart.py")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
-    config = parse_config(_CONFIG.value.to_dict())
+    try:
+        values = _CONFIG.value.to_dict()
+    except OSError as error:  # ml_collections notices a missing file when it is read first, and tells it over several lines
+        raise UserError("--config: " + " ".join(str(error).split())) from error
+    config = parse_config(values)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flsl_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -205,6 +205,7 @@ def test_the_dense_knn_is_measured_and_the_best_checkpoint_kept(tmp_path):
         (["--config.data.name=folder", "--config.data.root={tmp}/nowhere"], "nowhere"),
         (["--config.data.name=folder", "--config.data.root={tmp}"], "no image"),
         (["--config.batch_size=64"], "config.batch_size=64 is larger than the data set"),
+        (["--config=nope.py"], "nope.py"),
         (["--config.modle.width=3"], 'Did you mean "model"'),
         (["--config.model.width=wide"], "config.model.width"),
         (["--config.views.recipe=papr"], 'did you mean "paper"'),

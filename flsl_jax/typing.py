@@ -1,6 +1,7 @@
 """Dimension letters and array aliases, fixed here once for the whole code.
 
-B images in the (global) batch · N tokens of a view · Q queries of a view · D channels of a token · K centroids ·
+B images in the (global) batch · N patch tokens of a view · P prefix tokens (class token, registers) · M = P + N tokens in a
+block · Q queries of a view · D channels of a token · K centroids ·
 H, W image height and width in pixels · h, w height and width of the token grid · V views · L blocks (depth) ·
 p patch size in pixels · R rows: queries of all views and images, flattened · C image channels (3).
 

@@ -23,15 +23,16 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm with eps 1e-6 and float32 statistics, result in the dtype of x."""
+    """LayerNorm with float32 statistics, result in the dtype of x."""
 
-    def __init__(self, width: int, *, stack: int = 0) -> None:
+    def __init__(self, width: int, *, eps: float = 1e-6, stack: int = 0) -> None:
         lead = (stack,) if stack else ()
+        self.eps = eps
         self.scale = nnx.Param(jnp.ones((*lead, width), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((*lead, width), jnp.float32))
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-        return layer_norm(x, scale=self.scale[...], bias=self.bias[...])
+        return layer_norm(x, scale=self.scale[...], bias=self.bias[...], eps=self.eps)
 
 
 def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:
@@ -40,15 +41,17 @@ def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[
     return (rows + bias.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
-def layer_norm(x: Float[Array, "*b D"], *, scale: Float[Array, " D"], bias: Float[Array, " D"]) -> Float[Array, "*b D"]:
-    """LayerNorm over the last axis, eps 1e-6, statistics in float32; the result is not fused into what reads it.
+def layer_norm(
+    x: Float[Array, "*b D"], *, scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float = 1e-6
+) -> Float[Array, "*b D"]:
+    """LayerNorm over the last axis, statistics in float32; the result is not fused into what reads it.
 
     XLA on a CPU would otherwise compute the normalisation anew for every tile of the matrix product that follows.
     """
     wide = x.astype(jnp.float32)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normalised = centred * jax.lax.rsqrt(variance + 1e-6) * scale + bias
+    normalised = centred * jax.lax.rsqrt(variance + eps) * scale + bias
     return jax.lax.optimization_barrier(normalised.astype(x.dtype))
 
 

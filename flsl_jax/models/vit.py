@@ -1,5 +1,6 @@
 """Vision transformer as DeiT, without class token (METHOD, "Networks")."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,8 +10,9 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from flsl_jax.models.architecture import Architecture
 from flsl_jax.models.layers import LayerNorm, Linear, gelu, layer_norm, linear
-from flsl_jax.models.position import PosResize, resize_embedding, sincos_embedding
+from flsl_jax.models.position import resize_embedding, sincos_embedding
 from flsl_jax.typing import Array, Float
 
 _REMAT = {
@@ -35,14 +37,25 @@ class Mlp(nnx.Module):
         self.fc2 = Linear(hidden, width, stack=depth, init_std=init_std, rngs=rngs)
 
 
+class LayerScale(nnx.Module):
+    """Factors of one branch's output channels in all blocks; 1 at the start."""
+
+    def __init__(self, width: int, *, depth: int) -> None:
+        self.gamma = nnx.Param(jnp.ones((depth, width), jnp.float32))
+
+
 class Blocks(nnx.Module):
     """Parameters of all blocks, stacked along a leading axis of length L."""
 
-    def __init__(self, width: int, hidden: int, *, depth: int, init_std: float, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: Architecture, *, init_std: float, rngs: nnx.Rngs) -> None:
+        width, depth = arch.width, arch.depth
         self.norm1 = LayerNorm(width, stack=depth)
         self.attn = Attention(width, depth=depth, init_std=init_std, rngs=rngs)
         self.norm2 = LayerNorm(width, stack=depth)
-        self.mlp = Mlp(width, hidden, depth=depth, init_std=init_std, rngs=rngs)
+        self.mlp = Mlp(width, arch.mlp_ratio * width, depth=depth, init_std=init_std, rngs=rngs)
+        if arch.layer_scale:
+            self.ls1 = LayerScale(width, depth=depth)
+            self.ls2 = LayerScale(width, depth=depth)
 
 
 class PatchEmbed(nnx.Module):
@@ -52,22 +65,25 @@ class PatchEmbed(nnx.Module):
         self.proj = Linear(3 * patch_size**2, width, init_std=init_std, rngs=rngs)
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionInputs:
+    """What one block's attention compares: float32 [B, P + h·w, heads, d] each, P prefix tokens before the patches."""
+
+    query: Float[Array, "B M heads d"]
+    key: Float[Array, "B M heads d"]
+    value: Float[Array, "B M heads d"]
+
+
 class ViT(nnx.Module):
     """Pre-norm ViT over a grid of patch tokens, for images of any size that the patch divides.
 
     Parameters are float32 and named as in timm and DINO: `patch_embed.proj`, `pos_embed`, `blocks.{norm1, attn.qkv,
     attn.proj, norm2, mlp.fc1, mlp.fc2}` stacked over the L blocks, `norm`. Kernels start normal with `init_std` (a
-    truncation at ±2, as timm has, never bites), the learned position embedding with 0.02, biases at zero.
+    truncation at ±2, as timm has, never bites), the learned position embedding with 0.02, biases at zero. Prefix tokens,
+    where the architecture has any, are `prefix` [P, D], their position embeddings included.
 
     Args:
-        patch_size: p, in pixels.
-        width: D.
-        depth: L.
-        num_heads: heads; divides the width.
-        mlp_ratio: hidden channels of the MLP over D.
-        grid: token grid of the position embedding; other grids are interpolated from it.
-        pos_embed: "learned", or the fixed "sincos" (no parameter).
-        pos_resize: see `position.resize_embedding`.
+        architecture: what the network computes; its fields are described there.
         drop_path: drop rate of the last block; rates rise linearly from 0.
         init_std: standard deviation of the kernels at the start: 0.02 as DeiT has it; networks narrower than about 200
             channels start as almost linear maps with it, and learn much faster with 1 / √D.
@@ -79,15 +95,8 @@ class ViT(nnx.Module):
 
     def __init__(
         self,
+        architecture: Architecture,
         *,
-        patch_size: int,
-        width: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: int = 4,
-        grid: tuple[int, int] = (14, 14),
-        pos_embed: Literal["learned", "sincos"] = "learned",
-        pos_resize: PosResize = "bicubic",
         drop_path: float = 0.0,
         init_std: float = 0.02,
         dtype: Any = jnp.float32,
@@ -96,19 +105,18 @@ class ViT(nnx.Module):
         attention: Literal["xla", "cudnn"] = "xla",
         rngs: nnx.Rngs,
     ) -> None:
-        if width % num_heads:
-            raise ValueError(f"width is {width}, which the {num_heads} heads do not divide")
-        self.patch_size, self.width, self.depth, self.num_heads = patch_size, width, depth, num_heads
-        self.grid, self.pos_resize, self.drop_path = grid, pos_resize, drop_path
+        arch = architecture
+        self.architecture, self.drop_path = arch, drop_path
         self.dtype, self.scan_blocks, self.remat, self.attention = jnp.dtype(dtype), scan_blocks, remat, attention
-        self.fixed_pos_embed = pos_embed == "sincos"
-        self.patch_embed = PatchEmbed(patch_size, width, init_std=init_std, rngs=rngs)
-        if self.fixed_pos_embed:
-            sincos_embedding(grid=grid, width=width)
+        self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init_std=init_std, rngs=rngs)
+        if arch.pos_embed == "sincos":
+            sincos_embedding(grid=arch.grid, width=arch.width)
         else:
-            self.pos_embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (*grid, width), jnp.float32))
-        self.blocks = Blocks(width, mlp_ratio * width, depth=depth, init_std=init_std, rngs=rngs)
-        self.norm = LayerNorm(width)
+            self.pos_embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (*arch.grid, arch.width), jnp.float32))
+        if arch.num_prefix:
+            self.prefix = nnx.Param(0.02 * jax.random.normal(rngs.params(), (arch.num_prefix, arch.width), jnp.float32))
+        self.blocks = Blocks(arch, init_std=init_std, rngs=rngs)
+        self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def __call__(
         self, images: Float[Array, "B H W 3"], *, drop_path_draws: Float[Array, "B L 2"] | None = None
@@ -124,32 +132,57 @@ class ViT(nnx.Module):
         Raises:
             ValueError: an image size that the patch does not divide, or images of another shape.
         """
-        x, _ = self._encode(images, draws=drop_path_draws, collect=False)
-        return self.norm(x).astype(jnp.float32)
+        stream, grid = self._embed(images)
+        tokens, _ = self._apply(stream, self._block_params(), draws=drop_path_draws)
+        return self.norm(self._patches(tokens, grid)).astype(jnp.float32)
 
     def intermediates(self, images: Float[Array, "B H W 3"]) -> Float[Array, "S B h w D"]:
         """The residual stream, S = L + 1: patch and position embedding, then each block's output; no final norm."""
-        _, stream = self._encode(images, draws=None, collect=True)
-        return stream.astype(jnp.float32)
+        embedded, grid = self._embed(images)
+        _, outputs = self._apply(embedded, self._block_params(), collect=True)
+        stream = jnp.concatenate([embedded[None], outputs])
+        return jax.vmap(lambda tokens: self._patches(tokens, grid))(stream).astype(jnp.float32)
 
-    def _encode(self, images: Array, *, draws: Array | None, collect: bool) -> tuple[Array, Array | None]:
-        x = self._embed(images)
-        batch, height, width, channels = x.shape
-        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
-        scales = None if draws is None else _branch_scales(draws, rates).astype(self.dtype)
+    def attention_inputs(self, images: Float[Array, "B H W 3"], *, block: int = -1) -> AttentionInputs:
+        """Queries, keys and values of one block (negative: counted from the last), for pictures of what it looks at.
+
+        Raises:
+            IndexError: there is no such block.
+        """
+        tokens, _ = self._embed(images)
+        params, number = self._block_params(), range(self.architecture.depth)[block]
+        if number:
+            tokens, _ = self._apply(tokens, jax.tree.map(lambda leaf: leaf[:number], params))
+        own = jax.tree.map(lambda leaf: leaf[number], params)
+        qkv = linear(self._normalised(tokens, own["norm1"]), **own["attn"]["qkv"]).astype(jnp.float32)
+        return AttentionInputs(*self._heads(qkv))
+
+    def _block_params(self) -> Any:
+        return nnx.to_pure_dict(nnx.state(self.blocks, nnx.Param))
+
+    def _apply(
+        self, x: Float[Array, "B M D"], params: Any, *, draws: Array | None = None, collect: bool = False
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
+        """Runs the blocks whose parameters are given; with `collect` also hands out every block's output."""
+        scales = None
+        if draws is not None:
+            rates = np.linspace(0.0, self.drop_path, self.architecture.depth, dtype=np.float32)
+            scales = _branch_scales(draws, rates).astype(self.dtype)
         body = self._block
         if self.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT[self.remat])
-        params = nnx.to_pure_dict(nnx.state(self.blocks, nnx.Param))
-        tokens, stream = _apply_blocks(
-            body, x.reshape(batch, height * width, channels), params, scales, scan=self.scan_blocks, collect=collect
-        )
-        if stream is not None:
-            stream = jnp.concatenate([x[None], stream.reshape(-1, *x.shape)])
-        return tokens.reshape(x.shape), stream
+        return _apply_blocks(body, x, params, scales, scan=self.scan_blocks, collect=collect)
 
-    def _embed(self, images: Array) -> Float[Array, "B h w D"]:
-        patch = self.patch_size
+    def _patches(self, tokens: Float[Array, "B M D"], grid: tuple[int, int]) -> Float[Array, "B h w D"]:
+        """The patch tokens on their grid, without the prefix."""
+        return tokens[:, self.architecture.num_prefix :].reshape(tokens.shape[0], *grid, -1)
+
+    def _normalised(self, x: Float[Array, "B M D"], params: Any) -> Float[Array, "B M D"]:
+        return layer_norm(x, **params, eps=self.architecture.norm_eps)
+
+    def _embed(self, images: Array) -> tuple[Float[Array, "B M D"], tuple[int, int]]:
+        """The sequence that enters the first block, prefix first, and the grid of its patches."""
+        patch = self.architecture.patch_size
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
         height, width = images.shape[1:3]
@@ -161,33 +194,42 @@ class ViT(nnx.Module):
         # Channels join their columns first: XLA on a CPU copies runs of 3 p values so, and not of 3.
         rows = images.astype(self.dtype).reshape(*images.shape[:2], width * 3)
         patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=3 * patch)
-        x = self.patch_embed.proj(patches)
-        return x + self._positions(x.shape[1:3]).astype(self.dtype)
+        grid = patches.shape[1:3]
+        x = self.patch_embed.proj(patches) + self._positions(grid).astype(self.dtype)
+        x = rearrange(x, "b h w d -> b (h w) d")
+        if self.architecture.num_prefix:
+            prefix = self.prefix[...].astype(self.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], axis=1)
+        return x, grid
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "h w D"]:
-        if self.fixed_pos_embed:
-            embedding = jnp.asarray(sincos_embedding(grid=self.grid, width=self.width))
+        arch = self.architecture
+        if arch.pos_embed == "sincos":
+            embedding = jnp.asarray(sincos_embedding(grid=arch.grid, width=arch.width))
         else:
             embedding = self.pos_embed[...]
-        return resize_embedding(embedding, grid=grid, mode=self.pos_resize)
+        return resize_embedding(embedding, grid=grid, mode=arch.pos_resize)
 
     def _block(
-        self, x: Float[Array, "B N D"], params: Any, scales: Float[Array, "B 2"] | None
-    ) -> Float[Array, "B N D"]:
+        self, x: Float[Array, "B M D"], params: Any, scales: Float[Array, "B 2"] | None
+    ) -> Float[Array, "B M D"]:
         attention, mlp = params["attn"], params["mlp"]
-        mixed = self._attend(linear(layer_norm(x, **params["norm1"]), **attention["qkv"]))
-        x = x + _scaled(linear(mixed, **attention["proj"]), scales, branch=0)
-        hidden = gelu(linear(layer_norm(x, **params["norm2"]), **mlp["fc1"]))
-        return x + _scaled(linear(hidden, **mlp["fc2"]), scales, branch=1)
+        mixed = self._attend(linear(self._normalised(x, params["norm1"]), **attention["qkv"]))
+        x = x + _scaled(linear(mixed, **attention["proj"]), params.get("ls1"), scales, branch=0)
+        hidden = gelu(linear(self._normalised(x, params["norm2"]), **mlp["fc1"]))
+        return x + _scaled(linear(hidden, **mlp["fc2"]), params.get("ls2"), scales, branch=1)
 
-    def _attend(self, qkv: Float[Array, "B N E"]) -> Float[Array, "B N D"]:
+    def _heads(self, qkv: Float[Array, "B M E"]) -> Float[Array, "3 B M heads d"]:
         batch, tokens, _ = qkv.shape
-        query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.num_heads, -1), 2, 0)
+        return jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.architecture.num_heads, -1), 2, 0)
+
+    def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
+        query, key, value = self._heads(qkv)
         if self.attention == "cudnn":
             mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
         else:
             mixed = attend(query, key, value)
-        return mixed.reshape(batch, tokens, self.width)
+        return rearrange(mixed, "b m heads d -> b m (heads d)")
 
 
 def attend(
@@ -218,19 +260,23 @@ def _branch_scales(draws: Float[Array, "B L 2"], rates: np.ndarray) -> Float[Arr
     return jnp.moveaxis(jnp.where(kept, 1.0 / (1.0 - rates[None, :, None]), 0.0), 1, 0)
 
 
-def _scaled(branch_output: Float[Array, "B N D"], scales: Float[Array, "B 2"] | None, *, branch: int) -> Array:
-    return branch_output if scales is None else branch_output * scales[:, branch, None, None]
+def _scaled(
+    branch_output: Float[Array, "B M D"], layer_scale: Any | None, drop_scales: Float[Array, "B 2"] | None, *, branch: int
+) -> Float[Array, "B M D"]:
+    if layer_scale is not None:
+        branch_output = branch_output * layer_scale["gamma"].astype(branch_output.dtype)
+    return branch_output if drop_scales is None else branch_output * drop_scales[:, branch, None, None]
 
 
 def _apply_blocks(
     body: Callable[[Array, Any, Array | None], Array],
-    x: Float[Array, "B N D"],
+    x: Float[Array, "B M D"],
     params: Any,
     scales: Float[Array, "L B 2"] | None,
     *,
     scan: bool,
     collect: bool,
-) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None]:
+) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
     """The blocks one after the other; with `collect` also every block's output."""
     if scan:
 

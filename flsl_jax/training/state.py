@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.models import Flsl, Head, ViT
+from flsl_jax.models import Architecture, Flsl, Head, ViT
 
 
 @flax.struct.dataclass
@@ -47,13 +47,15 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
         scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
     return Flsl(
         backbone=ViT(
-            patch_size=model.patch_size,
-            width=model.width,
-            depth=model.depth,
-            num_heads=model.num_heads,
-            grid=(side, side),
-            pos_embed=model.pos_embed,
-            pos_resize=model.pos_resize,
+            Architecture(
+                patch_size=model.patch_size,
+                width=model.width,
+                depth=model.depth,
+                num_heads=model.num_heads,
+                grid=(side, side),
+                pos_embed=model.pos_embed,
+                pos_resize=model.pos_resize,
+            ),
             drop_path=model.drop_path,
             init_std=model.init_std,
             dtype=dtype,

@@ -1,4 +1,6 @@
-"""The backbone against a torch twin, scanned against unrolled, drop path by hand, any size, and what is refused."""
+"""The backbone against a torch twin, scanned against unrolled, drop path by hand, any size, prefix, and what is refused."""
+
+import dataclasses
 
 import chex
 import jax
@@ -7,15 +9,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flsl_jax.models import ViT, pad_to_patch
-from flsl_jax.models.layers import gelu
+from flsl_jax.models import Architecture, ViT, pad_to_patch
+from flsl_jax.models.layers import gelu, layer_norm
 from flsl_jax.models.vit import attend
 
 SIZE = {"patch_size": 8, "width": 32, "depth": 3, "num_heads": 2, "grid": (4, 4)}
 
 
+SHAPE_KEYS = {field.name for field in dataclasses.fields(Architecture)}
+
+
 def build(seed=0, **changes):
-    return ViT(**SIZE | changes, rngs=nnx.Rngs(seed))
+    """The network of `SIZE`; a change goes to the architecture or to what trains and compiles it."""
+    shape = {name: value for name, value in changes.items() if name in SHAPE_KEYS}
+    rest = {name: value for name, value in changes.items() if name not in SHAPE_KEYS}
+    return ViT(Architecture(**SIZE | shape), **rest, rngs=nnx.Rngs(seed))
 
 
 def params_of(model):
@@ -124,11 +132,55 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 def test_parameter_counts_are_those_of_the_published_sizes():
     def count(width, num_heads):
-        model = nnx.eval_shape(lambda: ViT(patch_size=16, width=width, depth=12, num_heads=num_heads, rngs=nnx.Rngs(0)))
+        architecture = Architecture(patch_size=16, width=width, depth=12, num_heads=num_heads)
+        model = nnx.eval_shape(lambda: ViT(architecture, rngs=nnx.Rngs(0)))
         return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
 
     assert round(count(384, 6) / 1e6) in (21, 22)
     assert round(count(768, 12) / 1e6) in (85, 86)
+
+
+def test_prefix_tokens_take_part_in_attention_and_are_not_handed_out():
+    params = params_of(build(num_prefix=2))
+    model, images = with_params(build(num_prefix=2), params), random_images((1, 16, 24, 3))
+    assert model(images).shape == (1, 2, 3, 32)
+    assert model.intermediates(images).shape == (4, 1, 2, 3, 32)
+    moved = {**params, "prefix": -2 * params["prefix"]}
+    assert float(jnp.abs(with_params(build(num_prefix=2), moved)(images) - model(images)).max()) > 0.01
+    without = {name: leaf for name, leaf in params.items() if name != "prefix"}
+    assert float(jnp.abs(with_params(build(), without)(images) - model(images)).max()) > 0.01
+
+
+def test_layer_scale_multiplies_both_branches():
+    images, params = random_images(), params_of(build(layer_scale=True))
+    folded = {**params, "blocks": {**params["blocks"]}}
+    for name, (outer, inner) in {"ls1": ("attn", "proj"), "ls2": ("mlp", "fc2")}.items():
+        gamma, branch = folded["blocks"].pop(name)["gamma"], folded["blocks"][outer]
+        scaled = {"kernel": branch[inner]["kernel"] * gamma[:, None, :], "bias": branch[inner]["bias"] * gamma}
+        folded["blocks"][outer] = {**branch, inner: scaled}
+    expected = with_params(build(), folded)(images)
+    np.testing.assert_allclose(with_params(build(layer_scale=True), params)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [0, 1, -1])
+def test_attention_inputs_are_what_the_block_attends_with(block):
+    params, images = params_of(build(num_prefix=1)), random_images()
+    scan, unrolled = (with_params(build(num_prefix=1, scan_blocks=scan), params) for scan in (True, False))
+    inputs = scan.attention_inputs(images, block=block)
+    chex.assert_trees_all_close(
+        dataclasses.asdict(unrolled.attention_inputs(images, block=block)), dataclasses.asdict(inputs), atol=1e-5
+    )
+    own = jax.tree.map(lambda leaf: leaf[block], params["blocks"])
+    mixed = attend(inputs.query, inputs.key, inputs.value).reshape(2, 17, 32)
+    entering = scan.intermediates(images)[range(3)[block]].reshape(2, 16, 32)
+    after = entering + (mixed @ own["attn"]["proj"]["kernel"] + own["attn"]["proj"]["bias"])[:, 1:]
+    hidden = gelu(layer_norm(after, **own["norm2"]) @ own["mlp"]["fc1"]["kernel"] + own["mlp"]["fc1"]["bias"])
+    leaving = after + hidden @ own["mlp"]["fc2"]["kernel"] + own["mlp"]["fc2"]["bias"]
+    np.testing.assert_allclose(
+        scan.intermediates(images)[range(3)[block] + 1].reshape(2, 16, 32), leaving, rtol=1e-4, atol=1e-4
+    )
+    with pytest.raises(IndexError):
+        scan.attention_inputs(images, block=3)
 
 
 def test_attention_equals_jax_and_stays_finite_for_large_logits():

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from flsl_jax.config import Config, ModelConfig
-from flsl_jax.models import ViT
+from flsl_jax.models import Architecture, ViT
 from flsl_jax.training import cost
 from flsl_jax.training.state import build_network
 from tests.tiny import tiny_config
@@ -16,7 +16,7 @@ from tests.tiny import tiny_config
 
 def test_forward_flops_equal_the_compilers_count_of_products():
     size = {"patch_size": 8, "width": 384, "depth": 1}
-    model = ViT(**size, num_heads=2, grid=(8, 8), scan_blocks=False, rngs=nnx.Rngs(0))
+    model = ViT(Architecture(**size, num_heads=2, grid=(8, 8)), scan_blocks=False, rngs=nnx.Rngs(0))
     graph, params = nnx.split(model)
     compiled = jax.jit(lambda params, x: nnx.merge(graph, params)(x)).lower(params, jnp.zeros((1, 64, 64, 3))).compile()
     counted = compiled.cost_analysis()["flops"]

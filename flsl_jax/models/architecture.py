@@ -1,0 +1,47 @@
+"""What a backbone computes, apart from its parameters: enough to rebuild it from a checkpoint or a weight file."""
+
+import dataclasses
+from typing import Literal
+
+from flsl_jax.models.position import PosResize
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A ViT as a function of its parameters; how it is trained and compiled is said elsewhere.
+
+    The defaults are those of networks trained here. Networks from elsewhere may have prefix tokens (class token and
+    registers), LayerScale, or another epsilon.
+
+    Attributes:
+        patch_size: p, in pixels.
+        width: D.
+        depth: L.
+        num_heads: heads; divides the width.
+        mlp_ratio: hidden channels of the MLP over D.
+        grid: token grid of the position embedding; other grids are interpolated from it.
+        pos_embed: "learned", or the fixed "sincos" (no parameter).
+        pos_resize: see `position.resize_embedding`.
+        num_prefix: learned tokens without a place in the image, before the patches in every block.
+        layer_scale: whether each branch's output is multiplied by a learned vector.
+        norm_eps: epsilon of every LayerNorm.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    grid: tuple[int, int] = (14, 14)
+    pos_embed: Literal["learned", "sincos"] = "learned"
+    pos_resize: PosResize = "bicubic"
+    num_prefix: int = 0
+    layer_scale: bool = False
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width is {self.width}, which the {self.num_heads} heads do not divide")

@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
     config.teacher.momentum = vits16.schedule(0.98, 1.0)
     config.compute.workers = 0
     config.evaluation.every_epochs = 1.0
-    config.evaluation.train.update({"name": "scenes", "count": 50, "scene_size": 64, "split": "val"})
-    config.evaluation.val.update({"name": "scenes", "count": 300, "scene_size": 64, "split": "test"})
+    config.evaluation.bbox_knn.train.update({"name": "scenes", "count": 50, "scene_size": 64, "split": "val"})
+    config.evaluation.bbox_knn.val.update({"name": "scenes", "count": 300, "scene_size": 64, "split": "test"})
     config.checkpoint.every_epochs = 1.0
     config.logging.every_steps = 20
     return config

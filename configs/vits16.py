@@ -5,10 +5,12 @@ Time:     not measured here. The limit by FLOPs is 79.5 GFLOP an image; the auth
 Expect:   COCO Mask R-CNN 44.9 box AP, 40.8 mask AP; DAVIS-2017 J&F 65.6; ADE20K 42.9 mIoU; bbox-aligned k-NN 72.4 % after
           100 epochs (the paper, Tables 1, 4 and 6 and appendix; not reproduced by us).
 
-Keys are grouped by what they change: the result, the speed, or only what is reported. `flsl_jax/config.py` documents each.
+Keys are grouped by what they change: the result, the speed, or only what is reported. `flsl_jax/config/` documents each.
 """
 
 from ml_collections import ConfigDict
+
+from configs import evaluation
 
 
 def schedule(start: float, end: float, *, kind: str = "cosine", epochs: float = 0.0) -> ConfigDict:
@@ -79,7 +81,7 @@ def get_config() -> ConfigDict:
             "solarise_probability": 0.2,
         }
     )
-    config.data = source(name="folder")
+    config.data = evaluation.source(name="folder")
     config.optimizer = ConfigDict(
         {
             "lr": 2.5e-4,
@@ -121,34 +123,7 @@ def get_config() -> ConfigDict:
     )
 
     # --- what changes only what is reported and kept -----------------------------------------------------------------
-    config.evaluation = ConfigDict(
-        {
-            "every_epochs": 0.0,
-            "train": source(name="folder"),
-            "val": source(name="folder", split="val"),
-            "k": 20,
-            "k_scale": 7,
-            "temp": 0.07,
-            "batch_size": 256,
-        }
-    )
+    config.evaluation = evaluation.get_config()
     config.checkpoint = ConfigDict({"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0})
     config.logging = ConfigDict({"every_steps": 50, "tensorboard": True, "wandb": ""})
     return config
-
-
-def source(*, name: str, split: str = "train") -> ConfigDict:
-    """Where images come from; see `SourceConfig` in `flsl_jax/config.py`."""
-    return ConfigDict(
-        {
-            "name": name,
-            "root": "",
-            "dataset": "",
-            "split": split,
-            "boxes": "",
-            "count": 0,
-            "scene_size": 0,
-            "limit": 0,
-            "on_corrupt": "replace",
-        }
-    )

@@ -65,6 +65,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def local_batch_sharding() -> NamedSharding:
+    """The leading (batch) axis over the devices of this process alone, for work that processes do not share."""
+    devices = np.array(jax.local_devices())
+    return NamedSharding(Mesh(devices, (DATA,), axis_types=(AxisType.Auto,)), PartitionSpec(DATA))
+
+
 def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
     """Shardings for a tree of parameters or optimizer state: the largest axis that `fsdp` divides, else a copy.
 

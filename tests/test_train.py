@@ -187,7 +187,11 @@ def test_the_dense_knn_is_measured_and_the_best_checkpoint_kept(tmp_path):
     source = {"name": "scenes", "count": 24, "scene_size": 32}
     config = tiny_config(
         epochs=2,
-        evaluation={"every_epochs": 0.5, "train": source, "val": source | {"split": "val"}, "batch_size": 8},
+        evaluation={
+            "every_epochs": 0.5,
+            "batch_size": 8,
+            "bbox_knn": {"train": source, "val": source | {"split": "val"}},
+        },
         checkpoint={"every_epochs": 0.5, "keep": 1},
     )
     train(config, workdir=tmp_path)

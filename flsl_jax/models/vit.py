@@ -1,9 +1,9 @@
 """Vision transformer as DeiT, without class token (METHOD, "Networks")."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +65,7 @@ class PatchEmbed(nnx.Module):
         self.proj = Linear(3 * patch_size**2, width, init_std=init_std, rngs=rngs)
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class AttentionInputs:
     """What one block's attention compares: float32 [B, P + h·w, heads, d] each, P prefix tokens before the patches."""
 

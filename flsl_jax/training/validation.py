@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from flsl_jax.config import Config, EvaluationConfig
+from flsl_jax.config import BboxKnnConfig, Config
 from flsl_jax.data.pixels import normalise
 from flsl_jax.data.sources import open_source
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
@@ -34,7 +34,8 @@ from flsl_jax.typing import Array, UInt8
 class Validation:
     """Images and boxes, read once; measured on every process alike, on its own devices."""
 
-    settings: EvaluationConfig
+    settings: BboxKnnConfig
+    batch_size: int
     patch_size: int
     train: KnnData
     val: KnnData
@@ -48,11 +49,13 @@ class Validation:
         """
         if not config.evaluation.every_epochs:
             return None
+        settings, patch_size = config.evaluation.bbox_knn, config.model.patch_size
         train, val = (
-            prepare_knn(open_source(source), size=config.views.size, patch_size=config.model.patch_size)
-            for source in (config.evaluation.train, config.evaluation.val)
+            prepare_knn(open_source(source), size=settings.size or config.views.size, patch_size=patch_size)
+            for source in (settings.train, settings.val)
         )
-        return cls(settings=config.evaluation, patch_size=config.model.patch_size, train=train, val=val)
+        batch_size = config.evaluation.batch_size
+        return cls(settings=settings, batch_size=batch_size, patch_size=patch_size, train=train, val=val)
 
     def measure(self, training: Training, params: Any, *, baseline: bool = False) -> dict[str, float]:
         """`knn_any`, `knn_majority` and `knn_token` of a network; with `baseline` also those of raw pixels.
@@ -74,7 +77,7 @@ class Validation:
             self.train,
             self.val,
             encode,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
             k=settings.k,
             k_scale=settings.k_scale,
             temp=settings.temp,

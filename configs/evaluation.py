@@ -1,0 +1,118 @@
+"""The evaluations' groups with every key written out, for a training config; `flsl_jax/config/evaluation.py` documents each."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """No evaluation during training; the protocols' values for all of them."""
+    return ConfigDict(
+        {
+            "every_epochs": 0.0,
+            "tasks": ("bbox_knn",),
+            "batch_size": 256,
+            "bbox_knn": {
+                "train": source(name="folder"),
+                "val": source(name="folder", split="val"),
+                "size": 0,
+                "k": 20,
+                "k_scale": 7,
+                "temp": 0.07,
+            },
+            "video": {
+                "root": "",
+                "split": "val",
+                "short_side": 480,
+                "side_multiple": 64,
+                "context": 7,
+                "radius": 12,
+                "top_k": 5,
+                "temp": 0.1,
+                "output": "",
+            },
+            "retrieval": {
+                "train": masked_source(split="train"),
+                "val": masked_source(split="val"),
+                "size": 512,
+                "memory": 0,
+                "sampling": "balanced",
+                "k": 30,
+                "temp": 0.02,
+                "matching": "identity",
+                "seed": 0,
+            },
+            "clustering": {
+                "data": masked_source(split="val"),
+                "size": 320,
+                "clusters": (0,),
+                "seeds": 3,
+                "upsample": "bilinear",
+            },
+            "discovery": {
+                "data": source(name="folder", split="val"),
+                "method": "lost",
+                "features": "keys",
+                "k_patches": 100,
+                "inv_temp": 1.0,
+                "mode_similarity": 0.9,
+                "iou": 0.5,
+            },
+            "linear_probe": {
+                "train": masked_source(split="train"),
+                "val": masked_source(split="val"),
+                "size": 512,
+                "epochs": 40,
+                "batch_size": 16,
+                "lr": 1e-3,
+                "weight_decay": 1e-4,
+                "seed": 0,
+            },
+            "image_knn": {
+                "train": source(name="folder"),
+                "val": source(name="folder", split="val"),
+                "size": 0,
+                "k": 20,
+                "temp": 0.07,
+            },
+            "separability": {
+                "data": masked_source(split="val"),
+                "size": 224,
+                "inv_temp": 1.0,
+                "mode_similarity": 0.9,
+            },
+        }
+    )
+
+
+def source(*, name: str, split: str = "train") -> ConfigDict:
+    """Where images come from; see `SourceConfig` in `flsl_jax/config/source.py`."""
+    return ConfigDict(
+        {
+            "name": name,
+            "root": "",
+            "dataset": "",
+            "split": split,
+            "boxes": "",
+            "count": 0,
+            "scene_size": 0,
+            "limit": 0,
+            "on_corrupt": "replace",
+        }
+    )
+
+
+def masked_source(*, split: str) -> ConfigDict:
+    """Where images with masks come from; see `MaskedSourceConfig` in `flsl_jax/config/source.py`."""
+    return ConfigDict(
+        {
+            "name": "folder",
+            "images": "",
+            "masks": "",
+            "annotations": "",
+            "classes": "",
+            "ignore": (255,),
+            "split": split,
+            "count": 0,
+            "scene_size": 0,
+            "limit": 0,
+        }
+    )

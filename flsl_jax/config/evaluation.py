@@ -1,0 +1,156 @@
+"""The evaluations of frozen features: every parameter of their protocols, at the protocol's value.
+
+The same groups are flags of `python -m flsl_jax.evaluate` (`--video.radius=12`) and keys of a training config
+(`config.evaluation.video.radius`). Sources of the numbers: METHOD ("Evaluation") and PROTOCOLS.
+"""
+
+import dataclasses
+from typing import Literal
+
+from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BboxKnnConfig:
+    """Bbox-aligned k-NN (paper, Appendix F): single patch features of boxed objects, `train` as bank, `val` as queries.
+
+    Images are resized to a short side of `size` (0: the size the model was trained at) and centre-cropped; of the largest
+    box the 9 patches of a 3×3 grid; `k` · `k_scale` neighbours vote with exp(cos / `temp`).
+    """
+
+    train: SourceConfig = SourceConfig()
+    val: SourceConfig = SourceConfig(split="val")
+    size: int = 0
+    k: int = 20
+    k_scale: int = 7
+    temp: float = 0.07
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """Video label propagation, semi-supervised (DINO's protocol): `root` in DAVIS-2017 layout, masks of `split`.
+
+    Frames are resized to a short side of `short_side`, the other side floored to a multiple of `side_multiple`. Each patch
+    takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context` frames'
+    patches at most `radius` rows and columns away. `output`: a folder for the predicted masks (indexed PNG); empty: none.
+    """
+
+    root: str = ""
+    split: str = "val"
+    short_side: int = 480
+    side_multiple: int = 64
+    context: int = 7
+    radius: int = 12
+    top_k: int = 5
+    temp: float = 0.1
+    output: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """Dense nearest-neighbour retrieval ("Hummingbird"): labels of `val` patches read out of a memory of `train` patches.
+
+    `memory`: patches kept, sampled by `sampling` (0: all). The `k` nearest answer with softmax(cos / `temp`). `matching`:
+    classes are themselves ("identity"), or Hungarian-matched and absent ones counted as 0, as the public code does.
+    """
+
+    train: MaskedSourceConfig = MaskedSourceConfig()
+    val: MaskedSourceConfig = MaskedSourceConfig(split="val")
+    size: int = 512
+    memory: int = 0
+    sampling: Literal["balanced", "uniform"] = "balanced"
+    k: int = 30
+    temp: float = 0.02
+    matching: Literal["identity", "hungarian"] = "identity"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusteringConfig:
+    """Unsupervised segmentation: k-means over the tokens of `data`, clusters matched to its classes.
+
+    `clusters`: numbers of clusters, each tried with `seeds` seeds; 0 is the number of classes. As many clusters as classes
+    are matched by the Hungarian method, more by majority. `upsample` brings cluster maps to the masks' size.
+    """
+
+    data: MaskedSourceConfig = MaskedSourceConfig(split="val")
+    size: int = 320
+    clusters: tuple[int, ...] = (0,)
+    seeds: int = 3
+    upsample: Literal["nearest", "bilinear"] = "bilinear"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscoveryConfig:
+    """Unsupervised object discovery on `data` with boxes: LOST, and objects as regions of one mean-shift mode; CorLoc.
+
+    `method` "lost" compares `features` of the last block and expands the seed among `k_patches` patches of lowest degree;
+    "modes" joins neighbouring tokens whose modes, at `inv_temp` · √D of l2-normalised tokens, have a cosine of
+    `mode_similarity` or more. A box is right at an IoU of `iou` with any ground-truth box.
+    """
+
+    data: SourceConfig = SourceConfig(split="val")
+    method: Literal["lost", "modes"] = "lost"
+    features: Literal["keys", "queries", "values", "tokens"] = "keys"
+    k_patches: int = 100
+    inv_temp: float = 1.0
+    mode_similarity: float = 0.9
+    iou: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbeConfig:
+    """One linear layer from frozen tokens to classes, trained on `train`'s masks, judged on `val`'s by mIoU."""
+
+    train: MaskedSourceConfig = MaskedSourceConfig()
+    val: MaskedSourceConfig = MaskedSourceConfig(split="val")
+    size: int = 512
+    epochs: int = 40
+    batch_size: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageKnnConfig:
+    """Weighted k-NN on the mean token of each image, for completeness; labels are those of the sources."""
+
+    train: SourceConfig = SourceConfig()
+    val: SourceConfig = SourceConfig(split="val")
+    size: int = 0
+    k: int = 20
+    temp: float = 0.07
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparabilityConfig:
+    """Per block of the network: in-cluster variance and separation (paper, Appendix A), NMI and ARI of mean-shift clusters.
+
+    Clusters of tokens are regions of one mode at `inv_temp` · √D of l2-normalised tokens, joined at `mode_similarity`.
+    """
+
+    data: MaskedSourceConfig = MaskedSourceConfig(split="val")
+    size: int = 224
+    inv_temp: float = 1.0
+    mode_similarity: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured of a run's features, every so many epochs (0: never): the named `tasks`, each with its own group.
+
+    `bbox_knn`, when it is among them, chooses the best checkpoint. `batch_size`: images encoded at a time.
+    """
+
+    every_epochs: float = 0.0
+    tasks: tuple[str, ...] = ("bbox_knn",)
+    batch_size: int = 256
+    bbox_knn: BboxKnnConfig = BboxKnnConfig()
+    video: VideoConfig = VideoConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    linear_probe: LinearProbeConfig = LinearProbeConfig()
+    image_knn: ImageKnnConfig = ImageKnnConfig()
+    separability: SeparabilityConfig = SeparabilityConfig()

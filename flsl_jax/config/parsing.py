@@ -1,0 +1,72 @@
+"""Typed dataclasses from nested mappings, with errors that name the key and the nearest valid one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from flsl_jax.errors import UserError
+
+_T = TypeVar("_T")
+
+
+def parse(kind: type[_T], values: Any, *, path: str) -> _T:
+    """A dataclass, with dataclasses inside, from a nested mapping; keys that are left out take their defaults.
+
+    Args:
+        kind: the dataclass.
+        values: the mapping.
+        path: what a person calls it, such as "config"; errors name keys with it.
+
+    Raises:
+        UserError: an unknown key, with the nearest valid one, or a value of another type.
+    """
+    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+        raise UserError(f"{path} is {values!r}; expected a group of keys: {', '.join(_fields(kind))}")
+    hints = typing.get_type_hints(kind)
+    parsed = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
+        parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
+    return kind(**parsed)
+
+
+def nearest_key(name: str, candidates: Iterable[str]) -> str:
+    """` (did you mean "x"?)`, or the list of valid keys where none is near."""
+    candidates = sorted(candidates)
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else f"valid keys: {', '.join(candidates)}"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a `UserError` with the message unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _convert(hint: Any, value: Any, *, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, path=path)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            near = nearest_key(str(value), typing.get_args(hint)).replace("valid keys", "valid values")
+            raise UserError(f"{path} is {value!r}; {near}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{path} is {value!r}; expected numbers such as (0.8, 1.0)")
+        return tuple(_convert(typing.get_args(hint)[0], item, path=path) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        name = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.UnionType) else str(hint)
+        raise UserError(f"{path} is {value!r} ({type(value).__name__}); expected {name}")
+    return value

@@ -1,0 +1,47 @@
+"""Where images come from."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where images come from.
+
+    `name`: "folder" (`root`: any folder of images), "tfds" (`root`: the data_dir or empty, `dataset`: its name),
+    "shards" (`root`: a folder written by `python -m flsl_jax.prepare`), "scenes" (embedded synthetic images: `count`
+    of them, `scene_size` pixels high and wide). `boxes`: COCO JSON file, or folder of VOC XML files, for evaluation.
+    `limit` > 0 keeps the first so many records.
+    """
+
+    name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
+    root: str = ""
+    dataset: str = ""
+    split: str = "train"
+    boxes: str = ""
+    count: int = 0
+    scene_size: int = 0
+    limit: int = 0
+    on_corrupt: Literal["replace", "fail"] = "replace"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedSourceConfig:
+    """Where images with segmentation masks come from.
+
+    `name`: "folder" (`images`: a folder, `masks`: a folder with a PNG of class ids for each image, of the same relative
+    name), "panoptic" (`masks`: a folder of COCO panoptic PNGs, `annotations`: their JSON), "scenes" (embedded synthetic
+    images: `count` of them, `scene_size` pixels high and wide, of `split`). `classes`: a JSON file that names the ids,
+    where known. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for VOC. `limit` > 0 keeps the first so many images.
+    """
+
+    name: Literal["folder", "panoptic", "scenes"] = "folder"
+    images: str = ""
+    masks: str = ""
+    annotations: str = ""
+    classes: str = ""
+    ignore: tuple[int, ...] = (255,)
+    split: str = "train"
+    count: int = 0
+    scene_size: int = 0
+    limit: int = 0

@@ -32,7 +32,7 @@ class ModelConfig:
     depth: int = 12
     num_heads: int = 6
     pos_embed: Literal["learned", "sincos"] = "learned"
-    pos_resize: Literal["bicubic", "bicubic_antialias"] = "bicubic"
+    pos_resize: Literal["bicubic", "bicubic_antialias", "bicubic_dino"] = "bicubic"
     drop_path: float = 0.1
     init_std: float = 0.02
 

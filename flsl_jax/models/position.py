@@ -8,7 +8,7 @@ import numpy as np
 
 from flsl_jax.typing import Array, Float
 
-PosResize = Literal["bicubic", "bicubic_antialias"]
+PosResize = Literal["bicubic", "bicubic_antialias", "bicubic_dino"]
 
 
 def sincos_embedding(*, grid: tuple[int, int], width: int) -> Float[np.ndarray, "h w D"]:
@@ -36,8 +36,9 @@ def resize_embedding(
         embedding: at the grid it was trained on.
         grid: the new height and width in tokens.
         mode: "bicubic": a = −0.75, edges clamped, no antialias, as `torch.nn.functional.interpolate(mode="bicubic")`
-            in DINO and the detectors. "bicubic_antialias": a = −0.5, support widened when it shrinks, as with
-            `antialias=True` in timm. Both with half-pixel centres (`align_corners=False`).
+            in the detectors. "bicubic_antialias": a = −0.5, support widened when it shrinks, as with `antialias=True` in
+            timm. "bicubic_dino": as "bicubic", with DINO's and DINOv2's scale, (new + 0.1) / old, handed to torch as
+            `scale_factor`. All with half-pixel centres (`align_corners=False`).
     """
     if embedding.shape[:2] == grid:
         return embedding
@@ -48,7 +49,7 @@ def resize_embedding(
 @functools.lru_cache(maxsize=64)
 def _weights(old: int, new: int, mode: PosResize) -> Float[np.ndarray, "new old"]:
     """Interpolation of one axis as a matrix."""
-    scale = old / new
+    scale = old / (new + 0.1 if mode == "bicubic_dino" else new)
     antialias = mode == "bicubic_antialias"
     stretch = max(scale, 1.0) if antialias else 1.0
     center = (np.arange(new) + 0.5) * scale - 0.5

@@ -28,6 +28,19 @@ def test_equals_torch(grid, mode):
     np.testing.assert_allclose(resize_embedding(jnp.asarray(source), grid=grid, mode=mode), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_dinos_mode_equals_torch_given_its_scale(grid):
+    torch = pytest.importorskip("torch")
+    source = embedding()
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(source, dtype=torch.float64).permute(2, 0, 1)[None],
+        scale_factor=tuple((new + 0.1) / 14 for new in grid),
+        mode="bicubic",
+    )[0].permute(1, 2, 0)
+    ours = resize_embedding(jnp.asarray(source), grid=grid, mode="bicubic_dino")
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
 def kernel(x, a):
     x = abs(x)
     if x <= 1:
@@ -48,7 +61,7 @@ def test_bicubic_equals_plain_loops_with_clamped_edges(grid):
     np.testing.assert_allclose(resize_embedding(jnp.asarray(source), grid=grid, mode="bicubic"), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("mode", ["bicubic", "bicubic_antialias"])
+@pytest.mark.parametrize("mode", ["bicubic", "bicubic_antialias", "bicubic_dino"])
 def test_its_own_grid_is_the_identity_and_a_constant_stays_constant(mode):
     source = jnp.asarray(embedding())
     assert resize_embedding(source, grid=(14, 14), mode=mode) is source

@@ -1,0 +1,342 @@
+"""How other code names a backbone's tensors: one table of formats, used in both directions, and what cannot be written.
+
+A layout maps prefixes of canonical names (`flsl_jax.weights.canonical`) to prefixes of the target's, `{n}` standing for
+the block's number. Whatever is not a change of name is said in a field of its own: tensors that the target has and
+ignores, a row of zeros before the position embedding, a final norm that it lacks. All of it is reported when a file is
+written, nothing else may differ. Facts: the targets' sources, checked by loading random weights; see docs/weights.md.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from flsl_jax.config import nearest_key
+from flsl_jax.errors import UserError
+from flsl_jax.models.position import PosResize
+from flsl_jax.weights.canonical import Tensors
+
+Names = Mapping[str, str | tuple[str, str, str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One target format.
+
+    Attributes:
+        target: the code that reads it, and its version.
+        names: canonical prefix -> the target's prefix; three of them where query, key and value are kept apart.
+        prefix: before every name of the backbone.
+        head_prefix: before every name of the head; None: the target has no place for one.
+        zero_row: whether the position embedding starts with a row for the class token, written as zeros: always, though
+            the token takes no part; or where the network has such a token, whose own embedding includes its position.
+        unused: names of tensors (1, 1, D) that the target has and does not use; written as zeros.
+        final_norm: whether the target has the norm after the last block; else it is left out.
+        max_prefix: how many prefix tokens (class token, registers) it can hold.
+        layer_scale: whether it can hold LayerScale.
+        norm_eps: epsilon that is fixed in the target; None: it is in a config that is written or shown with the file.
+        pos_resize: how the target resizes the position embedding for other image sizes.
+        kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
+        suffix: of a file, as the target reads it by itself.
+        wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`, "" for none.
+        notes: what the load needs beside the file.
+    """
+
+    target: str
+    names: Names
+    prefix: str = ""
+    head_prefix: str | None = None
+    zero_row: Literal["never", "always", "with_token"] = "never"
+    unused: tuple[str, ...] = ()
+    final_norm: bool = True
+    max_prefix: int = 0
+    layer_scale: bool = False
+    norm_eps: float | None = None
+    pos_resize: PosResize = "bicubic"
+    kind: Literal["file", "folder"] = "file"
+    suffix: Literal[".safetensors", ".pth"] = ".safetensors"
+    wrapper: Literal["", "model", "state_dict", "network"] = ""
+    notes: tuple[str, ...] = ()
+
+
+_CANONICAL = {
+    "pos_embed": "pos_embed",
+    "patch_embed.proj.": "patch_embed.proj.",
+    "blocks.{n}.norm1.": "blocks.{n}.norm1.",
+    "blocks.{n}.attn.qkv.": "blocks.{n}.attn.qkv.",
+    "blocks.{n}.attn.proj.": "blocks.{n}.attn.proj.",
+    "blocks.{n}.norm2.": "blocks.{n}.norm2.",
+    "blocks.{n}.mlp.fc1.": "blocks.{n}.mlp.fc1.",
+    "blocks.{n}.mlp.fc2.": "blocks.{n}.mlp.fc2.",
+    "norm.": "norm.",
+}
+_TIMM = _CANONICAL | {"blocks.{n}.ls1.": "blocks.{n}.ls1.", "blocks.{n}.ls2.": "blocks.{n}.ls2."}
+_MMPRETRAIN = {
+    "pos_embed": "pos_embed",
+    "patch_embed.proj.": "patch_embed.projection.",
+    "blocks.{n}.norm1.": "layers.{n}.ln1.",
+    "blocks.{n}.attn.qkv.": "layers.{n}.attn.qkv.",
+    "blocks.{n}.attn.proj.": "layers.{n}.attn.proj.",
+    "blocks.{n}.norm2.": "layers.{n}.ln2.",
+    "blocks.{n}.mlp.fc1.": "layers.{n}.ffn.layers.0.0.",
+    "blocks.{n}.mlp.fc2.": "layers.{n}.ffn.layers.1.",
+    "norm.": "ln1.",
+}
+_MMSEG = _MMPRETRAIN | {
+    "blocks.{n}.attn.qkv.": "layers.{n}.attn.attn.in_proj_",
+    "blocks.{n}.attn.proj.": "layers.{n}.attn.attn.out_proj.",
+}
+_IJEPA = {
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
+    "blocks.{n}.norm1.": "layers.{n}.layernorm_before.",
+    "blocks.{n}.attn.qkv.": tuple(f"layers.{{n}}.attention.{part}_proj." for part in "qkv"),
+    "blocks.{n}.attn.proj.": "layers.{n}.attention.o_proj.",
+    "blocks.{n}.norm2.": "layers.{n}.layernorm_after.",
+    "blocks.{n}.mlp.fc1.": "layers.{n}.mlp.fc1.",
+    "blocks.{n}.mlp.fc2.": "layers.{n}.mlp.fc2.",
+    "norm.": "layernorm.",
+}
+_HF_VITDET = {
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.": "embeddings.projection.",
+    "blocks.{n}.norm1.": "encoder.layer.{n}.norm1.",
+    "blocks.{n}.attn.qkv.": "encoder.layer.{n}.attention.qkv.",
+    "blocks.{n}.attn.proj.": "encoder.layer.{n}.attention.proj.",
+    "blocks.{n}.norm2.": "encoder.layer.{n}.norm2.",
+    "blocks.{n}.mlp.fc1.": "encoder.layer.{n}.mlp.fc1.",
+    "blocks.{n}.mlp.fc2.": "encoder.layer.{n}.mlp.fc2.",
+}
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "flsl": Layout(
+            target="the authors' FLSL release",
+            names=_CANONICAL,
+            prefix="backbone.",
+            head_prefix="head.",
+            unused=("cls_token",),
+            norm_eps=1e-6,
+            pos_resize="bicubic_dino",
+            suffix=".pth",
+            wrapper="network",
+            notes=("set num_heads as below: the release's detection configs say 8, which loads and is wrong",),
+        ),
+        "dino": Layout(
+            target="DINO's code, its ViT without class token where the network has none",
+            names=_CANONICAL,
+            prefix="backbone.",
+            head_prefix="head.",
+            zero_row="with_token",
+            max_prefix=1,
+            norm_eps=1e-6,
+            pos_resize="bicubic_dino",
+            suffix=".pth",
+            wrapper="network",
+        ),
+        "timm": Layout(
+            target="timm 1.0",
+            names=_TIMM,
+            max_prefix=1_000,
+            layer_scale=True,
+            norm_eps=1e-6,
+            pos_resize="bicubic_antialias",
+            kind="folder",
+        ),
+        "detectron2": Layout(
+            target="detectron2's ViT (ViTDet)",
+            names=_CANONICAL,
+            prefix="backbone.net.",
+            final_norm=False,
+            suffix=".pth",
+            wrapper="model",
+            notes=(
+                "set pretrain_use_cls_token=False, and no ?matching_heuristics=True behind the file's name",
+                "relative positions (use_rel_pos=True) and the pyramid are not in the file and start afresh",
+            ),
+        ),
+        "mmdet-vitdet": Layout(
+            target="mmdetection 3, projects/ViTDet",
+            names=_CANONICAL,
+            final_norm=False,
+            suffix=".pth",
+            wrapper="model",
+            notes=(
+                "set pretrain_use_cls_token=False, and norm_cfg=dict(type='LN', eps=1e-6), which its config leaves at 1e-5",
+                "relative positions and the pyramid are not in the file and start afresh",
+            ),
+        ),
+        "mmseg": Layout(
+            target="mmsegmentation 1.2's VisionTransformer",
+            names=_MMSEG,
+            zero_row="always",
+            unused=("cls_token",),
+            suffix=".pth",
+            wrapper="state_dict",
+            notes=(
+                "set with_cls_token=False and patch_bias=True; without the latter the patch bias is dropped silently",
+                "set final_norm=True for the norm after the last block, or leave ln1.* out",
+            ),
+        ),
+        "mmpretrain": Layout(
+            target="mmpretrain 1.2's VisionTransformer",
+            names=_MMPRETRAIN,
+            suffix=".pth",
+            wrapper="state_dict",
+            notes=("set with_cls_token=False and out_type='featmap'",),
+        ),
+        "transformers": Layout(
+            target="transformers' IJepaModel, its ViT without class token",
+            names=_IJEPA,
+            kind="folder",
+            notes=("pass interpolate_pos_encoding=True for images of another size",),
+        ),
+        "transformers-vitdet": Layout(
+            target="transformers' VitDetBackbone",
+            names=_HF_VITDET,
+            zero_row="always",
+            final_norm=False,
+            kind="folder",
+        ),
+    }
+)  # fmt: skip
+
+_CLASS_TOKEN = "always has a class token, which these networks have not"
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "torchvision": f"torchvision's ViT {_CLASS_TOKEN}, and takes one image size only; take --format=timm",
+        "transformers-vit": f"transformers' ViTModel {_CLASS_TOKEN}; take --format=transformers (IJepaModel)",
+        "dinov2": f"DINOv2's ViT {_CLASS_TOKEN}, and LayerScale; take --format=timm, or transformers (IJepaModel)",
+    }
+)
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of a format.
+
+    Raises:
+        UserError: the format is unknown (names the nearest one), or one that cannot hold these networks.
+    """
+    if name in REFUSED:
+        raise UserError(f"format {name!r} cannot be written: {REFUSED[name]}")
+    if name not in LAYOUTS:
+        raise UserError(f"unknown format {name!r}; {nearest_key(name, LAYOUTS).replace('valid keys', 'formats')}")
+    return LAYOUTS[name]
+
+
+def to_layout(tensors: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
+    """A backbone's canonical tensors under the target's names, what the target lacks left out and what it adds added.
+
+    Raises:
+        UserError: tensors without a place in the target; all of them are named.
+    """
+    tensors = dict(tensors)
+    width = tensors["pos_embed"].shape[-1]
+    zeros = np.zeros((1, 1, width), tensors["pos_embed"].dtype)
+    prefix = tensors.pop("prefix", None)
+    if not layout.final_norm:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
+    renamed: Tensors = dict.fromkeys(layout.unused, zeros)
+    if prefix is not None:
+        renamed["cls_token"] = prefix[:, :1]
+        if prefix.shape[1] > 1:
+            renamed["reg_token"] = prefix[:, 1:]
+    if layout.zero_row == "always" or (layout.zero_row == "with_token" and prefix is not None):
+        tensors["pos_embed"] = np.concatenate([zeros, tensors["pos_embed"]], axis=1)
+    homeless = []
+    for name, tensor in tensors.items():
+        targets = _renamed(name, layout.names)
+        if not targets:
+            homeless.append(name)
+        parts = np.split(tensor, len(targets)) if len(targets) > 1 else [tensor]
+        renamed |= dict(zip(targets, parts))
+    if homeless:
+        raise UserError(f"{layout.target} has no place for {', '.join(homeless)}")
+    return {layout.prefix + name: np.ascontiguousarray(tensor) for name, tensor in renamed.items()}
+
+
+def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patches: int | None = None) -> Tensors:
+    """Canonical tensors from a backbone's tensors under the target's names; the inverse of `to_layout`.
+
+    Args:
+        tensors: of the backbone only, without wrapper; all of them are used, or are the layout's unused ones.
+        layout: whose names they have.
+        num_patches: positions of the embedding; where it is not given, a square of them is expected.
+
+    Raises:
+        UserError: names that the layout does not have, or parts of query, key and value missing; all are named.
+    """
+    plain = {name.removeprefix(layout.prefix): tensor for name, tensor in tensors.items()}
+    extra = {name: plain.pop(name, None) for name in ("cls_token", "reg_token")}
+    split: dict[str, dict[int, np.ndarray]] = {}
+    unknown = []
+    for name, tensor in plain.items():
+        found = _original(name, layout.names)
+        if found is None:
+            unknown.append(layout.prefix + name)
+        else:
+            split.setdefault(found[0], {})[found[1]] = tensor
+    parts = {name: 3 if isinstance(layout.names.get(_generic(name)), tuple) else 1 for name in split}
+    unknown += [
+        f"{name} in {len(split[name])} of {count} parts" for name, count in parts.items() if len(split[name]) < count
+    ]
+    if unknown:
+        raise UserError(f"not a backbone as {layout.target} names it: {', '.join(sorted(unknown))}")
+    result = {
+        name: np.concatenate([pieces[number] for number in sorted(pieces)]) if len(pieces) > 1 else pieces[0]
+        for name, pieces in split.items()
+    }
+    token = None if "cls_token" in layout.unused else extra["cls_token"]
+    if "pos_embed" in result:
+        first, result["pos_embed"] = _without_token_row(result["pos_embed"], num_patches)
+        token = token if token is None or first is None else token + first
+    prefix = [part for part in (token, extra["reg_token"]) if part is not None]
+    return result | ({"prefix": np.concatenate(prefix, axis=1)} if prefix else {})
+
+
+def _without_token_row(positions: np.ndarray, num_patches: int | None) -> tuple[np.ndarray | None, np.ndarray]:
+    """The class token's row, or None, and the rest."""
+    rows = positions.shape[1]
+    if num_patches is None:
+        num_patches = next((count for count in (rows, rows - 1) if count and round(count**0.5) ** 2 == count), rows)
+    return (positions[:, :1], positions[:, 1:]) if rows == num_patches + 1 else (None, positions)
+
+
+def _generic(name: str) -> str:
+    """The table's key of a canonical name: its block's number as {n}, without the last part."""
+    stem = re.sub(r"^blocks\.\d+\.", "blocks.{n}.", name)
+    return stem if "." not in stem else stem[: stem.rindex(".") + 1]
+
+
+def _renamed(name: str, names: Names) -> tuple[str, ...]:
+    """The target's names of a canonical tensor; none where it has no place."""
+    key = _generic(name)
+    if key not in names:
+        return ()
+    number = re.search(r"\.(\d+)\.", name)
+    last = name[name.rindex(".") + 1 :] if key.endswith(".") else ""
+    targets = names[key]
+    return tuple(
+        target.replace("{n}", number.group(1) if number else "") + last
+        for target in (targets if isinstance(targets, tuple) else (targets,))
+    )
+
+
+def _original(name: str, names: Names) -> tuple[str, int] | None:
+    """The canonical name of a target's tensor, and which third of it this is."""
+    for key, part, target in _entries(names):
+        ending = r"(weight|bias|gamma)" if key.endswith(".") else "()"
+        found = re.fullmatch(re.escape(target).replace(r"\{n\}", r"(?P<n>\d+)") + ending, name)
+        if found:
+            return key.replace("{n}", found.groupdict().get("n") or "") + found.groups()[-1], part
+    return None
+
+
+def _entries(names: Names) -> Iterator[tuple[str, int, str]]:
+    for key, targets in names.items():
+        yield from (
+            (key, part, target) for part, target in enumerate((targets,) if isinstance(targets, str) else targets)
+        )

@@ -109,6 +109,7 @@ def masked_source(*, split: str) -> ConfigDict:
             "masks": "",
             "annotations": "",
             "classes": "",
+            "names": "",
             "ignore": (255,),
             "split": split,
             "count": 0,

@@ -31,8 +31,10 @@ class MaskedSourceConfig:
 
     `name`: "folder" (`images`: a folder, `masks`: a folder with a PNG of class ids for each image, of the same relative
     name), "panoptic" (`masks`: a folder of COCO panoptic PNGs, `annotations`: their JSON), "scenes" (embedded synthetic
-    images: `count` of them, `scene_size` pixels high and wide, of `split`). `classes`: a JSON file that names the ids,
-    where known. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for VOC. `limit` > 0 keeps the first so many images.
+    images: `count` of them, `scene_size` pixels high and wide, of `split`). `classes`: a file that names the ids (JSON, or
+    ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes. `names`: a text file that lists the images to use, such as
+    VOC's ImageSets/Segmentation/val.txt; empty: all. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for VOC.
+    `limit` > 0 keeps the first so many images.
     """
 
     name: Literal["folder", "panoptic", "scenes"] = "folder"
@@ -40,6 +42,7 @@ class MaskedSourceConfig:
     masks: str = ""
     annotations: str = ""
     classes: str = ""
+    names: str = ""
     ignore: tuple[int, ...] = (255,)
     split: str = "train"
     count: int = 0

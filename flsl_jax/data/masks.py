@@ -1,0 +1,305 @@
+"""Images with segmentation masks: folders of PNGs with class ids, COCO panoptic files, and the embedded scenes."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int32, UInt8
+from PIL import Image
+
+from flsl_jax.config import MaskedSourceConfig
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.mask_classes import IGNORED, MaskClasses, read_class_names
+from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources import FolderSource
+from flsl_jax.errors import UserError
+
+_ORIENTATION_TAG = 0x0112
+_TURNED = (5, 6, 7, 8)
+# Modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
+_ID_MODES = ("P", "L", "1", "I", "I;16", "I;16B")
+_THREADS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedRecord:
+    """One image, uint8 [H, W, 3] upright RGB, with the class of each of its pixels, int32 [H, W]; -1 counts nowhere."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    mask: Int32[np.ndarray, "H W"]
+    name: str
+
+
+@runtime_checkable
+class MaskedSource(Protocol):
+    """A data set with random access; records are decoded when they are asked for.
+
+    `name` is for messages, `class_names[label]` names a label.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 to one less, whether all of them occur or not."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> MaskedRecord: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """Files of one record; `segments` maps a panoptic PNG's segment ids to class ids."""
+
+    name: str
+    image: Path
+    mask: Path
+    segments: dict[int, int] | None = None
+
+
+class MaskedFiles:
+    """Image files with a mask file each.
+
+    Sizes are compared at once, from the files' headers; pixels are read when a record is asked for.
+
+    Args:
+        pairs: files of every record.
+        classes: the ids and their labels.
+        name: for messages.
+
+    Raises:
+        UserError: a file cannot be opened, a mask is of another size than its upright image or not of ids.
+    """
+
+    def __init__(self, pairs: Sequence[_Pair], *, classes: MaskClasses, name: str) -> None:
+        self.name, self.class_names = name, classes.names
+        self._pairs, self._classes = tuple(pairs), classes
+        with ThreadPoolExecutor(_THREADS) as threads:
+            list(threads.map(_check_headers, self._pairs))
+
+    @property
+    def num_classes(self) -> int:
+        """See `MaskedSource`."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> MaskedRecord:
+        """One decoded record.
+
+        Raises:
+            UserError: a file is damaged, or the mask has an id that is no class.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        pair = self._pairs[index]
+        try:
+            image = decode_image(pair.image.read_bytes(), name=str(pair.image))
+        except (OSError, DecodeError) as error:
+            raise UserError(f"image {pair.image} cannot be read ({_reason(error)}); mend or remove it") from error
+        pixels = np.asarray(_opened(pair.mask, read=True))
+        ids = pixels if pair.segments is None else _panoptic_ids(pixels, pair.segments, file=pair.mask)
+        return MaskedRecord(image=image, mask=self._classes.labels(ids, file=pair.mask), name=pair.name)
+
+
+class MaskedScenes:
+    """The embedded scenes with their class masks; label 0 is the background."""
+
+    def __init__(self, scenes: Scenes, *, classes: MaskClasses) -> None:
+        self.name, self.class_names = scenes.name, classes.names
+        self._scenes, self._classes = scenes, classes
+
+    @property
+    def num_classes(self) -> int:
+        """See `MaskedSource`."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> MaskedRecord:
+        record = self._scenes[index]
+        mask = self._classes.labels(self._scenes.masks(index).classes, file=record.name)
+        return MaskedRecord(image=record.image, mask=mask, name=record.name)
+
+
+def open_masked(config: MaskedSourceConfig) -> MaskedSource:
+    """Opens what a config describes.
+
+    Labels follow from the class file (or the panoptic file's categories) and `ignore` alone, never from the ids that
+    happen to occur, so train and val that name the same ones have the same labels. Without a class file every id from
+    0 to 255 that is not ignored is a class, named by its number.
+
+    An image without a mask is left out, and a warning counts them: VOC has masks for a part of its images. A mask without
+    its image is an error.
+
+    Raises:
+        UserError: files are not there, do not belong together or are not what they should be, or the config lacks a value.
+    """
+    if config.name == "scenes":
+        count = min(config.count, config.limit) if config.limit > 0 else config.count
+        scenes = Scenes(count=count, size=config.scene_size, split=config.split)
+        names = dict(enumerate(("background", *scenes.class_names)))
+        return MaskedScenes(scenes, classes=MaskClasses(names, ignore=config.ignore))
+    needed = ("images", "masks", "annotations") if config.name == "panoptic" else ("images", "masks")
+    for key in needed:
+        if not getattr(config, key):
+            raise UserError(f'masks of source "{config.name}": {key} is empty; set {", ".join(needed)}')
+    images = {path: Path(config.images, path) for path in _listed(config.images)}
+    find = _panoptic_pairs if config.name == "panoptic" else _folder_pairs
+    pairs, names = find(config, images)
+    if config.names:
+        pairs = _named(pairs, Path(config.names))
+    pairs = pairs[: config.limit] if config.limit > 0 else pairs
+    return MaskedFiles(pairs, classes=MaskClasses(names, ignore=config.ignore), name=config.masks)
+
+
+def _listed(root: str) -> list[str]:
+    source = FolderSource(root)
+    return [source.path(index) for index in range(len(source))]
+
+
+def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
+    """Images and masks of one relative name but for the suffix, in the order of the images' paths."""
+    masks = {str(Path(path).with_suffix("")): path for path in _listed(config.masks) if path.lower().endswith(".png")}
+    stems = {path: str(Path(path).with_suffix("")) for path in images}
+    twice = [stem for stem, count in Counter(stems.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"images {config.images}: two images are named {twice[0]}; a mask is found by this name alone")
+    _refuse_missing([masks[stem] for stem in sorted(masks.keys() - stems.values())], config=config)
+    pairs = [
+        _Pair(name=path, image=file, mask=Path(config.masks, masks[stems[path]]))
+        for path, file in images.items()
+        if stems[path] in masks
+    ]
+    if not pairs:
+        raise UserError(
+            f"masks {config.masks}: no .png here has the name of an image of {config.images}; name the folders of the "
+            "images and of their masks, with the same relative names"
+        )
+    _warn_of_unmasked(len(images) - len(pairs), config=config)
+    names = read_class_names(Path(config.classes)) if config.classes else {number: str(number) for number in range(256)}
+    return pairs, names
+
+
+def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
+    """Records of the JSON's annotations, by the images' names; crowds are pixels of their class like others."""
+    path = Path(config.annotations)
+    try:
+        content = json.loads(path.read_text())
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+        found = [
+            _Pair(
+                name=files[item["image_id"]],
+                image=Path(config.images, files[item["image_id"]]),
+                mask=Path(config.masks, str(item["file_name"])),
+                segments={int(segment["id"]): int(segment["category_id"]) for segment in item["segments_info"]},
+            )
+            for item in content["annotations"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"masks {path}: not a COCO panoptic file ({type(error).__name__}: {error})") from error
+    if not found:
+        raise UserError(f"masks {path}: has no annotations; name the JSON of the panoptic PNGs")
+    unlisted = {category for pair in found for category in pair.segments.values()} - names.keys()
+    if unlisted:
+        raise UserError(
+            f"masks {path}: category_id {min(unlisted)} is not among the file's categories; add or remove it"
+        )
+    _refuse_missing([str(pair.mask) for pair in found if pair.name not in images], config=config)
+    missing = [str(pair.mask) for pair in found if not pair.mask.is_file()]
+    if missing:
+        raise UserError(f"masks {path}: {len(missing)} of its PNGs are not in {config.masks}, such as {missing[0]}")
+    _warn_of_unmasked(len(images) - len({pair.name for pair in found}), config=config)
+    return sorted(found, key=lambda pair: pair.name), names
+
+
+def _named(pairs: list[_Pair], path: Path) -> list[_Pair]:
+    """The records that a text file lists, one name without suffix a line, in its order."""
+    try:
+        wanted = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"names {path} cannot be read ({_reason(error)}); give a text file with a name a line"
+        ) from error
+    by_name = {str(Path(pair.name).with_suffix("")): pair for pair in pairs}
+    missing = [name for name in wanted if name not in by_name]
+    if missing or not wanted:
+        such = f"{len(missing)} of its {len(wanted)} names have no image with a mask" + f", such as {missing[:1]}"
+        raise UserError(f"names {path}: {such if wanted else 'holds no name'}; list images without their suffix")
+    return [by_name[name] for name in wanted]
+
+
+def _refuse_missing(masks: list[str], *, config: MaskedSourceConfig) -> None:
+    if masks:
+        raise UserError(
+            f"masks {config.masks}: {len(masks)} have no image in {config.images}, such as {masks[0]}; add the "
+            "images or remove the masks"
+        )
+
+
+def _warn_of_unmasked(count: int, *, config: MaskedSourceConfig) -> None:
+    if count:
+        logging.warning("%s: left out %d images without a mask in %s", config.images, count, config.masks)
+
+
+def _check_headers(pair: _Pair) -> None:
+    image, mask = _opened(pair.image), _opened(pair.mask)
+    width, height = image.size
+    try:
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
+    except Exception:  # as decode_image: without a readable tag it counts as upright
+        turned = False
+    size = (height, width) if turned else (width, height)
+    if mask.size != size:
+        raise UserError(
+            f"mask {pair.mask} is {mask.size[0]}×{mask.size[1]}, its image {pair.image} {size[0]}×{size[1]} (upright); give "
+            "the mask at its image's size"
+        )
+    expected = _ID_MODES if pair.segments is None else ("RGB",)
+    if mask.mode not in expected:
+        kind = "one channel of class ids" if pair.segments is None else "RGB segment ids (COCO panoptic)"
+        raise UserError(f"mask {pair.mask} has pixels of mode {mask.mode}; expected a PNG with {kind}")
+
+
+def _opened(path: Path, *, read: bool = False) -> Image.Image:
+    """The image with its header or, with `read`, all of it; the file is closed again."""
+    try:
+        with Image.open(path) as image:
+            if read:
+                image.load()
+            else:
+                image.getexif()
+            return image
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
+        raise UserError(f"{path} cannot be read ({_reason(error)}); mend or remove it") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _panoptic_ids(
+    pixels: UInt8[np.ndarray, "H W 3"], segments: dict[int, int], *, file: Path
+) -> Int32[np.ndarray, "H W"]:
+    """Category ids from a panoptic PNG, R + 256 G + 65536 B being the segment; -1 for segment 0, which is no segment."""
+    numbers = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+    found, places = np.unique(numbers, return_inverse=True)
+    unlisted = [int(number) for number in found if number and int(number) not in segments]
+    if unlisted:
+        raise UserError(f"mask {file}: segment {unlisted[0]} is not in its annotation; use the JSON of these very PNGs")
+    ids = np.array([segments[int(number)] if number else IGNORED for number in found], np.int32)
+    return ids[places].reshape(numbers.shape)

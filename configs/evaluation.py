@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
                 "features": "keys",
                 "k_patches": 100,
                 "inv_temp": 1.0,
-                "mode_similarity": 0.9,
+                "mode_similarity": 0.8,
                 "iou": 0.5,
             },
             "linear_probe": {
@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
                 "data": masked_source(split="val"),
                 "size": 224,
                 "inv_temp": 1.0,
-                "mode_similarity": 0.9,
+                "mode_similarity": 0.8,
             },
         }
     )

@@ -94,7 +94,7 @@ class DiscoveryConfig:
     features: Literal["keys", "queries", "values", "tokens"] = "keys"
     k_patches: int = 100
     inv_temp: float = 1.0
-    mode_similarity: float = 0.9
+    mode_similarity: float = 0.8
     iou: float = 0.5
 
 
@@ -133,7 +133,7 @@ class SeparabilityConfig:
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
     size: int = 224
     inv_temp: float = 1.0
-    mode_similarity: float = 0.9
+    mode_similarity: float = 0.8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

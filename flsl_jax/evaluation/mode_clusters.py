@@ -1,0 +1,68 @@
+"""Mean-shift clusters of one image's tokens: which tokens are pulled to a common mode (paper, Sec. 3 and Appendix A)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from flsl_jax.objective import mean_shift
+from flsl_jax.typing import Array, Bool, Float, Int
+
+
+def mode_clusters(
+    tokens: Float[np.ndarray, "h w D"] | Float[Array, "h w D"], *, inv_temp: float, similarity: float
+) -> Int[np.ndarray, "h w"]:
+    """Clusters of tokens that share a mode.
+
+    Tokens are l2-normalised; one mean-shift step at τ = `inv_temp` · √D, as the objective takes it, gives each its mode
+    (Eq. 4). Two tokens whose modes have a cosine of at least `similarity` are of one cluster, and so are the tokens that
+    a chain of such pairs connects. Place plays no part: see `connected_regions` for that.
+
+    Args:
+        tokens: of one image. Compiled once for each shape.
+        inv_temp: multiplies cosines of tokens after √D does; the larger, the smaller the clusters.
+        similarity: smallest cosine of the modes of a pair, from -1 to 1; the larger, the smaller the clusters.
+
+    Returns:
+        int32 numbers of the clusters, 0 for the largest; of equally large ones the first in reading order comes first.
+    """
+    rows = jnp.asarray(tokens).reshape(-1, tokens.shape[-1])
+    linked = np.asarray(_linked(rows, inv_temp * rows.shape[-1] ** 0.5, similarity))
+    _, names = connected_components(csr_array(linked), directed=False)
+    return _largest_first(names).reshape(tokens.shape[:2])
+
+
+def connected_regions(clusters: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Parts of clusters that hang together on the grid, over edges and not over corners.
+
+    Returns:
+        int32 numbers of the regions, numbered as `mode_clusters` numbers clusters.
+    """
+    from scipy import ndimage
+
+    regions = np.zeros(clusters.shape, np.int32)
+    count = 0
+    for number in np.unique(clusters):
+        parts, found = ndimage.label(clusters == number)
+        regions[parts > 0] = parts[parts > 0] + count
+        count += found
+    return _largest_first(regions.reshape(-1)).reshape(clusters.shape)
+
+
+@jax.jit
+def _linked(tokens: Float[Array, "N D"], inv_temp: Array | float, similarity: Array | float) -> Bool[Array, "N N"]:
+    modes = _unit(mean_shift(_unit(tokens), _unit(tokens), inv_temp=inv_temp))
+    return jnp.matmul(modes, modes.T, precision="highest") >= similarity
+
+
+def _unit(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    """Of length 1, or 0 where they have none."""
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _largest_first(names: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    _, first, inverse, counts = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(first), np.int32)
+    rank[np.lexsort((first, -counts))] = np.arange(len(first))
+    return rank[inverse]

@@ -1,0 +1,220 @@
+"""Weight files read as named NumPy arrays: safetensors, torch's own, and folders of timm and transformers.
+
+No code of a file is ever run. torch is needed for its own files only, and is imported when one is read.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import re
+import types
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flsl_jax.errors import UserError
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+_EXPECTED = "expected weights as .safetensors, or as torch's .pth, .pt or .bin"
+# Top-level entries of a torch checkpoint that hold tensors but no weights.
+_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng")
+# The first bytes of files that are mistaken for weights; what they are.
+_OTHERS = {
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"GGUF": "a GGUF file (llama.cpp)",
+    b"version https://git-lfs": "a Git LFS pointer, whose file was never downloaded (git lfs pull)",
+    b"<": "a web page or XML, not the file behind the link",
+    b"\x93NUMPY": "a single NumPy array",
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+}
+_MAX_HEADER = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Attributes:
+        path: the file itself, also where a folder was named.
+        tensors: name -> array, nested dictionaries joined with dots (`teacher.backbone.norm.weight`); float32, float16,
+            bfloat16 (of ml_dtypes) or whatever the file has.
+        others: top-level entries that hold no weights (epoch, args, optimizer).
+        metadata: of a safetensors file; empty for others.
+        config: the `config.json` of timm or transformers beside the file; empty where there is none.
+        preprocessor: transformers' `preprocessor_config.json` beside the file; empty where there is none.
+    """
+
+    path: Path
+    tensors: Mapping[str, np.ndarray]
+    others: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = types.MappingProxyType({})
+    config: Mapping[str, Any] = types.MappingProxyType({})
+    preprocessor: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Reads a file, told apart by its content, or a folder with config.json and the weights beside it.
+
+    Args:
+        path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; or a folder of timm or transformers.
+
+    Raises:
+        UserError: it is not there, truncated, of another kind, wants code run, or needs torch, which is missing.
+    """
+    path = _file_of(Path(path))
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        start = handle.read(64)
+    if _is_safetensors(start):
+        content = _read_safetensors(path, size=size)
+    elif start.startswith(b"PK"):
+        _check_zip(path)
+        content = _read_torch(path)
+    elif start.startswith(b"\x80"):
+        content = _read_torch(path)
+    else:
+        kinds = (kind for magic, kind in _OTHERS.items() if start.lstrip().startswith(magic))
+        kind = next(kinds, "empty" if not size else "not a weight file")
+        truncated = f", or truncated ({size} bytes)" if path.suffix in _SUFFIXES and kind == "not a weight file" else ""
+        raise UserError(f"{path} is {kind}{truncated}; {_EXPECTED}")
+    if not content.tensors:
+        raise UserError(f"{path} holds no tensors, only {', '.join(content.others) or 'nothing'}; {_EXPECTED}")
+    config = _read_json(path.parent / "config.json")
+    return dataclasses.replace(
+        content,
+        config=config if config.keys() & {"model_type", "pretrained_cfg"} else {},
+        preprocessor=_read_json(path.parent / "preprocessor_config.json"),
+    )
+
+
+def _file_of(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} does not exist; {_EXPECTED}, or a folder with config.json and {_FOLDER_FILES[0]}")
+    if not path.is_dir():
+        return path
+    for name in _FOLDER_FILES:
+        if (path / name).is_file():
+            return path / name
+    if any(path.glob("*.index.json")):
+        raise UserError(f"{path} holds weights in several shards; save them as one file, {path / _FOLDER_FILES[0]}")
+    found = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
+    raise UserError(
+        f"{path} is a folder without weights ({found} in it); expected config.json with {' or '.join(_FOLDER_FILES)}, as "
+        "timm and transformers save them"
+    )
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Eight bytes of the header's length, then the header, a JSON object."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER
+
+
+def _read_safetensors(path: Path, *, size: int) -> WeightFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dictionary)
+            return WeightFile(path=path, tensors=tensors, metadata=handle.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{path} is truncated or damaged ({size} bytes; safetensors says: {error}); copy it anew") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds numbers that NumPy has no type for ({error}); save it as float32, float16 or bfloat16"
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is truncated ({path.stat().st_size} bytes, no zip directory); copy it anew") from error
+    if any("/code/" in name for name in names):
+        raise UserError(
+            f"{path} is a TorchScript archive, which is code; save the tensors alone: torch.save(model.state_dict(), FILE)"
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        kind = "a NumPy archive (.npz)" if all(name.endswith(".npy") for name in names) else "a zip archive"
+        raise UserError(f"{path} is {kind}, not a torch file; {_EXPECTED}")
+
+
+def _read_torch(path: Path) -> WeightFile:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a torch file and torch is not installed; pip install 'flsl_jax[torch]', or save the file as "
+            ".safetensors where torch is"
+        ) from error
+    with _torch_errors(path), torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a single {type(content).__name__}, not a dictionary of named tensors; {_EXPECTED}")
+    tensors, others = {}, []
+    for top, value in content.items():
+        found = {} if _NOT_WEIGHTS.search(str(top)) else dict(_flat_tensors(value, str(top)))
+        tensors |= found
+        if not found:
+            others.append(str(top))
+    return WeightFile(path=path, tensors={name: _to_numpy(x, name, path) for name, x in tensors.items()}, others=tuple(others))
+
+
+@contextlib.contextmanager
+def _torch_errors(path: Path) -> Iterator[None]:
+    """What torch says of a bad file, over many lines and with the advice to run its code, as one line."""
+    import pickle
+
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise UserError(f"{path} is a pickle, but not one of tensors; {_EXPECTED}") from error
+        raise UserError(
+            f"{path} wants to run code ({found.group(1)}), which is refused; if you trust where it is from, open it there "
+            "and save the tensors alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is truncated or damaged (torch says: {reason}); copy it anew") from error
+
+
+def _flat_tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat_tensors(inner, f"{name}.{key}")
+
+
+def _to_numpy(tensor: Any, name: str, path: Path) -> np.ndarray:
+    import torch
+
+    try:
+        tensor = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+    except (RuntimeError, TypeError) as error:
+        kind = f"{tensor.dtype}, {tensor.layout}"
+        raise UserError(f"{path}: {name} is {kind}, which NumPy cannot hold; save it as float32") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); repair it, or move it away from the weights") from error
+    return values if isinstance(values, dict) else {}

@@ -11,7 +11,7 @@ class Architecture:
     """A ViT as a function of its parameters; how it is trained and compiled is said elsewhere.
 
     The defaults are those of networks trained here. Networks from elsewhere may have prefix tokens (class token and
-    registers), LayerScale, or another epsilon.
+    registers), LayerScale, another epsilon, or no final norm.
 
     Attributes:
         patch_size: p, in pixels.
@@ -25,6 +25,7 @@ class Architecture:
         num_prefix: learned tokens without a place in the image, before the patches in every block.
         layer_scale: whether each branch's output is multiplied by a learned vector.
         norm_eps: epsilon of every LayerNorm.
+        final_norm: whether the tokens are normalised after the last block; detectors' backbones leave that out.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -41,6 +42,7 @@ class Architecture:
     num_prefix: int = 0
     layer_scale: bool = False
     norm_eps: float = 1e-6
+    final_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:

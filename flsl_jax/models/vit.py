@@ -116,12 +116,13 @@ class ViT(nnx.Module):
         if arch.num_prefix:
             self.prefix = nnx.Param(0.02 * jax.random.normal(rngs.params(), (arch.num_prefix, arch.width), jnp.float32))
         self.blocks = Blocks(arch, init_std=init_std, rngs=rngs)
-        self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
+        if arch.final_norm:
+            self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def __call__(
         self, images: Float[Array, "B H W 3"], *, drop_path_draws: Float[Array, "B L 2"] | None = None
     ) -> Float[Array, "B h w D"]:
-        """Tokens of the images, after the final LayerNorm, float32.
+        """Tokens of the images, after the final LayerNorm where there is one, float32.
 
         Args:
             images: normalised RGB; H and W divisible by the patch size.
@@ -134,7 +135,8 @@ class ViT(nnx.Module):
         """
         stream, grid = self._embed(images)
         tokens, _ = self._apply(stream, self._block_params(), draws=drop_path_draws)
-        return self.norm(self._patches(tokens, grid)).astype(jnp.float32)
+        patches = self._patches(tokens, grid)
+        return (self.norm(patches) if self.architecture.final_norm else patches).astype(jnp.float32)
 
     def intermediates(self, images: Float[Array, "B H W 3"]) -> Float[Array, "S B h w D"]:
         """The residual stream, S = L + 1: patch and position embedding, then each block's output; no final norm."""

@@ -2,8 +2,9 @@
 
 A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, 3, p, p), `pos_embed` (1, N, D), `prefix` (1, P, D) where
 there are prefix tokens, `blocks.{0 … L-1}.{norm1,attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `ls1.gamma` and
-`ls2.gamma` with LayerScale, and `norm.{weight,bias}`. Linear weights are (outputs, inputs), as torch has them. A head has
-DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and `last_layer.weight_g` (K, 1).
+`ls2.gamma` with LayerScale, and `norm.{weight,bias}` unless there is no final norm. Linear weights are (outputs, inputs),
+as torch has them. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and
+`last_layer.weight_g` (K, 1).
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,8 @@ def backbone_tensors(params: Mapping[str, Any], architecture: Architecture) -> T
     stacked = list(_leaves(params["blocks"]))
     for number in range(arch.depth):
         tensors |= dict(_torch_leaf(f"blocks.{number}.{path}", np.asarray(leaf)[number]) for path, leaf in stacked)
-    return tensors | dict(_torch_leaf(f"norm.{path}", np.asarray(leaf)) for path, leaf in _leaves(params["norm"]))
+    norm = params["norm"] if arch.final_norm else {}
+    return tensors | dict(_torch_leaf(f"norm.{path}", np.asarray(leaf)) for path, leaf in _leaves(norm))
 
 
 def backbone_params(tensors: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def backbone_params(tensors: Mapping[str, np.ndarray], architecture: Architectur
     arch = architecture
     conv = tensors["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
     projection = {"kernel": conv.reshape(-1, arch.width), "bias": tensors["patch_embed.proj.bias"]}
-    params: dict[str, Any] = {"patch_embed": {"proj": projection}, "blocks": {}, "norm": {}}
+    params: dict[str, Any] = {"patch_embed": {"proj": projection}, "blocks": {}}
     if arch.pos_embed == "learned":
         params["pos_embed"] = tensors["pos_embed"].reshape(*arch.grid, arch.width)
     if arch.num_prefix:
@@ -58,8 +60,8 @@ def backbone_params(tensors: Mapping[str, np.ndarray], architecture: Architectur
     for name in (name[len(first) :] for name in tensors if name.startswith(first)):
         leaves = [_our_leaf(name, tensors[f"blocks.{number}.{name}"]) for number in range(arch.depth)]
         _insert(params["blocks"], leaves[0][0], np.stack([leaf for _, leaf in leaves]))
-    for name in ("weight", "bias"):
-        _insert(params, *_our_leaf(f"norm.{name}", tensors[f"norm.{name}"]))
+    if arch.final_norm:
+        params["norm"] = {"scale": tensors["norm.weight"], "bias": tensors["norm.bias"]}
     return params
 
 

@@ -271,30 +271,40 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
     """
     plain = {name.removeprefix(layout.prefix): tensor for name, tensor in tensors.items()}
     extra = {name: plain.pop(name, None) for name in ("cls_token", "reg_token")}
-    split: dict[str, dict[int, np.ndarray]] = {}
-    unknown = []
-    for name, tensor in plain.items():
-        found = _original(name, layout.names)
-        if found is None:
-            unknown.append(layout.prefix + name)
-        else:
-            split.setdefault(found[0], {})[found[1]] = tensor
-    parts = {name: 3 if isinstance(layout.names.get(_generic(name)), tuple) else 1 for name in split}
-    unknown += [
-        f"{name} in {len(split[name])} of {count} parts" for name, count in parts.items() if len(split[name]) < count
-    ]
+    result, unknown = original_names(plain, layout.names)
     if unknown:
         raise UserError(f"not a backbone as {layout.target} names it: {', '.join(sorted(unknown))}")
-    result = {
-        name: np.concatenate([pieces[number] for number in sorted(pieces)]) if len(pieces) > 1 else pieces[0]
-        for name, pieces in split.items()
-    }
     token = None if "cls_token" in layout.unused else extra["cls_token"]
     if "pos_embed" in result:
         first, result["pos_embed"] = _without_token_row(result["pos_embed"], num_patches)
         token = token if token is None or first is None else token + first
     prefix = [part for part in (token, extra["reg_token"]) if part is not None]
     return result | ({"prefix": np.concatenate(prefix, axis=1)} if prefix else {})
+
+
+def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Tensors, list[str]]:
+    """Tensors under their canonical names, query, key and value joined, and what the names have no place for.
+
+    The latter are names of tensors, or a sentence about one of which a third is missing.
+    """
+    split: dict[str, dict[int, np.ndarray]] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        found = _original(name, names)
+        if found is None:
+            unknown.append(name)
+        else:
+            split.setdefault(found[0], {})[found[1]] = tensor
+    parts = {name: 3 if isinstance(names.get(_generic(name)), tuple) else 1 for name in split}
+    unknown += [
+        f"{name} in {len(split[name])} of {count} parts" for name, count in parts.items() if len(split[name]) < count
+    ]
+    joined = {
+        name: np.concatenate([pieces[number] for number in sorted(pieces)]) if len(pieces) > 1 else pieces[0]
+        for name, pieces in split.items()
+        if len(pieces) == parts[name]
+    }
+    return joined, unknown
 
 
 def _without_token_row(positions: np.ndarray, num_patches: int | None) -> tuple[np.ndarray | None, np.ndarray]:

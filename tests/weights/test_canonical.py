@@ -22,7 +22,8 @@ def random_params(module):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pos_embed": "sincos"}, {"num_prefix": 3, "layer_scale": True}], ids=["plain", "sincos", "dinov2"]
+    "changes", [{}, {"pos_embed": "sincos"}, {"num_prefix": 3, "layer_scale": True}, {"final_norm": False}],
+    ids=["plain", "sincos", "dinov2", "no norm"],
 )
 def test_a_backbone_goes_round_bit_exactly(changes):
     architecture = Architecture(**ARCHITECTURE | changes)

@@ -18,7 +18,7 @@ LAYERS = (
     {"evaluation", "pictures"},
     {"training"},
     {"weights", "train"},
-    {"main", "prepare", "__init__"},
+    {"main", "evaluate", "prepare", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

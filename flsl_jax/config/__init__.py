@@ -36,6 +36,7 @@ from flsl_jax.config.run import (
     ViewsConfig,
 )
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+from flsl_jax.config.task_checks import check_sources, check_task
 
 __all__ = [
     "BboxKnnConfig",
@@ -61,6 +62,8 @@ __all__ = [
     "TeacherConfig",
     "VideoConfig",
     "ViewsConfig",
+    "check_sources",
+    "check_task",
     "nearest_key",
     "parse",
     "parse_config",

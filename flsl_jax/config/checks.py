@@ -4,6 +4,7 @@ import dataclasses
 
 from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.run import Config
+from flsl_jax.config.task_checks import check_sources, check_task
 
 
 def check(config: Config) -> None:
@@ -22,6 +23,11 @@ def check(config: Config) -> None:
     groups = [name for name, value in vars(config.evaluation).items() if dataclasses.is_dataclass(value)]
     for name in config.evaluation.tasks:
         require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")
+    for name in groups:
+        check_task(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
+    if config.evaluation.every_epochs:
+        for name in config.evaluation.tasks:
+            check_sources(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
     positive = {
         "objective.student_temp": objective.student_temp, "objective.teacher_temp.start": objective.teacher_temp.start,
         "objective.teacher_temp.end": objective.teacher_temp.end, "optimizer.lr": optimizer.lr,

@@ -12,11 +12,14 @@ import numpy as np
 from absl import logging
 from jax.sharding import Sharding
 
+from flsl_jax.config import BboxKnnConfig
 from flsl_jax.data.boxes import ResizeCrop
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.sources import Record, Source
+from flsl_jax.data.sources import Record, Source, open_source
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.features import map_batches
+from flsl_jax.evaluation.scores import Scores
 from flsl_jax.objective import gather_tokens, mean_shift
 from flsl_jax.typing import Array, Float, Int, UInt8
 
@@ -354,3 +357,28 @@ def pixel_tokens(images: UInt8[Array, "b H W 3"], *, patch_size: int) -> Float[A
     grid = (height // patch_size, width // patch_size)
     levels = levels.reshape(batch, grid[0], patch_size, grid[1], patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
     return levels.reshape(batch, grid[0] * grid[1], -1)
+
+
+def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> tuple[KnnData, KnnData]:
+    """Train and val of the protocol; see `prepare_knn`."""
+    size = settings.size or image_size
+    train, val = (
+        prepare_knn(open_source(source), size=size, patch_size=patch_size) for source in (settings.train, settings.val)
+    )
+    return train, val
+
+
+def evaluate(
+    encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data: tuple[KnnData, KnnData] | None = None
+) -> Scores:
+    """The protocol on an encoder; `data` from `open_data` where it is open already."""
+    train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+
+    def encode(images: np.ndarray | Array) -> Array:
+        tokens = encoder.tokens(images)
+        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+    result = evaluate_bbox_knn(
+        train, val, encode, batch_size=batch_size, k=settings.k, k_scale=settings.k_scale, temp=settings.temp
+    )
+    return Scores(metrics=dataclasses.asdict(result))

@@ -1,7 +1,8 @@
 """What an evaluation sees of a model: functions from uint8 images to its frozen features."""
 
 import functools
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,13 @@ from flsl_jax.typing import Array, Float, UInt8
 Images = UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Frozen features of images whose height and width the patch divides.
 
     `name`: what tables call it. `patch_size`: in pixels. `image_size`: height and width that it was trained at.
+    Those here also have `on_images`: where set, it is told how many images each call is about to encode, and what it raises
+    ends the evaluation.
     """
 
     name: str
@@ -42,6 +46,7 @@ class NetworkEncoder:
         model: the backbone, with parameters on any devices of this process.
         name: what tables call it.
         mean, std: of the levels 0 to 1 that it was trained with, red, green and blue.
+        inv_temp: τ of the mean shift that it was trained with, where known; it multiplies products of tokens.
     """
 
     def __init__(
@@ -51,10 +56,13 @@ class NetworkEncoder:
         name: str,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        inv_temp: float | None = None,
     ) -> None:
         self.name, self.patch_size = name, model.architecture.patch_size
         self.image_size = model.architecture.grid[0] * self.patch_size
         self.depth, self.num_prefix = model.architecture.depth, model.architecture.num_prefix
+        self.inv_temp = inv_temp
+        self.on_images: Callable[[int], None] | None = None
         self._graph, params = nnx.split(model, nnx.Param)
         self._batch = parallel.local_batch_sharding()
         self._params = jax.device_put(nnx.to_pure_dict(params), parallel.replicated(self._batch.mesh))
@@ -73,6 +81,8 @@ class NetworkEncoder:
         return self._run("attention_inputs", images, block=block)
 
     def _run(self, method: str, images: Images, **options: Any) -> Any:
+        if self.on_images is not None:
+            self.on_images(len(images))
         if len(images) % self._batch.mesh.size == 0:
             images = jax.device_put(images, self._batch)
         return _features(
@@ -93,9 +103,12 @@ class PixelEncoder:
 
     def __init__(self, *, patch_size: int, image_size: int) -> None:
         self.patch_size, self.image_size = patch_size, image_size
+        self.on_images: Callable[[int], None] | None = None
 
     def tokens(self, images: Images) -> Float[Array, "b h w E"]:
         """See `Encoder`; E = 3 p²."""
+        if self.on_images is not None:
+            self.on_images(len(images))
         return pixel_tokens(images, patch_size=self.patch_size)
 
 

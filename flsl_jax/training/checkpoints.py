@@ -95,6 +95,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def committed_step(folder: Path) -> int | None:
+    """The newest committed step in a workdir's `checkpoints/` folder, or None."""
+    with ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        return manager.latest_step()
+
+
 def read_checkpoint(folder: Path, *, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Step, state as nested dictionaries of NumPy arrays, and the run's description, on any machine.
 

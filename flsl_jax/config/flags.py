@@ -1,0 +1,90 @@
+"""Groups of command-line flags from the dataclasses of the configuration: `--bbox_knn.train.root=DIR`.
+
+`ml_collections.config_flags` reads the command line as soon as a group is defined, where no door can turn what it finds wrong
+into one line; these flags are plain absl flags with a dot in their names.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+from absl import flags
+
+from flsl_jax.config.parsing import parse
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """One key that holds a value: its path of names below the group, its type and its default."""
+
+    path: tuple[str, ...]
+    hint: Any
+    default: Any
+
+
+def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
+    """Defines a flag for every key of a dataclass and of those inside it, with the dataclass's defaults.
+
+    Args:
+        name: the group's name, before the first dot.
+        kind: the dataclass.
+
+    Returns:
+        A function that gives the dataclass as the flags say, once they have been parsed. It raises a `UserError` that
+        names the flag where a value is not a valid one.
+    """
+    holders = {leaf.path: _define(f"{name}.{'.'.join(leaf.path)}", leaf) for leaf in _leaves(kind(), path=())}
+
+    def read() -> _T:
+        values: dict[str, Any] = {}
+        for path, holder in holders.items():
+            group = values
+            for part in path[:-1]:
+                group = group.setdefault(part, {})
+            group[path[-1]] = holder.value
+        return parse(kind, values, path=f"--{name}")
+
+    return read
+
+
+def describe_group(name: str, kind: type) -> str:
+    """Every flag of the group with its default, one after another: `--bbox_knn.k=20 …`."""
+    return " ".join(f"--{name}.{'.'.join(leaf.path)}={_shown(leaf.default)}" for leaf in _leaves(kind(), path=()))
+
+
+def _leaves(group: Any, *, path: tuple[str, ...]) -> Iterator[_Leaf]:
+    hints = typing.get_type_hints(type(group))
+    for field in dataclasses.fields(group):
+        value, place = getattr(group, field.name), (*path, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, path=place)
+        else:
+            yield _Leaf(place, hints[field.name], value)
+
+
+def _define(name: str, leaf: _Leaf) -> flags.FlagHolder:
+    if typing.get_origin(leaf.hint) is Literal:
+        return flags.DEFINE_enum(name, leaf.default, list(typing.get_args(leaf.hint)), "")
+    if typing.get_origin(leaf.hint) is tuple:
+        return flags.DEFINE(_NumbersParser(typing.get_args(leaf.hint)[0]), name, leaf.default, "")
+    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    return define[leaf.hint](name, leaf.default, "")
+
+
+class _NumbersParser(flags.ArgumentParser):
+    """Comma-separated values of one type."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def parse(self, argument: str | tuple[Any, ...]) -> tuple[Any, ...]:
+        if not isinstance(argument, str):
+            return tuple(argument)
+        return tuple(self._kind(part) for part in argument.strip("() ").split(",") if part.strip())
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

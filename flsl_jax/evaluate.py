@@ -1,0 +1,74 @@
+"""Judges frozen features: `python -m flsl_jax.evaluate --model=runs/quickstart --task=bbox_knn --bbox_knn.train.root=DIR …`.
+
+Any task takes any model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. Each prints a table
+and writes TASK.json with its numbers, every parameter of its protocol, and what they were measured on.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from flsl_jax.config import check_sources, check_task
+from flsl_jax.config.flags import define_group, describe_group
+from flsl_jax.errors import UserError, run_door
+from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
+
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "What to judge: a run's workdir, WORKDIR/checkpoints/STEP, a weight file; or, to compare with, untrained:WORKDIR (that "
+    "run's network before training), pixels:WORKDIR (raw pixels in its patches), or pixels (with --patch_size).",
+)
+_TASK = flags.DEFINE_list("task", None, f"One or more of {', '.join(TASKS)}, with commas between them.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Folder for the TASK.json files; the default is WORKDIR/results, so that the run's report finds them.",
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images encoded at a time.", lower_bound=1)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
+_SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
+
+__doc__ += "\nTasks, each with its flags and their defaults:\n" + "".join(  # what --help prints
+    f"\n{name}\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
+    for name, task in TASKS.items()
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks the flags, then opens everything, then measures task by task."""
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
+    if not _MODEL.value:
+        raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
+    if not _TASK.value:
+        raise UserError(f"--task is missing; name one or more of {', '.join(TASKS)}")
+    check_names(_TASK.value)
+    settings = {name: _SETTINGS[name]() for name in _TASK.value}
+    for name, values in settings.items():
+        check_task(values, path=f"--{name}")
+        check_sources(values, path=f"--{name}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+    from flsl_jax.evaluation import results
+    from flsl_jax.weights.encoders import open_model
+
+    model = open_model(_MODEL.value, patch_size=_PATCH_SIZE.value)
+    folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
+    if folder is None:
+        raise UserError(f"--output is missing; {_MODEL.value} has no workdir to keep its results in")
+    data = {name: open_task(name, values, encoder=model.encoder) for name, values in settings.items()}
+    results.check_writable(folder)
+    for name, values in settings.items():
+        outcome = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=data.pop(name))
+        result = results.result(name, values, outcome, model=model.description(), batch_size=_BATCH_SIZE.value)
+        path = results.write_result(result, folder)
+        print(f"{results.table(result)}\n{path}\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,133 @@
+"""Results as a table to read and as `<task>.json`, which the report and other programs read."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import flsl_jax
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.tasks import TASKS, Outcome
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "pillow")
+
+
+def result(name: str, settings: Any, outcome: Outcome, *, model: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """Everything about one evaluation, as JSON holds it: what was measured, of which model, how, with what and when.
+
+    Args:
+        name: the task.
+        settings: every parameter of its protocol.
+        outcome: what it gave.
+        model: what is to be said of the model: its name, path, step.
+        batch_size: images encoded at a time.
+    """
+    devices = jax.local_devices()
+    return {
+        "task": name,
+        "judges": TASKS[name].judges,
+        "reference": TASKS[name].reference,
+        "model": dict(model),
+        "metrics": {key: float(value) for key, value in outcome.scores.metrics.items()},
+        "rows": [dict(row) for row in outcome.scores.rows],
+        "settings": dataclasses.asdict(settings),
+        "batch_size": batch_size,
+        "images": outcome.images,
+        "seconds": round(outcome.seconds, 3),
+        "images_per_sec": round(outcome.images / max(outcome.seconds, 1e-9), 3),
+        "devices": f"{len(devices)} × {devices[0].device_kind}",
+        "versions": {"flsl_jax": flsl_jax.__version__, "python": platform.python_version()}
+        | {library: importlib.metadata.version(library) for library in _LIBRARIES},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder of the results.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UserError(f"--output={folder} cannot be made ({error.strerror}); name a folder that can") from error
+    if not writable:
+        raise UserError(f"--output={folder} cannot be written; name a folder that can")
+
+
+def write_result(values: Mapping[str, Any], folder: Path) -> Path:
+    """Writes `<task>.json` into a folder, whole or not at all; returns its path."""
+    path = folder / f"{values['task']}.json"
+    temporary = path.with_suffix(f".json.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result below a folder, such as a run's `results/`, in the order of their paths.
+
+    Raises:
+        UserError: a file is not a result.
+    """
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            values = json.loads(path.read_text())
+            missing = {"task", "metrics", "model"} - values.keys()
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not a result of flsl_jax.evaluate ({error}); remove it") from error
+        if missing:
+            raise UserError(
+                f"{path}: not a result of flsl_jax.evaluate (it lacks {', '.join(sorted(missing))}); remove it"
+            )
+        found.append(values)
+    return found
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """A result for the terminal: its metrics a line each, its rows as columns, the reference beside them."""
+    model = values["model"]
+    lines = [f"{values['task']} of {model['name']}"]
+    lines += _aligned([(name, _shown(value)) for name, value in values["metrics"].items()])
+    rows: Sequence[Mapping[str, Any]] = values["rows"]
+    if rows:
+        lines += ["", *_aligned([tuple(rows[0]), *(tuple(map(_shown, row.values())) for row in rows)])]
+    if values["reference"]:
+        lines += [f"to compare: {values['reference']}"]
+    lines += [f"{values['images']} images in {values['seconds']:.1f} s, {values['images_per_sec']:.1f} images/s"]
+    return "\n".join(lines)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        for line in cells
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _finite(values: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

@@ -1,0 +1,113 @@
+"""Every evaluation by name, and one call of it: what it judges, what it needs, and how its results are written."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flsl_jax import config
+from flsl_jax.config import nearest_key
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation import bbox_knn
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.scores import Scores
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One evaluation.
+
+    `settings`: its dataclass in `flsl_jax.config`. `evaluate`: maps (encoder, settings, *, batch_size) to `Scores`.
+    `judges`, `needs`: for a person who has not seen it. `reference`: what the paper or a peer reports under the same
+    protocol; empty where nobody does. `open`: maps (settings, *, patch_size, image_size) to the task's data, which
+    `evaluate` then takes as `data`; it finds bad input before anything is encoded, and training calls it once for all its
+    measurements.
+    """
+
+    settings: type
+    evaluate: Callable[..., Scores]
+    judges: str
+    needs: str
+    reference: str = ""
+    open: Callable[..., Any] | None = None
+
+
+TASKS: Mapping[str, Task] = {
+    "bbox_knn": Task(
+        settings=config.BboxKnnConfig,
+        evaluate=bbox_knn.evaluate,
+        open=bbox_knn.open_data,
+        judges="Bbox-aligned k-NN (paper, Appendix F): do single patch features tell the classes of boxed objects apart?",
+        needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
+        "XML; shards or tfds with boxes; scenes",
+        reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one call of a task gave: `scores`, the `images` that were encoded for it, and the `seconds` that it took."""
+
+    scores: Scores
+    images: int
+    seconds: float
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses a name that is no task's, with the nearest one that is."""
+    for name in names:
+        if name not in TASKS:
+            raise UserError(f"there is no task {name!r}; {nearest_key(name, TASKS)}")
+
+
+def open_task(name: str, settings: Any, *, encoder: Encoder) -> Any:
+    """The data of a task, for `run_task`; None for one that opens its data by itself.
+
+    Raises:
+        UserError: bad input, as far as it can be told without encoding an image.
+    """
+    open_data = TASKS[name].open
+    if open_data is None:
+        return None
+    return open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+
+
+def run_task(
+    name: str,
+    settings: Any,
+    *,
+    encoder: Encoder,
+    batch_size: int,
+    data: Any = None,
+    poll: Callable[[], None] | None = None,
+) -> Outcome:
+    """Runs a task by name.
+
+    Args:
+        name: one of `TASKS`.
+        settings: of the task's own dataclass.
+        encoder: the features.
+        batch_size: images encoded at a time.
+        data: from `open_task`.
+        poll: called before every batch that is encoded; an exception that it raises ends the task.
+
+    Raises:
+        UserError: bad input that only encoding shows.
+    """
+    images = 0
+
+    def count(number: int) -> None:
+        nonlocal images
+        images += number
+        if poll is not None:
+            poll()
+
+    options = {} if data is None else {"data": data}
+    start = time.perf_counter()
+    encoder.on_images = count
+    try:
+        scores = TASKS[name].evaluate(encoder, settings, batch_size=batch_size, **options)
+    finally:
+        encoder.on_images = None
+    return Outcome(scores=scores, images=images, seconds=time.perf_counter() - start)

@@ -1,0 +1,111 @@
+"""What an evaluation or a picture is made of, from one word: a run, a checkpoint, a weight file, or a baseline."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from flsl_jax.config import Config, parse_config
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
+from flsl_jax.training.checkpoints import committed_step
+from flsl_jax.training.state import build_network
+from flsl_jax.weights.load import load_model
+
+# Of raw pixels by themselves, which no training gives a size.
+_PIXEL_IMAGE_SIZE = 224
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """An encoder and where it comes from.
+
+    `source`: the word it was asked for by. `step`: updates it was trained for, None where that is not known. `config`: of
+    its run, None for others. `results`: the folder where its results go unless another is named: `results/` of a run's
+    workdir, in it `step_S/`, `untrained/` and `pixels/` for one checkpoint and the baselines; None for what has no workdir.
+    """
+
+    encoder: Encoder
+    source: str
+    step: int | None = None
+    config: Config | None = None
+    results: Path | None = None
+
+    def description(self) -> dict[str, str | int | None]:
+        """What a result says of its model."""
+        return {
+            "name": self.encoder.name,
+            "source": self.source,
+            "step": self.step,
+            "patch_size": self.encoder.patch_size,
+            "image_size": self.encoder.image_size,
+        }
+
+
+def open_model(source: str, *, patch_size: int = 0) -> OpenedModel:
+    """Opens a model for its features.
+
+    Args:
+        source: a run's workdir (its newest checkpoint), a checkpoint (`WORKDIR/checkpoints/STEP`), a weight file of any
+            format that `flsl_jax.load` reads, `untrained:WORKDIR` (the network of that run's config, freshly initialised),
+            `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`).
+        patch_size: of `pixels` alone, in pixels.
+
+    Raises:
+        UserError: nothing that can be opened is there.
+    """
+    kind, _, place = source.partition(":")
+    if source == "pixels":
+        if patch_size < 1:
+            raise UserError("--model=pixels needs --patch_size; or name a run to take it from: --model=pixels:WORKDIR")
+        return OpenedModel(encoder=PixelEncoder(patch_size=patch_size, image_size=_PIXEL_IMAGE_SIZE), source=source)
+    if kind in ("untrained", "pixels"):
+        if not place:
+            raise UserError(f"--model={source} names no run; write --model={kind}:WORKDIR")
+        return _baseline(kind, Path(place))
+    return _trained(source)
+
+
+def _baseline(kind: str, workdir: Path) -> OpenedModel:
+    config = read_run_config(workdir)
+    if kind == "pixels":
+        encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
+    else:
+        backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
+        encoder = NetworkEncoder(backbone, name=f"{workdir}, untrained", inv_temp=config.objective.self_inv_temp.end)
+    step = 0 if kind == "untrained" else None
+    return OpenedModel(
+        encoder=encoder, source=f"{kind}:{workdir}", step=step, config=config, results=workdir / "results" / kind
+    )
+
+
+def _trained(source: str) -> OpenedModel:
+    path = Path(source)
+    model = load_model(path)
+    if path.is_dir() and path.name.isdigit() and path.parent.name == "checkpoints":
+        workdir, step = path.parent.parent, int(path.name)
+        results = workdir / "results" / f"step_{step}"
+    elif (path / "checkpoints").is_dir() or path.name == "checkpoints":
+        workdir = path if (path / "checkpoints").is_dir() else path.parent
+        step = committed_step(workdir / "checkpoints")
+        results = workdir / "results"
+    else:
+        return OpenedModel(encoder=NetworkEncoder(model, name=source), source=source)
+    config = read_run_config(workdir)
+    encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=config.objective.self_inv_temp.end)
+    return OpenedModel(encoder=encoder, source=source, step=step, config=config, results=results)
+
+
+def read_run_config(workdir: Path) -> Config:
+    """The config of a run, from the `config.json` in its workdir.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
+    return parse_config(values)

@@ -1,0 +1,65 @@
+"""Results as files and as tables."""
+
+import json
+import math
+
+import pytest
+
+from flsl_jax.config import BboxKnnConfig
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.results import check_writable, read_results, result, table, write_result
+from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.tasks import Outcome
+
+
+def _result(**metrics):
+    rows = ({"class": "ant", "token": 0.25}, {"class": "elephant", "token": math.nan})
+    outcome = Outcome(scores=Scores(metrics=metrics, rows=rows), images=30, seconds=2.0)
+    return result("bbox_knn", BboxKnnConfig(k=3), outcome, model={"name": "runs/a, step 3", "step": 3}, batch_size=8)
+
+
+def test_a_result_says_what_was_measured_and_how(tmp_path):
+    written = json.loads(write_result(_result(any=0.5), tmp_path).read_text())
+    assert written["metrics"] == {"any": 0.5}
+    assert (written["settings"]["k"], written["settings"]["val"]["split"]) == (3, "val")
+    assert (written["images_per_sec"], written["batch_size"], written["model"]["step"]) == (15.0, 8, 3)
+    assert {"jax", "flsl_jax", "python"} <= written["versions"].keys()
+    assert written["rows"][1] == {"class": "elephant", "token": None}
+    assert read_results(tmp_path) == [written]
+
+
+def test_a_failed_write_leaves_the_old_result_and_nothing_else(tmp_path):
+    write_result(_result(any=0.5), tmp_path)
+    with pytest.raises(TypeError):
+        write_result(_result(any=0.75) | {"model": object()}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bbox_knn.json"]
+    assert read_results(tmp_path)[0]["metrics"] == {"any": 0.5}
+
+
+def test_results_of_other_models_are_read_with_them(tmp_path):
+    for folder, value in ((tmp_path, 0.75), (tmp_path / "untrained", 0.5)):
+        folder.mkdir(exist_ok=True)
+        write_result(_result(any=value), folder)
+    assert [found["metrics"]["any"] for found in read_results(tmp_path)] == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"task": "video"}'])
+def test_other_files_among_them_are_named(tmp_path, text):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(UserError, match=r"mine\.json: not a result"):
+        read_results(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output=.*file/below cannot be made"):
+        check_writable(tmp_path / "file" / "below")
+
+
+def test_the_table_lines_up():
+    lines = table(_result(any=0.5, majority=0.25)).splitlines()
+    assert lines[0] == "bbox_knn of runs/a, step 3"
+    assert lines[1:3] == ["  any       0.5000", "  majority  0.2500"]
+    assert lines[4:7] == ["  class      token", "  ant       0.2500", "  elephant     nan"]
+    assert "72.4 %" in lines[7]
+    assert "15.0 images/s" in lines[-1]

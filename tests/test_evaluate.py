@@ -1,0 +1,119 @@
+"""The evaluation's door: models, tasks, results and bad input, as a person calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import NetworkEncoder
+from flsl_jax.train import train
+from flsl_jax.training.optimizer import make_optimizer
+from flsl_jax.training.state import create_state, network_graph
+from flsl_jax.weights.encoders import open_model
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[1]
+SCENES = [
+    flag
+    for split, count in (("train", 24), ("val", 12))
+    for flag in (
+        f"--bbox_knn.{split}.name=scenes",
+        f"--bbox_knn.{split}.count={count}",
+        f"--bbox_knn.{split}.scene_size=32",
+        f"--bbox_knn.{split}.split={split}",
+    )
+]
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), dtype=np.uint8)
+
+
+def evaluate(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "flsl_jax.evaluate", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny_config(stop_at_step=2), workdir=folder)
+    return folder
+
+
+def test_a_run_is_judged_and_its_result_kept_beside_it(workdir):
+    done = evaluate(f"--model={workdir}", "--task=bbox_knn", *SCENES)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((workdir / "results" / "bbox_knn.json").read_text())
+    assert result["model"]["step"] == 2
+    assert result["settings"]["train"]["count"] == 24
+    assert f"any       {result['metrics']['any']:.4f}" in done.stdout
+    assert 0 <= result["metrics"]["token"] <= result["metrics"]["any"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model={run}", "--task=bbox_kn"], 'there is no task \'bbox_kn\'; did you mean "bbox_knn"?'),
+        (["--model=pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing"),
+        (["--model={run}", "--task=bbox_knn"], "--bbox_knn.train.root is missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(workdir, arguments, message):
+    done = evaluate(*(argument.format(run=workdir) for argument in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{run}/nowhere", "nowhere does not exist"),
+        ("untrained:{run}/nowhere", r"nowhere/config\.json cannot be read"),
+        ("untrained", "write --model=untrained:WORKDIR"),
+        ("pixels", "needs --patch_size"),
+    ],
+)
+def test_what_is_no_model_is_refused(workdir, source, message):
+    with pytest.raises(UserError, match=message):
+        open_model(source.format(run=workdir))
+
+
+def test_help_tells_what_each_task_judges_needs_and_takes():
+    done = evaluate("--help")
+    for word in (
+        "--model",
+        "untrained:WORKDIR",
+        "do single patch features tell",
+        "Needs: images with boxes",
+        "--bbox_knn.k=20",
+    ):
+        assert word in done.stdout
+
+
+def test_models_open_by_one_word(workdir):
+    run, newest = open_model(str(workdir)), open_model(str(workdir / "checkpoints" / "2"))
+    assert (run.step, newest.step, run.results, newest.results) == (
+        2, 2, workdir / "results", workdir / "results" / "step_2",
+    )  # fmt: skip
+    np.testing.assert_array_equal(run.encoder.tokens(IMAGES), newest.encoder.tokens(IMAGES))
+    assert run.encoder.inv_temp == pytest.approx(0.1 / 384**0.5)
+    pixels = open_model(f"pixels:{workdir}")
+    assert (pixels.encoder.patch_size, pixels.encoder.image_size, pixels.step) == (8, 32, None)
+    alone = open_model("pixels", patch_size=4)
+    assert alone.encoder.tokens(IMAGES).shape == (2, 8, 10, 48)
+    assert alone.results is None
+
+
+def test_untrained_is_the_run_before_its_first_step(workdir):
+    untrained = open_model(f"untrained:{workdir}")
+    config = untrained.config
+    state = create_state(config, optimizer=make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=0))
+    start = NetworkEncoder(nnx.merge(network_graph(config), state.teacher).backbone, name="start")
+    assert (untrained.step, untrained.results) == (0, workdir / "results" / "untrained")
+    np.testing.assert_array_equal(untrained.encoder.tokens(IMAGES), start.tokens(IMAGES))
+    assert (untrained.encoder.tokens(IMAGES) != open_model(str(workdir)).encoder.tokens(IMAGES)).any()

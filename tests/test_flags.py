@@ -1,0 +1,99 @@
+"""Flags from dataclasses: every key, its type and its default."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from flsl_jax.config import BboxKnnConfig, ClusteringConfig, EvaluationConfig, check_sources, check_task
+from flsl_jax.config.flags import define_group, describe_group
+from flsl_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+TASKS = {
+    field.name: field.default
+    for field in dataclasses.fields(EvaluationConfig)
+    if dataclasses.is_dataclass(field.default)
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_flags_left_alone_give_the_defaults(name):
+    read = define_group(f"untouched_{name}", type(TASKS[name]))
+    flags.FLAGS(["door"])
+    assert read() == TASKS[name]
+    check_task(read(), path=f"--{name}")
+
+
+def test_flags_give_their_keys_values():
+    read = define_group("given", BboxKnnConfig)
+    flags.FLAGS(["door", "--given.train.root=/x", "--given.k=3", "--given.temp=1", "--given.val.name=scenes"])
+    expected = BboxKnnConfig()
+    expected = dataclasses.replace(expected, train=dataclasses.replace(expected.train, root="/x"), k=3, temp=1.0)
+    assert read() == dataclasses.replace(expected, val=dataclasses.replace(expected.val, name="scenes"))
+    clusters = define_group("several", ClusteringConfig)
+    flags.FLAGS(["door", "--several.clusters=0,54", "--several.data.ignore=0"])
+    assert (clusters().clusters, clusters().data.ignore) == ((0, 54), (0,))
+
+
+def test_the_description_names_every_flag_once():
+    words = describe_group("bbox_knn", BboxKnnConfig).split()
+    assert {"--bbox_knn.train.root=", "--bbox_knn.k=20", "--bbox_knn.val.split=val"} <= set(words)
+    assert len(words) == len({word.split("=")[0] for word in words})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (BboxKnnConfig(k=0), "--t.k is 0; expected at least 1"),
+        (BboxKnnConfig(temp=0.0), "--t.temp is 0.0; expected more than 0"),
+        (BboxKnnConfig(size=-1), "--t.size is -1; expected 0 or more"),
+        (BboxKnnConfig(train=dataclasses.replace(BboxKnnConfig().train, limit=-1)), "--t.train.limit is -1"),
+        (EvaluationConfig().discovery.__class__(iou=2.0), "--t.iou is 2.0; expected a number from 0 to 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(settings, message):
+    with pytest.raises(UserError, match=message):
+        check_task(settings, path="--t")
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "message"),
+    [
+        ("bbox_knn", {}, "--t.train.root is missing; --t.train.name=folder needs it"),
+        ("bbox_knn", {"name": "scenes", "count": 3}, "--t.train.scene_size is missing"),
+        ("bbox_knn", {"name": "tfds", "root": "/x"}, "--t.train.dataset is missing"),
+        ("retrieval", {"images": "/x"}, "--t.train.masks is missing"),
+        ("retrieval", {"name": "panoptic", "images": "/x", "masks": "/y"}, "--t.train.annotations is missing"),
+    ],
+)
+def test_a_source_that_is_nowhere_is_refused_by_name(task, keys, message):
+    settings = TASKS[task]
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, **keys))
+    with pytest.raises(UserError, match=message):
+        check_sources(settings, path="--t")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--bbox_knn.trian.root=/x", "Did you mean: bbox_knn.train.root"),
+        ("--bbox_kn.k=3", "Did you mean: bbox_knn.k"),
+        ("--bbox_knn.k=many", "bbox_knn.k=many"),
+        ("--bbox_knn.train.name=scene", "folder|tfds|shards|scenes"),
+        ("--clustering.clusters=a,b", "clustering.clusters=a,b"),
+    ],
+)
+def test_wrong_flags_are_one_line(flag, message):
+    code = (
+        "from flsl_jax.config import BboxKnnConfig, ClusteringConfig; from flsl_jax.config.flags import define_group; "
+        "from flsl_jax.errors import run_door; define_group('bbox_knn', BboxKnnConfig); "
+        "define_group('clustering', ClusteringConfig); run_door(lambda arguments: 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

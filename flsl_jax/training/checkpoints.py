@@ -1,6 +1,8 @@
 """Checkpoints with orbax: asynchronous, atomic, the newest k and the best; only committed ones are ever read."""
 
+import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from orbax.checkpoint import checkpoint_managers
 from flsl_jax.errors import UserError
 
 _BEST_METRIC = "knn_any"
+# Orbax writes it when everything else is there.
+_MARK = "_CHECKPOINT_METADATA"
 
 
 class Checkpoints:
@@ -101,12 +105,44 @@ def committed_step(folder: Path) -> int | None:
         return manager.latest_step()
 
 
-def read_checkpoint(folder: Path, *, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class CheckpointPlace:
+    """A workdir's `checkpoints/` folder and a step in it; None: the newest."""
+
+    folder: Path
+    step: int | None
+
+
+def find_checkpoint(path: Path) -> CheckpointPlace:
+    """What a person means by a workdir, its `checkpoints/` folder, or one checkpoint in it.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run's workdir or a checkpoint folder inside it")
+    if (path / "checkpoints").is_dir():
+        return CheckpointPlace(path / "checkpoints", None)
+    if ".orbax-checkpoint-tmp" in path.name:
+        raise UserError(
+            f"{path} was never completed: the run ended while it was written; name the workdir or another step"
+        )
+    if path.name.isdigit():
+        return CheckpointPlace(path.parent, int(path.name))
+    if path.name == "checkpoints":
+        return CheckpointPlace(path, None)
+    raise UserError(f"{path} is neither a run's workdir (no checkpoints/ in it) nor a checkpoint (checkpoints/STEP)")
+
+
+def read_checkpoint(
+    folder: Path, *, step: int | None = None, parts: Collection[str] | None = None
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Step, state as nested dictionaries of NumPy arrays, and the run's description, on any machine.
 
     Args:
         folder: a workdir's `checkpoints/` folder, written on any topology.
         step: a committed step; the newest one by default.
+        parts: keys of the state that are read, such as "teacher"; all by default.
 
     Raises:
         UserError: no committed checkpoint is there.
@@ -117,12 +153,18 @@ def read_checkpoint(folder: Path, *, step: int | None = None) -> tuple[int, dict
             wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
             raise UserError(f"no committed {wanted} in {folder}; committed steps: {steps or 'none'}")
         chosen = steps[-1] if step is None else step
-    # Restored as NumPy: the shardings in the files name devices that this machine need not have.
     place = folder.absolute() / str(chosen)
+    if not (place / _MARK).exists():
+        raise UserError(f"{place} has no commit mark ({_MARK}): it is incomplete; copy it whole, or name another step")
+    # Restored as NumPy: the shardings in the files name devices that this machine need not have.
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(place / "state").item_metadata.tree
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = reader.restore(place / "state", restore_args=arguments)
+        wanted = {name: jax.tree.map(lambda _: 0, tree[name]) for name in (tree if parts is None else parts)}
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        state = reader.restore(
+            place / "state",
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True),
+        )
     return chosen, state, json.loads(next((place / "run").glob("*")).read_text())
 
 

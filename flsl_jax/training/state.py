@@ -36,10 +36,23 @@ def compute_dtype(config: Config) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def architecture_of(config: Config) -> Architecture:
+    """The backbone that the config describes."""
+    model, side = config.model, config.views.size // config.model.patch_size
+    return Architecture(
+        patch_size=model.patch_size,
+        width=model.width,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        grid=(side, side),
+        pos_embed=model.pos_embed,
+        pos_resize=model.pos_resize,
+    )
+
+
 def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
     """Backbone and head as the config describes them, freshly initialised."""
     model, head, dtype = config.model, config.head, compute_dtype(config)
-    side = config.views.size // model.patch_size
     scan = config.compute.scan_blocks == "scan"
     if config.compute.scan_blocks == "auto":
         # XLA for CPUs computes only once what unrolled blocks would recompute, which leaves remat without effect.
@@ -47,15 +60,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
         scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
     return Flsl(
         backbone=ViT(
-            Architecture(
-                patch_size=model.patch_size,
-                width=model.width,
-                depth=model.depth,
-                num_heads=model.num_heads,
-                grid=(side, side),
-                pos_embed=model.pos_embed,
-                pos_resize=model.pos_resize,
-            ),
+            architecture_of(config),
             drop_path=model.drop_path,
             init_std=model.init_std,
             dtype=dtype,

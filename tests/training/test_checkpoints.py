@@ -9,7 +9,7 @@ import pytest
 from flsl_jax import parallel
 from flsl_jax.config import ParallelConfig
 from flsl_jax.errors import UserError
-from flsl_jax.training.checkpoints import Checkpoints, read_checkpoint
+from flsl_jax.training.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint, read_checkpoint
 
 
 def make_state(value=1.0, shape=(64, 128)):
@@ -100,3 +100,38 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"student.kernel \(64, 128\) instead of \(64, 256\)"):
         checkpoints.restore(3, other)
     checkpoints.close()
+
+
+def test_reads_only_the_parts_that_are_asked_for(tmp_path):
+    written = sharded(make_state(), fsdp=8)
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(3, written, run={})
+    checkpoints.close()
+    _, state, _ = read_checkpoint(tmp_path / "checkpoints", parts=["student"])
+    assert state.keys() == {"student"}
+    chex.assert_trees_all_equal(state["student"], jax.device_get(written["student"]))
+
+
+def test_what_a_person_names_is_found_or_refused(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / "7").mkdir(parents=True)
+    assert find_checkpoint(tmp_path) == find_checkpoint(folder) == CheckpointPlace(folder, None)
+    assert find_checkpoint(folder / "7") == CheckpointPlace(folder, 7)
+    torn = folder / "8.orbax-checkpoint-tmp-17"
+    torn.mkdir()
+    for path, message in (
+        (torn, "was never completed"),
+        (tmp_path / "no", "does not exist"),
+        (tmp_path.parent, "neither"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_checkpoint(path)
+
+
+def test_a_checkpoint_without_its_commit_mark_is_refused(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(2, sharded(make_state()), run={})
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UserError, match="no commit mark"):
+        read_checkpoint(tmp_path / "checkpoints")

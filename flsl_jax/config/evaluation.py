@@ -50,13 +50,16 @@ class VideoConfig:
 class RetrievalConfig:
     """Dense nearest-neighbour retrieval ("Hummingbird"): labels of `val` patches read out of a memory of `train` patches.
 
-    `memory`: patches kept, sampled by `sampling` (0: all). The `k` nearest answer with softmax(cos / `temp`). `matching`:
-    classes are themselves ("identity"), or Hungarian-matched and absent ones counted as 0, as the public code does.
+    Images are brought to `size` (0: the size the model was trained at) by `fit`; see `flsl_jax/data/mask_fit.py`. `memory`:
+    patches kept, as many of each image, `sampling` "balanced" by the rarity of their classes (0: all). The `k` nearest
+    answer with softmax(cos / `temp`). `matching`: classes are themselves ("identity"), or Hungarian-matched and absent
+    ones counted as 0, as the public code does.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
     val: MaskedSourceConfig = MaskedSourceConfig(split="val")
     size: int = 512
+    fit: Literal["square", "crop", "ratio"] = "square"
     memory: int = 0
     sampling: Literal["balanced", "uniform"] = "balanced"
     k: int = 30
@@ -67,14 +70,16 @@ class RetrievalConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusteringConfig:
-    """Unsupervised segmentation: k-means over the tokens of `data`, clusters matched to its classes.
+    """Unsupervised segmentation: k-means over the l2-normalised tokens of `data`, clusters matched to its classes.
 
-    `clusters`: numbers of clusters, each tried with `seeds` seeds; 0 is the number of classes. As many clusters as classes
-    are matched by the Hungarian method, more by majority. `upsample` brings cluster maps to the masks' size.
+    Images are brought to `size` (0: the size the model was trained at) by `fit`. `clusters`: numbers of clusters, each
+    tried with `seeds` seeds; 0 is the number of classes that occur. Up to as many clusters as those are matched by the
+    Hungarian method, more by majority. `upsample` brings cluster maps to the masks' size.
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
     size: int = 320
+    fit: Literal["square", "crop", "ratio"] = "crop"
     clusters: tuple[int, ...] = (0,)
     seeds: int = 3
     upsample: Literal["nearest", "bilinear"] = "bilinear"
@@ -100,15 +105,22 @@ class DiscoveryConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearProbeConfig:
-    """One linear layer from frozen tokens to classes, trained on `train`'s masks, judged on `val`'s by mIoU."""
+    """One linear layer from frozen tokens to classes, trained on `train`'s masks, judged on `val`'s by mIoU.
+
+    Images are brought to `size` (0: the size the model was trained at) by `fit`. The layer is trained for `epochs` with
+    AdamW at `lr`, falling to 0 by a cosine, `batch_tokens` tokens a step. Tokens of `train` that take at most `keep_gib` GiB
+    of host memory are kept, others are computed anew in every epoch.
+    """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
     val: MaskedSourceConfig = MaskedSourceConfig(split="val")
     size: int = 512
+    fit: Literal["square", "crop", "ratio"] = "ratio"
     epochs: int = 40
-    batch_size: int = 16
+    batch_tokens: int = 16384
     lr: float = 1e-3
     weight_decay: float = 1e-4
+    keep_gib: float = 16.0
     seed: int = 0
 
 

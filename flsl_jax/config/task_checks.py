@@ -7,10 +7,12 @@ from flsl_jax.config.parsing import require
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 
 _AT_LEAST_ONE = (
-    "k", "k_scale", "top_k", "context", "short_side", "side_multiple", "seeds", "k_patches", "epochs", "batch_size",
+    "k", "k_scale", "top_k", "context", "short_side", "side_multiple", "seeds", "k_patches", "epochs",
+    "batch_tokens",
 )  # fmt: skip
 _POSITIVE = ("temp", "lr")
-_NOT_NEGATIVE = ("size", "memory", "radius", "limit", "count", "seed", "inv_temp", "weight_decay")
+_NOT_NEGATIVE = ("size", "memory", "radius", "limit", "count", "seed", "inv_temp", "weight_decay", "keep_gib")
+_EACH_NOT_NEGATIVE = ("clusters",)
 _SHARES = ("iou", "mode_similarity")
 
 
@@ -31,6 +33,10 @@ def check_task(settings: Any, *, path: str) -> None:
             require(value > 0, f"{name} is {value}; expected more than 0")
         elif field.name in _NOT_NEGATIVE:
             require(value >= 0, f"{name} is {value}; expected 0 or more")
+        elif field.name in _EACH_NOT_NEGATIVE:
+            require(
+                bool(value) and min(value) >= 0, f"{name} is {value}; expected numbers such as (0, 27), 0 or more each"
+            )
         elif field.name in _SHARES:
             require(0 <= value <= 1, f"{name} is {value}; expected a number from 0 to 1")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image
 
 from flsl_jax.errors import UserError
@@ -150,7 +150,7 @@ def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
 class ResizeCrop:
     """The short side resized to `size` pixels (Pillow's bicubic, antialiased), then the central square.
 
-    The same geometry moves image and boxes, so that they cannot disagree. The long side is rounded to whole pixels.
+    The same geometry moves image, boxes and mask, so that they cannot disagree. The long side is rounded to whole pixels.
     """
 
     size: int
@@ -159,6 +159,12 @@ class ResizeCrop:
         """The transformed image."""
         (width, height), (left, top) = self._geometry(image.shape[1], image.shape[0])
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "s s"]:
+        """Labels at the same place: of every pixel of the result, the label of the original's pixel under its centre."""
+        (width, height), (left, top) = self._geometry(mask.shape[1], mask.shape[0])
+        resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def boxes(self, boxes: Boxes, *, width: int, height: int) -> Boxes:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from absl import logging
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
@@ -20,6 +20,7 @@ from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
 
+_logger = logging.getLogger(__name__)
 _ORIENTATION_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)
 # Modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
@@ -251,7 +252,7 @@ def _refuse_missing(masks: list[str], *, config: MaskedSourceConfig) -> None:
 
 def _warn_of_unmasked(count: int, *, config: MaskedSourceConfig) -> None:
     if count:
-        logging.warning("%s: left out %d images without a mask in %s", config.images, count, config.masks)
+        _logger.warning("%s: left out %d images without a mask in %s", config.images, count, config.masks)
 
 
 def _check_headers(pair: _Pair) -> None:

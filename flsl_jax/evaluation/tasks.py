@@ -8,7 +8,7 @@ from typing import Any
 from flsl_jax import config
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import bbox_knn
+from flsl_jax.evaluation import bbox_knn, clustering, linear_probe, retrieval
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.scores import Scores
 
@@ -41,6 +41,28 @@ TASKS: Mapping[str, Task] = {
         needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
         "XML; shards or tfds with boxes; scenes",
         reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+    ),
+    "retrieval": Task(
+        settings=config.RetrievalConfig,
+        evaluate=retrieval.evaluate,
+        open=retrieval.open_data,
+        judges="Dense nearest-neighbour retrieval (Hummingbird): do the nearest patches of other images know a pixel's class?",
+        needs="images with segmentation masks, for the memory (train) and for the questions (val): a folder of PNG ids, COCO "
+        "panoptic, scenes",
+    ),
+    "clustering": Task(
+        settings=config.ClusteringConfig,
+        evaluate=clustering.evaluate,
+        open=clustering.open_data,
+        judges="Unsupervised segmentation: do clusters of tokens, by k-means, coincide with the classes of the masks?",
+        needs="images with segmentation masks (data): a folder of PNG ids, COCO panoptic, scenes",
+    ),
+    "linear_probe": Task(
+        settings=config.LinearProbeConfig,
+        evaluate=linear_probe.evaluate,
+        open=linear_probe.open_data,
+        judges="Linear probe: how well does one linear layer read the classes of the masks from the tokens?",
+        needs="images with segmentation masks to train (train) and to judge (val): a folder of PNG ids, COCO panoptic, scenes",
     ),
 }
 

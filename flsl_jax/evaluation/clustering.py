@@ -1,0 +1,132 @@
+"""Unsupervised segmentation: k-means over the tokens of a data set, its clusters matched to the classes of the masks."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from flsl_jax.config import ClusteringConfig
+from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
+from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.upsampling import upsampled_classes
+from flsl_jax.typing import Float, Int
+
+# Tokens that scikit-learn's mini-batch k-means updates its centres with at a time, and starts of which it takes the best.
+_BATCH_TOKENS, _STARTS = 4096, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusteringData:
+    """Tokens of all images, l2-normalised and row by row, the height and width of each image's grid, and the masks that
+    cluster maps are judged by; -1 is ignored."""
+
+    tokens: Float[np.ndarray, "N D"]
+    grids: Int[np.ndarray, "I 2"]
+    masks: tuple[np.ndarray, ...]
+    num_classes: int
+
+
+def evaluate(
+    encoder: Encoder, settings: ClusteringConfig, *, batch_size: int, data: MaskedSource | None = None
+) -> Scores:
+    """k-means with every number of clusters and seed; means and standard deviations over the seeds.
+
+    All tokens (4 D bytes each) and masks are held in memory. Metrics carry the name of their number of clusters from the
+    second on, such as `miou_k54`; rows have a line for every run, with both ways of matching.
+
+    Raises:
+        UserError: bad input, or fewer tokens than clusters.
+    """
+    source = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    collected = collect(source, encoder, settings, batch_size=batch_size)
+    present = np.unique(np.concatenate([np.unique(mask) for mask in collected.masks]))
+    occurring = int((present >= 0).sum())
+    if not occurring:
+        raise UserError(f"{source.name}: every pixel is ignored; nothing can be judged")
+    metrics: dict[str, float] = {}
+    rows: list[dict[str, float | str]] = []
+    for place, wanted in enumerate(settings.clusters):
+        clusters = wanted or occurring
+        if clusters > len(collected.tokens):
+            raise UserError(f"{source.name}: {clusters} clusters of {len(collected.tokens)} tokens; set fewer clusters")
+        matching = "hungarian" if clusters <= occurring else "majority"
+        runs = [
+            _run(collected, clusters=clusters, seed=seed, upsample=settings.upsample)
+            for seed in tqdm(
+                range(settings.seeds), desc=f"{encoder.name}, k-means, {clusters} clusters", unit="seed", disable=None
+            )
+        ]
+        chosen = [run[matching] for run in runs]
+        suffix = f"_k{clusters}" if place else ""
+        for key in ("miou", "aacc"):
+            values = [scores[key] for scores in chosen]
+            metrics |= {f"{key}{suffix}": float(np.mean(values)), f"{key}_std{suffix}": float(np.std(values))}
+        rows += [
+            {"clusters": str(clusters), "seed": str(seed), "matched": way, **scores}
+            for seed, run in enumerate(runs)
+            for way, scores in run.items()
+        ]
+    return Scores(metrics=metrics, rows=rows)
+
+
+def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int) -> MaskedSource:
+    """The images and masks; raises UserError for bad input."""
+    make_fit(settings, patch_size=patch_size, image_size=image_size)
+    return open_masked(settings.data)
+
+
+def collect(source: MaskedSource, encoder: Encoder, settings: ClusteringConfig, *, batch_size: int) -> ClusteringData:
+    """Tokens and masks of the whole source."""
+    fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    kind = np.int16 if source.num_classes < 2**15 else np.int32
+    tokens: list[np.ndarray] = []
+    grids: list[tuple[int, ...]] = []
+    masks: list[np.ndarray] = []
+    for item in masked_tokens(source, encoder, fit, batch_size=batch_size, title=encoder.name):
+        flat = item.tokens.reshape(-1, item.tokens.shape[-1])
+        tokens.append(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12))
+        grids.append(item.tokens.shape[:2])
+        masks.append(item.judged.astype(kind))
+    return ClusteringData(
+        tokens=np.concatenate(tokens), grids=np.array(grids), masks=tuple(masks), num_classes=source.num_classes
+    )
+
+
+def assign(tokens: Float[np.ndarray, "N D"], *, clusters: int, seed: int) -> Int[np.ndarray, " N"]:
+    """The cluster of every token after mini-batch k-means (Sculley 2010), started by k-means++; deterministic by seed."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(clusters, random_state=seed, batch_size=_BATCH_TOKENS, n_init=_STARTS)
+    return model.fit_predict(tokens)
+
+
+def cluster_confusion(
+    data: ClusteringData, assigned: Int[np.ndarray, " N"], *, clusters: int, upsample: Literal["nearest", "bilinear"]
+) -> Int[np.ndarray, "K P"]:
+    """Pixels by class and cluster, each image's cluster map brought to its mask's size; "bilinear" interpolates, for every
+    cluster, the map of ones where it is and zeros elsewhere, and takes the largest."""
+    confusion = np.zeros((data.num_classes, clusters), np.int64)
+    start = 0
+    for (height, width), mask in zip(data.grids, data.masks):
+        labels = assigned[start : start + height * width]
+        start += height * width
+        found, places = np.unique(labels, return_inverse=True)
+        scores = np.eye(len(found), dtype=np.float32)[places].reshape(height, width, -1)
+        pixels = found[upsampled_classes(scores, height=mask.shape[0], width=mask.shape[1], mode=upsample)]
+        confusion += confusion_matrix(mask, pixels, num_classes=data.num_classes, num_predicted=clusters)
+    return confusion
+
+
+def _run(
+    data: ClusteringData, *, clusters: int, seed: int, upsample: Literal["nearest", "bilinear"]
+) -> dict[str, dict[str, float]]:
+    """Scores of one k-means by the way of matching."""
+    assigned = assign(data.tokens, clusters=clusters, seed=seed)
+    confusion = cluster_confusion(data, assigned, clusters=clusters, upsample=upsample)
+    matches = {"hungarian": hungarian_match(confusion), "majority": majority_match(confusion)}
+    return {way: mask_scores(matched(confusion, match)).metrics() for way, match in matches.items()}

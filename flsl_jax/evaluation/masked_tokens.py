@@ -1,0 +1,141 @@
+"""Frozen tokens of images with masks, one image after another, encoded in batches of one shape."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig
+from flsl_jax.data.mask_fit import MaskFit
+from flsl_jax.data.masks import MaskedSource
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.typing import Float, Int, UInt8
+
+_T = TypeVar("_T")
+Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig
+_THREADS, _READ_AHEAD = 8, 64
+# Images of different shapes wait for others of their shape until so many batches of them are held.
+_WAITING_BATCHES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedTokens:
+    """`tokens` of image `index`, its `mask` at the network's pixels, and the mask that predictions are `judged` by: the
+    same or, where the image's ratio is kept, the whole mask at its own size. -1 is ignored in both."""
+
+    index: int
+    tokens: Float[np.ndarray, "h w D"]
+    mask: Int[np.ndarray, "H W"]
+    judged: Int[np.ndarray, "y x"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    index: int
+    image: UInt8[np.ndarray, "H W 3"]
+    mask: Int[np.ndarray, "H W"]
+    judged: Int[np.ndarray, "y x"]
+
+
+def make_fit(settings: Settings, *, patch_size: int, image_size: int) -> MaskFit:
+    """The geometry of a task; size 0 is the size that the model was trained at.
+
+    Raises:
+        UserError: the patch does not divide the size.
+    """
+    size = settings.size or image_size
+    if size < patch_size or size % patch_size:
+        raise UserError(f"size is {size}; expected a multiple of the model's patch of {patch_size} px")
+    return MaskFit(how=settings.fit, size=size, patch_size=patch_size)
+
+
+def check_same_classes(train: MaskedSource, val: MaskedSource) -> None:
+    """Refuses two sources whose labels mean different classes."""
+    if train.class_names != val.class_names:
+        pairs = zip(train.class_names, val.class_names)
+        first = next((number for number, (a, b) in enumerate(pairs) if a != b), min(train.num_classes, val.num_classes))
+        names = [source.class_names[first] if first < source.num_classes else "nothing" for source in (train, val)]
+        raise UserError(
+            f"train ({train.name}) has {train.num_classes} classes and val ({val.name}) {val.num_classes}; label {first} is "
+            f'"{names[0]}" there and "{names[1]}" here; set the same classes and ignore for both'
+        )
+
+
+def masked_tokens(
+    source: MaskedSource,
+    encoder: Encoder,
+    fit: MaskFit,
+    *,
+    batch_size: int,
+    title: str,
+    order: np.ndarray | None = None,
+) -> Iterator[MaskedTokens]:
+    """Tokens of every image of a source, with a progress bar.
+
+    Images come in their order where all have one shape after the fit, else shape by shape as batches fill up, which also
+    depends on nothing but the source and the order.
+
+    Args:
+        source: images with masks; read and decoded by a few threads, a little ahead.
+        encoder: of frozen features.
+        fit: what of each image is seen.
+        batch_size: images encoded at a time; fewer, a power of two, for the last ones of a shape.
+        title: of the progress bar.
+        order: indices of the images to take; None for all.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    indices = np.arange(len(source)) if order is None else order
+
+    def prepare(index: int) -> _Prepared:
+        record = source[index]
+        mask = fit.mask(record.mask)
+        judged = record.mask if fit.how == "ratio" else mask
+        return _Prepared(index=index, image=fit.image(record.image), mask=mask, judged=judged)
+
+    waiting: dict[tuple[int, ...], list[_Prepared]] = {}
+    with tqdm(
+        total=len(indices), desc=title, unit="image", disable=True if len(indices) <= batch_size else None
+    ) as bar:
+        for item in _ahead(prepare, [int(index) for index in indices]):
+            group = waiting.setdefault(item.image.shape, [])
+            group.append(item)
+            held = sum(map(len, waiting.values()))
+            if len(group) < batch_size and held > _WAITING_BATCHES * batch_size:
+                group = max(waiting.values(), key=len)
+            if len(group) == batch_size or held > _WAITING_BATCHES * batch_size:
+                yield from _encoded(waiting.pop(group[0].image.shape), encoder, batch_size=batch_size)
+                bar.update(len(group))
+        for group in waiting.values():
+            yield from _encoded(group, encoder, batch_size=batch_size)
+            bar.update(len(group))
+
+
+def _encoded(group: list[_Prepared], encoder: Encoder, *, batch_size: int) -> Iterator[MaskedTokens]:
+    """A batch of one shape, filled up to a full one or to a power of two with copies of its last image."""
+    rows = min(batch_size, 1 << (len(group) - 1).bit_length())
+    images = np.stack([item.image for item in group] + [group[-1].image] * (rows - len(group)))
+    tokens = np.asarray(encoder.tokens(images), np.float32)
+    for item, features in zip(group, tokens):
+        yield MaskedTokens(index=item.index, tokens=features, mask=item.mask, judged=item.judged)
+
+
+def _ahead(function: Callable[[int], _T], indices: list[int]) -> Iterator[_T]:
+    """The function of each index in turn, computed by threads a little ahead."""
+    futures: deque[Future[_T]] = deque()
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
+        for index in indices:
+            futures.append(threads.submit(function, index))
+            if len(futures) == _READ_AHEAD:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)

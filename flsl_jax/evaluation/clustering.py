@@ -55,11 +55,10 @@ def evaluate(
         if clusters > len(collected.tokens):
             raise UserError(f"{source.name}: {clusters} clusters of {len(collected.tokens)} tokens; set fewer clusters")
         matching = "hungarian" if clusters <= occurring else "majority"
+        title = f"{encoder.name}, k-means, {clusters} clusters"
         runs = [
             _run(collected, clusters=clusters, seed=seed, upsample=settings.upsample)
-            for seed in tqdm(
-                range(settings.seeds), desc=f"{encoder.name}, k-means, {clusters} clusters", unit="seed", disable=None
-            )
+            for seed in tqdm(range(settings.seeds), desc=title, unit="seed", disable=None)
         ]
         chosen = [run[matching] for run in runs]
         suffix = f"_k{clusters}" if place else ""

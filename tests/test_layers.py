@@ -17,7 +17,8 @@ LAYERS = (
     {"parallel", "data", "models"},
     {"evaluation", "pictures"},
     {"training"},
-    {"weights", "train"},
+    {"weights"},
+    {"train"},
     {"main", "evaluate", "prepare", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

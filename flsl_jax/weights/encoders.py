@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 from flax import nnx
@@ -11,7 +12,9 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.training.checkpoints import committed_step
 from flsl_jax.training.state import build_network
-from flsl_jax.weights.load import load_model
+from flsl_jax.weights.load import load_network
+
+log = logging.getLogger(__name__)
 
 # Of raw pixels by themselves, which no training gives a size.
 _PIXEL_IMAGE_SIZE = 224
@@ -82,7 +85,9 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
 
 def _trained(source: str) -> OpenedModel:
     path = Path(source)
-    model = load_model(path)
+    loaded = load_network(path)
+    log.info("%s", loaded.report)
+    model = loaded.model
     if path.is_dir() and path.name.isdigit() and path.parent.name == "checkpoints":
         workdir, step = path.parent.parent, int(path.name)
         results = workdir / "results" / f"step_{step}"
@@ -91,7 +96,8 @@ def _trained(source: str) -> OpenedModel:
         step = committed_step(workdir / "checkpoints")
         results = workdir / "results"
     else:
-        return OpenedModel(encoder=NetworkEncoder(model, name=source), source=source)
+        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
+        return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
     encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=config.objective.self_inv_temp.end)
     return OpenedModel(encoder=encoder, source=source, step=step, config=config, results=results)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import types
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,9 +52,9 @@ class WeightFile:
     path: Path
     tensors: Mapping[str, np.ndarray]
     others: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = types.MappingProxyType({})
-    config: Mapping[str, Any] = types.MappingProxyType({})
-    preprocessor: Mapping[str, Any] = types.MappingProxyType({})
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_weights(path: str | Path) -> WeightFile:

@@ -1,5 +1,7 @@
-"""A trained backbone from a run's workdir or one of its checkpoints."""
+"""A backbone from a run, one of its checkpoints, or a weight file of this or another code."""
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -8,14 +10,80 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import parse_config
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
 from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.training.state import network_graph
+from flsl_jax.weights.canonical import backbone_params
+from flsl_jax.weights.importing import Imported, import_weights
+
+log = logging.getLogger(__name__)
 
 
-def load_model(path: str | Path, *, network: Literal["teacher", "student"] = "teacher") -> ViT:
-    """The backbone of a run; see `flsl_jax.load`."""
-    place = find_checkpoint(Path(path))
-    _, state, run = read_checkpoint(place.folder, step=place.step, parts=[network])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A backbone and how its images are normalised.
+
+    `mean`, `std`: of levels from 0 to 1, red, green and blue. `report`: what was read, left and assumed, in lines.
+    """
+
+    model: ViT
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    report: str
+
+
+def load_model(
+    path: str | Path,
+    *,
+    network: Literal["teacher", "student"] = "teacher",
+    source: str | None = None,
+    num_heads: int | None = None,
+) -> ViT:
+    """The backbone alone; see `flsl_jax.load`."""
+    loaded = load_network(path, network=network, source=source, num_heads=num_heads)
+    log.info("%s", loaded.report)
+    return loaded.model
+
+
+def load_network(
+    path: str | Path,
+    *,
+    network: Literal["teacher", "student"] = "teacher",
+    source: str | None = None,
+    num_heads: int | None = None,
+) -> Loaded:
+    """The backbone with its normalisation; the arguments are those of `flsl_jax.load`.
+
+    Raises:
+        UserError: nothing that can be loaded is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
+    if is_run(path):
+        return _load_run(path, network=network)
+    imported = import_weights(path, network=network, source=source, num_heads=num_heads)
+    return Loaded(model=build_backbone(imported), mean=imported.mean, std=imported.std, report=imported.report())
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is read as a run or its checkpoint: a folder with `checkpoints/`, or one without weight files."""
+    files = ("*.safetensors", "*.bin", "*.index.json")
+    return path.is_dir() and ((path / "checkpoints").is_dir() or not any(any(path.glob(name)) for name in files))
+
+
+def build_backbone(imported: Imported) -> ViT:
+    """The network of an imported backbone, float32."""
+    arch = imported.architecture
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(arch, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, backbone_params(imported.backbone, arch)))
+
+
+def _load_run(path: Path, *, network: str) -> Loaded:
+    place = find_checkpoint(path)
+    step, state, run = read_checkpoint(place.folder, step=place.step, parts=[network])
     params = jax.tree.map(jnp.asarray, state[network])
-    return nnx.merge(network_graph(parse_config(run["config"])), params).backbone
+    model = nnx.merge(network_graph(parse_config(run["config"])), params).backbone
+    return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}")

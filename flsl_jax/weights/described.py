@@ -1,0 +1,117 @@
+"""What a weight file says of itself beside its tensors: metadata of ours, config.json of timm or transformers."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.errors import UserError
+from flsl_jax.models.position import PosResize
+from flsl_jax.weights.files import WeightFile
+
+# Layouts that are written here and read as those of another source.
+_SOURCE_OF_LAYOUT = {"flsl": "dino", "mmdet-vitdet": "deit"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """What is known of a network without looking at its tensors; None: nothing is said.
+
+    `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
+    `std`: of levels from 0 to 1; ImageNet's unless said otherwise. `notes`: what a person should know.
+    """
+
+    source: str | None = None
+    num_heads: int | None = None
+    norm_eps: float | None = None
+    grid: tuple[int, int] | None = None
+    pos_resize: PosResize | None = None
+    activation: str | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    notes: tuple[str, ...] = ()
+
+
+def describe(file: WeightFile) -> Described:
+    """Reads our own metadata where there is some, else the config of timm or transformers, else nothing.
+
+    Raises:
+        UserError: metadata or config have values that cannot be read.
+    """
+    try:
+        if "architecture" in file.metadata:
+            return _from_metadata(file.metadata)
+        if "pretrained_cfg" in file.config:
+            return _from_timm(file.config)
+        if "model_type" in file.config:
+            return _from_transformers(file.config, file.preprocessor)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        where = "its metadata" if "architecture" in file.metadata else file.path.parent / "config.json"
+        raise UserError(f"{file.path}: {where} cannot be understood ({type(error).__name__}: {error})") from error
+    return Described(notes=("normalisation is not said; taken for ImageNet's mean and standard deviation",))
+
+
+def _from_metadata(metadata: Mapping[str, str]) -> Described:
+    arch = json.loads(metadata["architecture"])
+    return Described(
+        source=_SOURCE_OF_LAYOUT.get(metadata["layout"], metadata["layout"]),
+        num_heads=int(arch["num_heads"]),
+        norm_eps=float(arch["norm_eps"]),
+        grid=_pair(arch["grid"]),
+        pos_resize=arch["pos_resize"],
+        mean=_triple(json.loads(metadata["mean"])),
+        std=_triple(json.loads(metadata["std"])),
+    )
+
+
+def _from_timm(config: Mapping[str, Any]) -> Described:
+    cfg, arguments, name = config["pretrained_cfg"], config.get("model_args", {}), config.get("architecture", "")
+    patch = re.search(r"patch(\d+)", name)
+    image = arguments.get("img_size")
+    side = int(arguments.get("patch_size", patch.group(1) if patch else 0))
+    activation = arguments.get("act_layer", "quick_gelu" if "quickgelu" in name else "gelu")
+    return Described(
+        source="timm",
+        num_heads=arguments.get("num_heads"),
+        grid=_grid(image, patch_size=side) if image and side else None,
+        activation=activation,
+        mean=_triple(cfg.get("mean", (0.5, 0.5, 0.5))),
+        std=_triple(cfg.get("std", (0.5, 0.5, 0.5))),
+    )
+
+
+def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Described:
+    image = config.get("pretrain_image_size", config.get("image_size", 224))
+    notes = []
+    if config.get("window_block_indices"):
+        notes.append(
+            f"blocks {config['window_block_indices']} attend within windows in the source; here every block attends to all"
+        )
+    if "image_mean" not in preprocessor:
+        notes.append("no preprocessor_config.json: normalisation taken for ImageNet's mean and standard deviation")
+    return Described(
+        num_heads=int(config["num_attention_heads"]) if "num_attention_heads" in config else None,
+        norm_eps=float(config["layer_norm_eps"]) if "layer_norm_eps" in config else None,
+        grid=_grid(image, patch_size=_pair(config["patch_size"])[0]) if "patch_size" in config else None,
+        activation=config.get("hidden_act"),
+        mean=_triple(preprocessor.get("image_mean", IMAGENET_MEAN)),
+        std=_triple(preprocessor.get("image_std", IMAGENET_STD)),
+        notes=tuple(notes),
+    )
+
+
+def _grid(image: Any, *, patch_size: int) -> tuple[int, int]:
+    height, width = _pair(image)
+    return height // patch_size, width // patch_size
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, list | tuple) else (value, value)
+    return int(first), int(second)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)

@@ -1,5 +1,6 @@
 """Errors a person can cause and mend, and the one way a front door reports them."""
 
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -22,16 +23,37 @@ def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
 
     app.define_help_flags()
     try:
-        code = main(_parsed(flags.FLAGS, sys.argv))
+        code = main(parse_flags(flags.FLAGS, sys.argv))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     sys.exit(code or 0)
 
 
-def _parsed(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Sequence[str]:
+def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Sequence[str]:
+    """Sets the flags from a command line, program name first, and returns what is left over.
+
+    Raises:
+        UserError: a flag is unknown, or its value is of another type; names the flag.
+    """
     try:
         return flag_values(arguments)
     except Exception as error:  # absl and config files raise as they please; all of it is the command line's fault
-        message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        raise UserError("command line: " + " ".join(message.split())) from error
+        raise UserError(f"command line: {_plain_words(str(error))}") from error
+
+
+# How absl and ml_collections tell what is wrong with a flag, and how a person is told.
+_PLAIN_WORDS = (
+    (r"invalid literal for int\(\).*", "expected a whole number"),
+    (r"could not convert string to float.*", "expected a number"),
+    (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
+    (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
+    (r"Unknown command line flag '(.*?)'\.?", r"unknown flag --\1; --help lists them."),
+)
+
+
+def _plain_words(message: str) -> str:
+    line = " ".join(message.replace("\\n", " ").split())
+    for pattern, words in _PLAIN_WORDS:
+        line = re.sub(pattern, words, line)
+    return line

@@ -1,6 +1,6 @@
 """Images/s of the training step, beside a PyTorch step of the same work in the same run, with the step's parts apart.
 
-    python -m benchmarks.step --config=configs/vits16.py --batch=8 [--torch=eager,compile] [--parts]
+    python -m benchmarks.step --config=configs/vits16.py --batch=8 [--torch=eager,compile] [--parts] [--compile]
 
 Ours and PyTorch's take turns for `--blocks` rounds; the medians are reported, with the range, and their ratio. Inputs
 are random. PyTorch is left out where it is not installed. The limit is the step's FLOPs over the device's peak; where the
@@ -9,6 +9,7 @@ peak is not known (every CPU), over what a large matrix product reaches in the s
 
 import dataclasses
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
 from flsl_jax import parallel
@@ -33,6 +35,7 @@ _STEPS = flags.DEFINE_integer("steps", 1, "Steps of a timed block.", lower_bound
 _BLOCKS = flags.DEFINE_integer("blocks", 5, "Timed blocks of every side.", lower_bound=1)
 _TORCH = flags.DEFINE_list("torch", ["eager"], 'PyTorch steps to measure: "eager", "compile".')
 _PARTS = flags.DEFINE_bool("parts", False, "Measure the step's parts too.")
+_COMPILE = flags.DEFINE_bool("compile", False, "Measure what compiling takes, with and without the persistent cache.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measures and prints."""
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected argument {arguments[1]!r}")
+    logging.set_verbosity(logging.ERROR)
     settings = _CONFIG.value
     settings.batch_size, settings.model.drop_path = _BATCH.value, 0.0
     config = parse_config(settings.to_dict())
@@ -73,6 +77,8 @@ def main(arguments: Sequence[str]) -> None:
         )
     if _PARTS.value:
         report_parts(training, images)
+    if _COMPILE.value:
+        report_compile(training, images)
 
 
 def take_turns(sides: Sequence[Side]) -> dict[str, list[float]]:
@@ -137,6 +143,23 @@ def peak_flops() -> float:
     product(matrix).block_until_ready()
     best = min(_seconds(lambda: product(matrix)) for _ in range(10))
     return 2 * side**3 / best
+
+
+def report_compile(training: Training, images: np.ndarray) -> None:
+    """Seconds to trace and to compile the step: the first time, and read back from the persistent cache."""
+    pixels = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=training.batch_sharding)
+    sample = jax.ShapeDtypeStruct((len(images),), np.uint32, sharding=training.batch_sharding)
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        compilation_cache.reset_cache()
+        for name in ("cold", "warm"):
+            jax.clear_caches()
+            start = time.perf_counter()
+            lowered = training.step.lower(training.abstract_state, pixels, sample)
+            traced = time.perf_counter()
+            lowered.compile()
+            print(f"  {name}: traced in {traced - start:.1f} s, compiled in {time.perf_counter() - traced:.1f} s")
 
 
 def report_parts(training: Training, images: np.ndarray) -> None:

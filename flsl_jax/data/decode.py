@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import simplejpeg
+from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -13,6 +14,8 @@ _ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
 # As Pillow's decompression bomb check: an image of more pixels is an error, on either decoder.
 _MAX_PIXELS = 2 * 89_478_485
+# Catmull-Rom is Pillow's bicubic (a = −0.5); a convolution widens its support by the reduction.
+_BICUBIC = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.catmull_rom))
 
 
 class DecodeError(Exception):
@@ -160,16 +163,33 @@ def base_crop(
         flip: whether to mirror the crop left to right with probability 1/2.
 
     Returns:
-        The crop, resized by Pillow's antialiased bicubic filter; pixels outside the box have no influence.
+        The crop, resized as by Pillow's antialiased bicubic filter; pixels outside the box have no influence.
     """
     height, width = image.shape[:2]
     left, top, crop_width, crop_height = _random_box(height, width, rng=rng, area=area, aspect=aspect)
     flipped = flip and bool(rng.random() < 0.5)
-    window = Image.fromarray(np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width]))
-    pixels = np.asarray(window.resize((size, size), Image.Resampling.BICUBIC))
+    pixels = _resized(image[top : top + crop_height, left : left + crop_width], size=size)
     return BaseCrop(
         image=pixels[:, ::-1] if flipped else pixels, box=(left, top, crop_width, crop_height), flipped=flipped
     )
+
+
+def _resized(image: np.ndarray, *, size: int) -> np.ndarray:
+    """`image` as `Image.resize((size, size), BICUBIC)` of Pillow 13, but for grey levels that differ in rounding.
+
+    Weights have 16 bits, not 22: about 3 of 1000 values differ by one level, 3 of a million by two. As in Pillow, the
+    columns are resized and rounded first, unless the height shrinks by more than twice as many pixels as the width.
+    """
+    height, width = image.shape[:2]
+    rows_first = height - size > 2 * max(width - size, 0)
+    # The whole window is the source: the resizer's own crop box would let pixels around the box in.
+    source = ImageData(width, height, PixelType.U8x3, image.tobytes())
+    between = ImageData(*((width, size) if rows_first else (size, height)), PixelType.U8x3)
+    result = ImageData(size, size, PixelType.U8x3)
+    resizer = Resizer()
+    resizer.resize(source, between, _BICUBIC)
+    resizer.resize(between, result, _BICUBIC)
+    return np.frombuffer(result.get_buffer(), np.uint8).reshape(size, size, 3)
 
 
 def _random_box(

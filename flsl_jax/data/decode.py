@@ -177,8 +177,8 @@ def base_crop(
 def _resized(image: np.ndarray, *, size: int) -> np.ndarray:
     """`image` as `Image.resize((size, size), BICUBIC)` of Pillow 13, but for grey levels that differ in rounding.
 
-    Weights have 16 bits, not 22: about 3 of 1000 values differ by one level, 3 of a million by two. As in Pillow, the
-    columns are resized and rounded first, unless the height shrinks by more than twice as many pixels as the width.
+    Weights have 16 bits, not 22: about 3 of 1000 values differ by one level, about 1 of 100,000 by two. As in Pillow,
+    the columns are resized and rounded first, unless the height shrinks by more than twice as many pixels as the width.
     """
     height, width = image.shape[:2]
     rows_first = height - size > 2 * max(width - size, 0)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from flsl_jax.data import decode
 from flsl_jax.data.decode import BaseCrop, DecodeError, base_crop, decode_image
 
 
@@ -181,6 +182,16 @@ def test_base_crop_is_pillows_resize_of_an_allowed_box(
     # Of a single column every row has one value only: one that is off counts for 2 %.
     _assert_equal_but_for_rounding(crop.image, expected[:, ::-1] if crop.flipped else expected, share=0.1)
     assert flip or not crop.flipped
+
+
+def test_base_crop_is_pillows_without_the_vectorised_resizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "cykooz_resizer", None)
+    image = _photo(height=90, width=120)
+    crop = base_crop(image, rng=np.random.default_rng(0), size=32, area=(0.5, 1.0), aspect=(0.75, 1.3), flip=False)
+    left, top, crop_width, crop_height = crop.box
+    np.testing.assert_array_equal(
+        crop.image, _pillow_resized(image[top : top + crop_height, left : left + crop_width], size=32)
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 300), (150, 100), (224, 224)])

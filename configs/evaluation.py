@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
                 "size": 512,
                 "fit": "ratio",
                 "epochs": 40,
-                "batch_tokens": 16384,
+                "batch_size": 16,
                 "lr": 1e-3,
                 "weight_decay": 1e-4,
                 "keep_gib": 16.0,

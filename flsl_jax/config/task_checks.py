@@ -8,7 +8,7 @@ from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 
 _AT_LEAST_ONE = (
     "k", "k_scale", "top_k", "context", "short_side", "side_multiple", "seeds", "k_patches", "epochs",
-    "batch_tokens",
+    "batch_size",
 )  # fmt: skip
 _POSITIVE = ("temp", "lr")
 _NOT_NEGATIVE = ("size", "memory", "radius", "limit", "count", "seed", "inv_temp", "weight_decay", "keep_gib")

@@ -53,8 +53,8 @@ class LinearLayer:
 class TrainTokens:
     """Examples of every image of a source, in any order, again and again.
 
-    They are kept where they take at most `keep_gib` GiB, else computed anew in every pass. Standardised tokens and the
-    number of tokens are known after the first pass, which the constructor makes.
+    They are kept where they take at most `keep_gib` GiB, else computed anew in every pass. The mean and the
+    deviation of the tokens, and their number, are known after the first pass, which the constructor makes.
 
     Raises:
         UserError: every pixel is ignored.
@@ -65,6 +65,7 @@ class TrainTokens:
     ) -> None:
         self._source, self._encoder, self._fit, self._batch_size = source, encoder, fit, batch_size
         self.num_images, self.num_classes, self.num_tokens = len(source), source.num_classes, 0
+        self.square_tokens = (fit.size // fit.patch_size) ** 2
         self._kept: dict[int, Examples] = {}
         room, total, squares = keep_gib * 2**30, 0.0, 0.0
         known, keep = 0.0, True
@@ -158,10 +159,11 @@ def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) 
 def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str = "") -> LinearLayer:
     """The layer after the whole schedule; the seed decides the order of the images in every epoch, and all else is fixed.
 
-    Training starts from zeros. A step takes `batch_tokens` tokens of consecutive images; the last one of an epoch is filled
-    up with zeros that count nothing.
+    Training starts from zeros. A step takes the tokens of `batch_size` images of the full square, or as many of consecutive
+    images of other shapes; the last one of an epoch is filled up with zeros that count nothing.
     """
-    steps = -(-train.num_tokens // settings.batch_tokens) * settings.epochs
+    batch_tokens = settings.batch_size * train.square_tokens
+    steps = -(-train.num_tokens // batch_tokens) * settings.epochs
     warmup = min(max(1, round(_WARMUP * steps)), steps - 1) if steps > 1 else 0
     rate = optax.warmup_cosine_decay_schedule(0.0 if warmup else settings.lr, settings.lr, warmup, steps)
     optimizer = optax.adamw(rate, weight_decay=settings.weight_decay, mask={"weights": True, "bias": False})
@@ -175,7 +177,7 @@ def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str =
     rng = np.random.default_rng(settings.seed)
     for _ in tqdm(range(settings.epochs), desc=f"{title}, linear layer", unit="epoch", disable=None):
         order = rng.permutation(train.num_images)
-        for tokens, shares in _batches(train.examples(order), size=settings.batch_tokens):
+        for tokens, shares in _batches(train.examples(order), size=batch_tokens):
             params, state = step(params, state, tokens, shares)
     weights = np.asarray(params["weights"]) / deviation[:, None]
     return LinearLayer(weights=weights, bias=np.asarray(params["bias"]) - mean @ weights)

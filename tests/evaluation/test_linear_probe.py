@@ -17,7 +17,7 @@ from flsl_jax.evaluation.linear_probe import TrainTokens, evaluate, train_layer
 from tests.mask_encoders import PATCH, SIZE, NoiseEncoder, PerfectEncoder, best_miou, scenes, stripes
 
 TRAIN, VAL = scenes(24, split="train"), scenes(8, split="val")
-SETTINGS = LinearProbeConfig(train=TRAIN, val=VAL, size=SIZE, fit="square", epochs=40, batch_tokens=512, lr=0.03)
+SETTINGS = LinearProbeConfig(train=TRAIN, val=VAL, size=SIZE, fit="square", epochs=40, batch_size=8, lr=0.03)
 PIXELS = PixelEncoder(patch_size=PATCH, image_size=SIZE)
 
 
@@ -50,7 +50,7 @@ def test_the_layer_is_that_of_logistic_regression() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     # Without weight decay and after long training, the layer minimises the cross-entropy: sklearn's without penalty.
     train = _tokens(scenes(12, split="train"), NoiseEncoder())
-    settings = dataclasses.replace(SETTINGS, epochs=600, batch_tokens=12 * 64, lr=0.02, weight_decay=0.0)
+    settings = dataclasses.replace(SETTINGS, epochs=600, batch_size=12, lr=0.02, weight_decay=0.0)
     layer = train_layer(train, settings)
     examples = list(train.examples(np.arange(12)))
     tokens = np.concatenate([item.tokens for item in examples]).astype(np.float64)
@@ -68,7 +68,7 @@ def test_the_layer_is_that_of_logistic_regression() -> None:
 def test_tokens_computed_anew_train_the_same_layer() -> None:
     kept, anew = _tokens(TRAIN), _tokens(TRAIN, keep_gib=1e-6)
     assert (kept.kept, anew.kept) == (True, False)
-    settings = dataclasses.replace(SETTINGS, epochs=2, batch_tokens=300)
+    settings = dataclasses.replace(SETTINGS, epochs=2, batch_size=5)
     layers = [train_layer(tokens, settings) for tokens in (kept, anew)]
     np.testing.assert_array_equal(layers[0].weights, layers[1].weights)
     np.testing.assert_array_equal(layers[0].bias, layers[1].bias)
@@ -76,7 +76,7 @@ def test_tokens_computed_anew_train_the_same_layer() -> None:
 
 def test_the_seed_alone_decides() -> None:
     tokens = _tokens(TRAIN)
-    settings = dataclasses.replace(SETTINGS, epochs=2, batch_tokens=300)
+    settings = dataclasses.replace(SETTINGS, epochs=2, batch_size=5)
     first, again, other = (train_layer(tokens, dataclasses.replace(settings, seed=seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.weights, again.weights)
     assert (first.weights != other.weights).any()

@@ -19,8 +19,14 @@ def get_config() -> ConfigDict:
                 "temp": 0.07,
             },
             "video": {
+                "name": "davis",
                 "root": "",
                 "split": "val",
+                "resolution": "480p",
+                "count": 0,
+                "scene_size": 0,
+                "frames": 8,
+                "limit": 0,
                 "short_side": 480,
                 "side_multiple": 64,
                 "context": 7,
@@ -28,6 +34,7 @@ def get_config() -> ConfigDict:
                 "top_k": 5,
                 "temp": 0.1,
                 "output": "",
+                "predictions": "",
             },
             "retrieval": {
                 "train": masked_source(split="train"),

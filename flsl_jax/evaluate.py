@@ -41,8 +41,6 @@ def main(arguments: Sequence[str]) -> int:
     """Checks the flags, then opens everything, then measures task by task."""
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
-    if not _MODEL.value:
-        raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
     if not _TASK.value:
         raise UserError(f"--task is missing; name one or more of {', '.join(TASKS)}")
     check_names(_TASK.value)
@@ -50,16 +48,18 @@ def main(arguments: Sequence[str]) -> int:
     for name, values in settings.items():
         check_task(values, path=f"--{name}")
         check_sources(values, path=f"--{name}")
+        if not _MODEL.value and not TASKS[name].without_model(values):
+            raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.evaluation import results
     from flsl_jax.weights.encoders import open_model
 
-    model = open_model(_MODEL.value, patch_size=_PATCH_SIZE.value)
+    model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
     if folder is None:
-        raise UserError(f"--output is missing; {_MODEL.value} has no workdir to keep its results in")
+        raise UserError(f"--output is missing; {model.source} has no workdir to keep its results in")
     data = {name: open_task(name, values, encoder=model.encoder) for name, values in settings.items()}
     results.check_writable(folder)
     for name, values in settings.items():

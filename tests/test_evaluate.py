@@ -15,6 +15,7 @@ from flsl_jax.train import train
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state, network_graph
 from flsl_jax.weights.encoders import open_model
+from tests.davis_layout import write_layout
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -57,9 +58,11 @@ def test_a_run_is_judged_and_its_result_kept_beside_it(workdir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model={run}", "--task=bbox_kn"], 'there is no task \'bbox_kn\'; did you mean "bbox_knn"?'),
+        (["--model={run}", "--task=bbox_kn"], "there is no task 'bbox_kn'; did you mean \"bbox_knn\"?"),
         (["--model=pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing"),
         (["--model={run}", "--task=bbox_knn"], "--bbox_knn.train.root is missing"),
+        (["--task=bbox_knn", *SCENES], "--model is missing"),
+        (["--model={run}", "--task=video"], "root of the video task is empty"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(workdir, arguments, message):
@@ -117,3 +120,14 @@ def test_untrained_is_the_run_before_its_first_step(workdir):
     assert (untrained.step, untrained.results) == (0, workdir / "results" / "untrained")
     np.testing.assert_array_equal(untrained.encoder.tokens(IMAGES), start.tokens(IMAGES))
     assert (untrained.encoder.tokens(IMAGES) != open_model(str(workdir)).encoder.tokens(IMAGES)).any()
+
+
+def test_masks_are_judged_without_a_model(tmp_path):
+    write_layout(tmp_path / "davis", tmp_path / "masks")
+    arguments = (f"--video.root={tmp_path / 'davis'}", f"--video.predictions={tmp_path / 'masks'}")
+    done = evaluate("--task=video", f"--output={tmp_path / 'out'}", *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "video.json").read_text())
+    assert (result["images"], result["model"]["name"]) == (0, "no model")
+    assert len(result["rows"]) == 14
+    assert f"jf_mean    {result['metrics']['jf_mean']:.4f}" in done.stdout

@@ -28,15 +28,25 @@ class BboxKnnConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-    """Video label propagation, semi-supervised (DINO's protocol): `root` in DAVIS-2017 layout, masks of `split`.
+    """Video label propagation, semi-supervised (DINO's protocol), judged as DAVIS-2017 judges it.
+
+    `name`: "davis" (`root` in DAVIS-2017 layout, videos of `split` in folder `resolution`) or "scenes" (embedded films:
+    `count` of them of `split`, `scene_size` pixels, `frames` long). `limit` > 0 keeps the first so many videos.
 
     Frames are resized to a short side of `short_side`, the other side floored to a multiple of `side_multiple`. Each patch
     takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context` frames'
-    patches at most `radius` rows and columns away. `output`: a folder for the predicted masks (indexed PNG); empty: none.
+    patches at most `radius` rows and columns away (0: anywhere). `output`: a folder for the predicted masks (indexed PNG,
+    a folder a video); empty: none. `predictions`: such a folder of masks to judge as they are, without a model.
     """
 
+    name: Literal["davis", "scenes"] = "davis"
     root: str = ""
     split: str = "val"
+    resolution: str = "480p"
+    count: int = 0
+    scene_size: int = 0
+    frames: int = 8
+    limit: int = 0
     short_side: int = 480
     side_multiple: int = 64
     context: int = 7
@@ -44,6 +54,7 @@ class VideoConfig:
     top_k: int = 5
     temp: float = 0.1
     output: str = ""
+    predictions: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,20 @@ class PixelEncoder:
         return pixel_tokens(images, patch_size=self.patch_size)
 
 
+class NoEncoder:
+    """Stands in for an encoder where a task judges what others made: it encodes nothing."""
+
+    name = "no model"
+    patch_size = image_size = 0
+
+    def __init__(self) -> None:
+        self.on_images: Callable[[int], None] | None = None
+
+    def tokens(self, images: Images) -> Float[Array, "b h w D"]:
+        """Raises a TypeError: there is no model."""
+        raise TypeError("there is no model to encode images with")
+
+
 @functools.partial(jax.jit, static_argnames="patch_size")
 def pixel_tokens(images: UInt8[Array, "b H W 3"], *, patch_size: int) -> Float[Array, "b h w E"]:
     """Levels from -0.5 to 0.5 of each patch, row by row."""

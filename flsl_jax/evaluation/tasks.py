@@ -8,7 +8,7 @@ from typing import Any
 from flsl_jax import config
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import bbox_knn, clustering, linear_probe, retrieval
+from flsl_jax.evaluation import bbox_knn, clustering, linear_probe, retrieval, video
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.scores import Scores
 
@@ -21,7 +21,7 @@ class Task:
     `judges`, `needs`: for a person who has not seen it. `reference`: what the paper or a peer reports under the same
     protocol; empty where nobody does. `open`: maps (settings, *, patch_size, image_size) to the task's data, which
     `evaluate` then takes as `data`; it finds bad input before anything is encoded, and training calls it once for all its
-    measurements.
+    measurements. `without_model`: whether with these settings it judges what is there already and needs no model.
     """
 
     settings: type
@@ -30,6 +30,7 @@ class Task:
     needs: str
     reference: str = ""
     open: Callable[..., Any] | None = None
+    without_model: Callable[[Any], bool] = lambda settings: False
 
 
 TASKS: Mapping[str, Task] = {
@@ -41,6 +42,16 @@ TASKS: Mapping[str, Task] = {
         needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
         "XML; shards or tfds with boxes; scenes",
         reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+    ),
+    "video": Task(
+        settings=config.VideoConfig,
+        evaluate=video.evaluate,
+        open=video.open_data,
+        judges="Video label propagation (DAVIS-2017, semi-supervised): do features follow the objects of a first frame?",
+        needs="videos in DAVIS-2017 layout (root), or scenes (name, count, scene_size, and a short_side to go with it); "
+        "with predictions, a folder of masks to judge instead of a model",
+        reference="paper, DAVIS-2017 val, J&F: 65.6 % (ViT-S/16), 66.1 % (ViT-B/16), 73.5 % (ViT-S/8)",
+        without_model=lambda settings: bool(settings.predictions),
     ),
     "retrieval": Task(
         settings=config.RetrievalConfig,

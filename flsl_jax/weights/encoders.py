@@ -9,7 +9,7 @@ from flax import nnx
 
 from flsl_jax.config import Config, parse_config
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.training.checkpoints import committed_step
 from flsl_jax.training.state import build_network
 from flsl_jax.weights.load import load_network
@@ -52,12 +52,14 @@ def open_model(source: str, *, patch_size: int = 0) -> OpenedModel:
     Args:
         source: a run's workdir (its newest checkpoint), a checkpoint (`WORKDIR/checkpoints/STEP`), a weight file of any
             format that `flsl_jax.load` reads, `untrained:WORKDIR` (the network of that run's config, freshly initialised),
-            `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`).
+            `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`). Empty: no model.
         patch_size: of `pixels` alone, in pixels.
 
     Raises:
         UserError: nothing that can be opened is there.
     """
+    if not source:
+        return OpenedModel(encoder=NoEncoder(), source="no model")
     kind, _, place = source.partition(":")
     if source == "pixels":
         if patch_size < 1:

@@ -1,0 +1,203 @@
+"""Video object segmentation by label propagation, judged by J and F (METHOD, "Evaluation"; Table 4 of the paper)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from flsl_jax.config import VideoConfig
+from flsl_jax.data.videos import Video, check_mask, open_videos, read_ids, write_masks
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation import propagation
+from flsl_jax.evaluation.davis_metric import ObjectScores, score_objects
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.scores import Scores
+from flsl_jax.typing import Array, Float, UInt8
+
+# Numbers of labels are rounded up to a multiple of this, so that videos of one size share a compilation.
+_CHANNELS = 8
+
+
+def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> list[Video]:
+    """The videos of the protocol, and every file that it will read looked at.
+
+    Args:
+        settings: the protocol; with `predictions`, those are looked at too and the patch does not matter.
+        patch_size: of the encoder.
+        image_size: plays no part here: frames have the protocol's size.
+
+    Raises:
+        UserError: as `open_videos`; the patch does not divide the frames' size; or a prediction is missing or of another
+            size.
+    """
+    videos = open_videos(settings)
+    for video in videos:
+        if not settings.predictions:
+            frame_size(video, settings, patch_size=patch_size)
+            continue
+        for path in _predicted_files(video, settings):
+            check_mask(path, width=video.width, height=video.height)
+    return videos
+
+
+def evaluate(
+    encoder: Encoder, settings: VideoConfig, *, batch_size: int, data: Sequence[Video] | None = None
+) -> Scores:
+    """Follows the objects of each video's first frame through it, and judges the masks as DAVIS-2017 does.
+
+    With `settings.predictions` the masks are there already, as `predictions`/video/frame.png, and the encoder is not used.
+
+    Args:
+        encoder: whose tokens are compared.
+        settings: the protocol.
+        batch_size: images of the encoder's training size that it can take at a time; frames are larger, so fewer of them
+            go at once.
+        data: from `open_data` where it is open already.
+
+    Returns:
+        `jf_mean`, the mean of `j_mean` and `f_mean`, which are means over objects, not videos; recall and decay of both;
+        a row for each object.
+
+    Raises:
+        UserError: as `open_data`; or a prediction has an id of no object.
+    """
+    if data is None:
+        data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    if settings.predictions:
+        return summary(
+            {v.name: _judge(v, read_predictions(v, settings)) for v in tqdm(data, desc="videos", unit="video")}
+        )
+    found = {}
+    for video in data:
+        masks = propagate(encoder, video, settings, batch_size=batch_size)
+        if settings.output:
+            write_masks(Path(settings.output) / video.name, masks, frames=video.frames)
+        found[video.name] = _judge(video, masks[1:-1])
+    return summary(found)
+
+
+def read_predictions(video: Video, settings: VideoConfig) -> UInt8[np.ndarray, "T H W"]:
+    """The given masks of the frames that are judged: all but the first and the last.
+
+    Raises:
+        UserError: one cannot be read, or has an id that is not among the objects of the video's first frame.
+    """
+    num_objects, masks = int(video.mask(0).max()), []
+    for path in _predicted_files(video, settings):
+        masks.append(read_ids(path))
+        if masks[-1].max() > num_objects:
+            raise UserError(
+                f"mask {path} has id {masks[-1].max()}, but the video's first frame has objects up to {num_objects}; a "
+                "prediction may hold no other"
+            )
+    return np.stack(masks)
+
+
+def propagate(encoder: Encoder, video: Video, settings: VideoConfig, *, batch_size: int) -> UInt8[np.ndarray, "T H W"]:
+    """The object ids of every frame, that of the first frame as it is given.
+
+    Args:
+        encoder: see `evaluate`, as `settings` and `batch_size`.
+        video: its first mask is read, and no other.
+
+    Raises:
+        UserError: as `frame_size`.
+    """
+    size = frame_size(video, settings, patch_size=encoder.patch_size)
+    first = video.mask(0)
+    grid = (size[0] // encoder.patch_size, size[1] // encoder.patch_size)
+    channels = -(-(int(first.max()) + 1) // _CHANNELS) * _CHANNELS
+    masks, context = [first], None
+    for tokens in _encoded(encoder, video, size=size, batch_size=batch_size):
+        if context is None:
+            labels = propagation.first_labels(first, grid=grid, channels=channels)
+            context = propagation.start(tokens, labels, context=settings.context)
+            continue
+        context, labels = propagation.follow(
+            context, tokens, radius=settings.radius, top_k=settings.top_k, temp=settings.temp
+        )
+        ids = np.asarray(propagation.to_pixels(labels, patch_size=encoder.patch_size))
+        masks.append(propagation.to_size(ids, height=video.height, width=video.width))
+    return np.stack(masks)
+
+
+def frame_size(video: Video, settings: VideoConfig, *, patch_size: int) -> tuple[int, int]:
+    """Height and width at which a video's frames are encoded: its short side (of a square, the height) `short_side`
+    pixels, the other in proportion and floored to a multiple of `side_multiple`.
+
+    Raises:
+        UserError: the patch does not divide them, or nothing is left of the other side.
+    """
+    short, long = sorted((video.height, video.width))
+    other = settings.short_side * long // short // settings.side_multiple * settings.side_multiple
+    size = (other, settings.short_side) if video.height > video.width else (settings.short_side, other)
+    if other == 0 or size[0] % patch_size or size[1] % patch_size:
+        raise UserError(
+            f"video {video.name}: frames of {video.width}×{video.height} would be resized to {size[1]}×{size[0]}, which "
+            f"patches of {patch_size} do not divide; set short_side and side_multiple of the video task to multiples of "
+            f"{patch_size} that fit"
+        )
+    return size
+
+
+def summary(found: dict[str, list[ObjectScores]]) -> Scores:
+    """Means over all objects, and a row for each.
+
+    Args:
+        found: of each video its objects, from 1 on.
+    """
+    objects = [scores for video in found.values() for scores in video]
+    kinds = {"j": "region", "f": "boundary"}
+    means = {
+        f"{letter}_{part}": float(np.mean([getattr(getattr(scores, kind), part) for scores in objects]))
+        for letter, kind in kinds.items()
+        for part in ("mean", "recall", "decay")
+    }
+    rows = [
+        {"video": name, "object": str(number), "j_mean": scores.region.mean, "f_mean": scores.boundary.mean}
+        for name, video in found.items()
+        for number, scores in enumerate(video, start=1)
+    ]
+    return Scores(metrics={"jf_mean": (means["j_mean"] + means["f_mean"]) / 2} | means, rows=rows)
+
+
+def _judge(video: Video, predicted: UInt8[np.ndarray, "T H W"]) -> list[ObjectScores]:
+    truth = np.stack([video.mask(index) for index in range(1, len(video.frames) - 1)])
+    return score_objects(truth, predicted, num_objects=int(video.mask(0).max()))
+
+
+def _encoded(
+    encoder: Encoder, video: Video, *, size: tuple[int, int], batch_size: int
+) -> Iterator[Float[Array, "h w D"]]:
+    """The tokens of every frame; batches have one shape, and the next is on its way while one is used."""
+    count, batch = len(video.frames), min(frames_at_once(encoder, size=size, batch_size=batch_size), len(video.frames))
+
+    def encode(begin: int) -> Array:
+        numbers = np.minimum(np.arange(begin, begin + batch), count - 1)
+        frames = np.stack([video.image(int(number)) for number in numbers])
+        tokens = encoder.tokens(propagation.resize_frames(frames, height=size[0], width=size[1]))
+        return jax.device_put(tokens, jax.local_devices()[0])  # one after the other: on one device
+
+    ahead = encode(0)
+    with tqdm(total=count, desc=f"video {video.name}", unit="frame") as progress:
+        for begin in range(0, count, batch):
+            tokens, ahead = ahead, encode(begin + batch) if begin + batch < count else None
+            for frame in tokens[: count - begin]:
+                yield frame
+                progress.update()
+
+
+def frames_at_once(encoder: Encoder, *, size: tuple[int, int], batch_size: int) -> int:
+    """Frames whose attention takes the memory of `batch_size` images of the training size, as a multiple of the devices.
+
+    Attention grows with the square of the tokens: at 480 × 832 it is 63 times that of 224 × 224.
+    """
+    devices = jax.local_device_count()
+    share = (encoder.image_size**2 / (size[0] * size[1])) ** 2
+    return max(1, int(batch_size * share) // devices) * devices
+
+
+def _predicted_files(video: Video, settings: VideoConfig) -> list[Path]:
+    return [Path(settings.predictions, video.name, f"{frame}.png") for frame in video.frames[1:-1]]

@@ -119,8 +119,8 @@ class LinearProbeConfig:
     """One linear layer from frozen tokens to classes, trained on `train`'s masks, judged on `val`'s by mIoU.
 
     Images are brought to `size` (0: the size the model was trained at) by `fit`. The layer is trained for `epochs` with
-    AdamW at `lr`, falling to 0 by a cosine; a step takes as many tokens as `batch_size` images of `size` × `size` have. Tokens of
-    `train` that take at most `keep_gib` GiB of host memory are kept, others are computed anew in every epoch.
+    AdamW at `lr`, falling to 0 by a cosine; a step takes as many tokens as `batch_size` images of `size` × `size` have.
+    Tokens of `train` that take at most `keep_gib` GiB of host memory are kept, others are computed anew in every epoch.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()

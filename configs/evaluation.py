@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
                 "fit": "ratio",
                 "epochs": 40,
                 "batch_size": 16,
-                "lr": 1e-3,
+                "lr": 1e-2,
                 "weight_decay": 1e-4,
                 "keep_gib": 16.0,
                 "seed": 0,

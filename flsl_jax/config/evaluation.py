@@ -129,7 +129,7 @@ class LinearProbeConfig:
     fit: Literal["square", "crop", "ratio"] = "ratio"
     epochs: int = 40
     batch_size: int = 16
-    lr: float = 1e-3
+    lr: float = 1e-2
     weight_decay: float = 1e-4
     keep_gib: float = 16.0
     seed: int = 0

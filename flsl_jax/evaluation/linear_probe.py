@@ -68,7 +68,7 @@ class TrainTokens:
         self.square_tokens = (fit.size // fit.patch_size) ** 2
         self._kept: dict[int, Examples] = {}
         room, total, squares = keep_gib * 2**30, 0.0, 0.0
-        known, keep = 0.0, True
+        self.class_mass, keep = np.zeros(source.num_classes), True
         for index, examples in self._encoded(np.arange(len(source)), title="train"):
             room -= examples.tokens.nbytes + examples.shares.nbytes
             keep = keep and room >= 0
@@ -79,8 +79,8 @@ class TrainTokens:
             exact = examples.tokens.astype(np.float64)
             total, squares = total + exact.sum(axis=0), squares + np.square(exact).sum(axis=0)
             self.num_tokens += len(exact)
-            known += float(examples.shares.sum())
-        if not known:
+            self.class_mass += examples.shares.sum(axis=0, dtype=np.float64)
+        if not self.class_mass.any():
             raise UserError(f"{source.name}: every pixel is ignored; there is nothing to learn")
         self.mean = total / self.num_tokens
         self.deviation = np.sqrt(np.maximum(squares / self.num_tokens - self.mean**2, 1e-12))
@@ -159,7 +159,7 @@ def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) 
 def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str = "") -> LinearLayer:
     """The layer after the whole schedule; the seed decides the order of the images in every epoch, and all else is fixed.
 
-    Training starts from zeros. A step takes the tokens of `batch_size` images of the full square, or as many of consecutive
+    Training starts from the frequencies of the classes, whatever the token. A step takes the tokens of `batch_size` images of the full square, or as many of consecutive
     images of other shapes; the last one of an epoch is filled up with zeros that count nothing.
     """
     batch_tokens = settings.batch_size * train.square_tokens
@@ -170,7 +170,7 @@ def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str =
     mean, deviation = (np.asarray(value, np.float32) for value in (train.mean, train.deviation))
     params = {
         "weights": jnp.zeros((mean.shape[0], train.num_classes)),
-        "bias": jnp.zeros(train.num_classes),
+        "bias": jnp.log(jnp.asarray(np.maximum(train.class_mass, 1.0) / train.class_mass.sum(), jnp.float32)),
     }
     state = optimizer.init(params)
     step = _make_step(optimizer, mean=mean, deviation=deviation)

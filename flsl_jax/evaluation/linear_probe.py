@@ -159,8 +159,9 @@ def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) 
 def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str = "") -> LinearLayer:
     """The layer after the whole schedule; the seed decides the order of the images in every epoch, and all else is fixed.
 
-    Training starts from the frequencies of the classes, whatever the token. A step takes the tokens of `batch_size` images of the full square, or as many of consecutive
-    images of other shapes; the last one of an epoch is filled up with zeros that count nothing.
+    Training starts from the frequencies of the classes, whatever the token. A step takes the tokens of `batch_size` images
+    of the full square, or as many of consecutive images of other shapes; the last one of an epoch is filled up with zeros
+    that count nothing.
     """
     batch_tokens = settings.batch_size * train.square_tokens
     steps = -(-train.num_tokens // batch_tokens) * settings.epochs

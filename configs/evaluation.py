@@ -58,11 +58,11 @@ def get_config() -> ConfigDict:
             },
             "discovery": {
                 "data": source(name="folder", split="val"),
-                "method": "lost",
                 "features": "keys",
                 "k_patches": 100,
                 "inv_temp": 1.0,
                 "mode_similarity": 0.8,
+                "min_tokens": 2,
                 "iou": 0.5,
             },
             "linear_probe": {
@@ -86,7 +86,8 @@ def get_config() -> ConfigDict:
             },
             "separability": {
                 "data": masked_source(split="val"),
-                "size": 224,
+                "size": 0,
+                "fit": "crop",
                 "inv_temp": 1.0,
                 "mode_similarity": 0.8,
             },

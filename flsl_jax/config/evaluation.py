@@ -98,19 +98,20 @@ class ClusteringConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscoveryConfig:
-    """Unsupervised object discovery on `data` with boxes: LOST, and objects as regions of one mean-shift mode; CorLoc.
+    """Unsupervised object discovery on `data` with boxes: LOST, and objects as connected regions of one mean-shift mode.
 
-    `method` "lost" compares `features` of the last block and expands the seed among `k_patches` patches of lowest degree;
-    "modes" joins neighbouring tokens whose modes, at `inv_temp` · √D of l2-normalised tokens, have a cosine of
-    `mode_similarity` or more. A box is right at an IoU of `iou` with any ground-truth box.
+    LOST compares `features` of the last block at the images' own sizes and expands its seed among the `k_patches` patches
+    of lowest degree. Modes are those of l2-normalised tokens at `inv_temp` · √D; tokens whose modes have a cosine of
+    `mode_similarity` or more are of one cluster, and a connected part of a cluster with `min_tokens` tokens or more is an
+    object. A box is right at an IoU of `iou` with any ground-truth box.
     """
 
     data: SourceConfig = SourceConfig(split="val")
-    method: Literal["lost", "modes"] = "lost"
     features: Literal["keys", "queries", "values", "tokens"] = "keys"
     k_patches: int = 100
     inv_temp: float = 1.0
     mode_similarity: float = 0.8
+    min_tokens: int = 2
     iou: float = 0.5
 
 
@@ -148,13 +149,16 @@ class ImageKnnConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeparabilityConfig:
-    """Per block of the network: in-cluster variance and separation (paper, Appendix A), NMI and ARI of mean-shift clusters.
+    """Per block of the network: in-cluster variance and separation Δ (paper, Appendix A), with the masks as clusters; NMI
+    and ARI of mean-shift clusters against the masks.
 
-    Clusters of tokens are regions of one mode at `inv_temp` · √D of l2-normalised tokens, joined at `mode_similarity`.
+    Images are brought to `size` (0: the size the model was trained at) by `fit`. Modes are those of l2-normalised tokens
+    at `inv_temp` · √D; tokens whose modes have a cosine of `mode_similarity` or more are of one cluster.
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
-    size: int = 224
+    size: int = 0
+    fit: Literal["square", "crop", "ratio"] = "crop"
     inv_temp: float = 1.0
     mode_similarity: float = 0.8
 

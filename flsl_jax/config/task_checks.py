@@ -7,7 +7,7 @@ from flsl_jax.config.parsing import require
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 
 _AT_LEAST_ONE = (
-    "k", "k_scale", "top_k", "context", "short_side", "side_multiple", "seeds", "k_patches", "epochs",
+    "k", "k_scale", "top_k", "context", "short_side", "side_multiple", "seeds", "k_patches", "min_tokens", "frames", "epochs",
     "batch_size",
 )  # fmt: skip
 _POSITIVE = ("temp", "lr")

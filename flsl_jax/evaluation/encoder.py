@@ -16,7 +16,8 @@ from flsl_jax.models import ViT
 from flsl_jax.models.vit import AttentionInputs
 from flsl_jax.typing import Array, Float, UInt8
 
-Images = UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"]
+# Levels from 0 to 255; float32 where padding has a level between two whole ones, such as the `blank` of an encoder.
+Images = UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"] | Float[np.ndarray, "b H W 3"] | Float[Array, "b H W 3"]
 
 
 @runtime_checkable
@@ -68,6 +69,11 @@ class NetworkEncoder:
         self._params = jax.device_put(nnx.to_pure_dict(params), parallel.replicated(self._batch.mesh))
         self._mean, self._std = tuple(mean), tuple(std)
 
+    @property
+    def blank(self) -> tuple[float, float, float]:
+        """The colour that is 0 in every channel after normalisation, in levels from 0 to 255."""
+        return tuple(255 * level for level in self._mean)
+
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
         """See `Encoder`."""
         return self._run("__call__", images)
@@ -100,6 +106,7 @@ class PixelEncoder:
     """Raw pixels as features, the baseline: each patch's levels less one half, flattened."""
 
     name = "raw pixels"
+    blank = (127.5, 127.5, 127.5)
 
     def __init__(self, *, patch_size: int, image_size: int) -> None:
         self.patch_size, self.image_size = patch_size, image_size
@@ -127,7 +134,9 @@ class NoEncoder:
 
 
 @functools.partial(jax.jit, static_argnames="patch_size")
-def pixel_tokens(images: UInt8[Array, "b H W 3"], *, patch_size: int) -> Float[Array, "b h w E"]:
+def pixel_tokens(
+    images: UInt8[Array, "b H W 3"] | Float[Array, "b H W 3"], *, patch_size: int
+) -> Float[Array, "b h w E"]:
     """Levels from -0.5 to 0.5 of each patch, row by row."""
     batch, height, width, _ = images.shape
     grid = (height // patch_size, width // patch_size)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig
+from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig, SeparabilityConfig
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError
@@ -17,7 +17,7 @@ from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.typing import Float, Int, UInt8
 
 _T = TypeVar("_T")
-Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig
+Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig | SeparabilityConfig
 _THREADS, _READ_AHEAD = 8, 64
 # Images of different shapes wait for others of their shape until so many batches of them are held.
 _WAITING_BATCHES = 2

@@ -8,7 +8,7 @@ from typing import Any
 from flsl_jax import config
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import bbox_knn, clustering, linear_probe, retrieval, video
+from flsl_jax.evaluation import bbox_knn, clustering, discovery, linear_probe, retrieval, separability, video
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.scores import Scores
 
@@ -52,6 +52,23 @@ TASKS: Mapping[str, Task] = {
         "with predictions, a folder of masks to judge instead of a model",
         reference="paper, DAVIS-2017 val, J&F: 65.6 % (ViT-S/16), 66.1 % (ViT-B/16), 73.5 % (ViT-S/8)",
         without_model=lambda settings: bool(settings.predictions),
+    ),
+    "discovery": Task(
+        settings=config.DiscoveryConfig,
+        evaluate=discovery.evaluate,
+        open=discovery.open_data,
+        judges="Unsupervised object discovery: do frozen features find the objects that people drew boxes around? LOST, and "
+        "connected regions of one mean-shift mode.",
+        needs="images with boxes (data): a folder and its COCO JSON or VOC XML; shards or tfds with boxes; scenes",
+        reference="LOST (BMVC 2021), DINO ViT-S/16 keys, CorLoc: VOC07 61.9 %, VOC12 64.0 %, COCO 20k 50.7 %",
+    ),
+    "separability": Task(
+        settings=config.SeparabilityConfig,
+        evaluate=separability.evaluate,
+        open=separability.open_data,
+        judges="Separability (paper, Appendix A): layer by layer, how close are tokens of one label, how far from all others, "
+        "and do mean-shift clusters agree with the labels?",
+        needs="images with masks (data): a folder of images and one of PNGs with class ids; COCO panoptic; scenes",
     ),
     "retrieval": Task(
         settings=config.RetrievalConfig,

@@ -11,6 +11,7 @@ from flsl_jax.config import VideoConfig
 from flsl_jax.data.videos import Video, check_mask, open_videos, read_ids, write_masks
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
+from flsl_jax.evaluation.batch_sizes import images_at_once
 from flsl_jax.evaluation.davis_metric import ObjectScores, score_objects
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.scores import Scores
@@ -172,7 +173,7 @@ def _encoded(
     encoder: Encoder, video: Video, *, size: tuple[int, int], batch_size: int
 ) -> Iterator[Float[Array, "h w D"]]:
     """The tokens of every frame; batches have one shape, and the next is on its way while one is used."""
-    count, batch = len(video.frames), min(frames_at_once(encoder, size=size, batch_size=batch_size), len(video.frames))
+    count, batch = len(video.frames), min(images_at_once(encoder, size=size, batch_size=batch_size), len(video.frames))
 
     def encode(begin: int) -> Array:
         numbers = np.minimum(np.arange(begin, begin + batch), count - 1)
@@ -187,16 +188,6 @@ def _encoded(
             for frame in tokens[: count - begin]:
                 yield frame
                 progress.update()
-
-
-def frames_at_once(encoder: Encoder, *, size: tuple[int, int], batch_size: int) -> int:
-    """Frames whose attention takes the memory of `batch_size` images of the training size, as a multiple of the devices.
-
-    Attention grows with the square of the tokens: at 480 × 832 it is 63 times that of 224 × 224.
-    """
-    devices = jax.local_device_count()
-    share = (encoder.image_size**2 / (size[0] * size[1])) ** 2
-    return max(1, int(batch_size * share) // devices) * devices
 
 
 def _predicted_files(video: Video, settings: VideoConfig) -> list[Path]:

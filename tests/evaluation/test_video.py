@@ -12,7 +12,7 @@ from flsl_jax.data.videos import FileVideo, open_videos
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.encoder import NoEncoder, PixelEncoder
-from flsl_jax.evaluation.video import evaluate, frame_size, frames_at_once, propagate
+from flsl_jax.evaluation.video import evaluate, frame_size, propagate
 from tests.davis_layout import write_layout
 
 SCENES = VideoConfig(name="scenes", count=2, scene_size=64, split="val", short_side=64, frames=5)
@@ -118,12 +118,6 @@ def test_frames_that_the_patch_does_not_divide_are_refused(tmp_path):
         frame_size(video, VideoConfig(), patch_size=14)
     with pytest.raises(UserError, match="resized to 0×32"):
         frame_size(video, VideoConfig(short_side=32), patch_size=8)
-
-
-def test_fewer_frames_than_images_go_at_once():
-    encoder = PixelEncoder(patch_size=16, image_size=224)
-    assert frames_at_once(encoder, size=(224, 224), batch_size=256) == 256
-    assert frames_at_once(encoder, size=(480, 832), batch_size=256) == 8  # 4 would do; 8 devices take one each
 
 
 def judge_files(settings):

@@ -51,6 +51,8 @@ def test_round_trip_through_a_plain_dictionary():
         ({"batch_size": 10, "compute": {"micro_batches": 4}}, "does not divide config.batch_size = 10"),
         ({"model": 3}, "config.model is 3; expected a group of keys"),
         ({"evaluation": {"bbox_kn": {}}}, 'did you mean "bbox_knn"?'),
+        ({"evaluation": {"clustering": {"clusters": (27, -1)}}}, r"config.evaluation.clustering.clusters is \(27, -1\)"),
+        ({"evaluation": {"clustering": {"clusters": ()}}}, r"expected numbers such as \(0, 27\)"),
         ({"evaluation": {"every_epochs": 1.0, "tasks": ("vidoe",)}}, 'did you mean "video"?'),
         ({"head": {"centroids": 0}}, "config.head.centroids is 0; expected at least 1"),
     ],

@@ -17,6 +17,10 @@ def get_config() -> ConfigDict:
                 "k": 20,
                 "k_scale": 7,
                 "temp": 0.07,
+                "modes": True,
+                "inv_temp": 0.0,
+                "bank_dtype": "float32",
+                "features": "",
             },
             "video": {
                 "name": "davis",

@@ -1,5 +1,6 @@
 """Errors a person can cause and mend, and the one way a front door reports them."""
 
+import difflib
 import re
 import sys
 import typing
@@ -36,8 +37,14 @@ def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Se
     Raises:
         UserError: a flag is unknown, or its value is of another type; names the flag.
     """
+    from absl import flags
+
     try:
         return flag_values(arguments)
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(flag_values), n=1)
+        meant = f"did you mean --{near[0]}?" if near else "--help lists them"
+        raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
     except Exception as error:  # absl and config files raise as they please; all of it is the command line's fault
         raise UserError(f"command line: {_plain_words(str(error))}") from error
 
@@ -48,7 +55,6 @@ _PLAIN_WORDS = (
     (r"could not convert string to float.*", "expected a number"),
     (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
     (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
-    (r"Unknown command line flag '(.*?)'\.?", r"unknown flag --\1; --help lists them."),
 )
 
 

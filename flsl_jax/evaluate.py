@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
     if folder is None:
         raise UserError(f"--output is missing; {model.source} has no workdir to keep its results in")
-    data = {name: open_task(name, values, encoder=model.encoder) for name, values in settings.items()}
+    sizes = {"patch_size": model.encoder.patch_size, "image_size": model.encoder.image_size}
+    data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
     results.check_writable(folder)
     for name, values in settings.items():
         outcome = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=data.pop(name))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flsl_jax.config import ParallelConfig
@@ -90,6 +91,11 @@ def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(sharding, tree)
+
+
+def as_first(answer: bool) -> bool:
+    """The first process's answer, on every process; all of them must ask."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
 
 
 def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:

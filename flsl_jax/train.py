@@ -25,7 +25,7 @@ from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
 from flsl_jax.training.setup import Training, build_training, describe
-from flsl_jax.training.validation import Validation, draw_features
+from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
 from flsl_jax.training.writers import Writers, open_writers, read_metrics
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class _Run:
         self._pending: collections.deque[_Pending] = collections.deque()
         self._last: dict[str, float] = {}
         self._knn: dict[str, float] = {}
-        self._shown = None if validation is None else validation.val.images[:_SHOWN_IMAGES]
+        self._shown = None if validation is None else validation.images(_SHOWN_IMAGES)
 
     def execute(self) -> Outcome:
         """Restores or initialises, loops, saves."""
@@ -158,20 +158,21 @@ class _Run:
             is_main=jax.process_index() == 0,
         )
         with contextlib.closing(writers):
-            if start == 0:
-                self._validate(state, 0, writers)
-            state, step = self._loop(state, start=start, end=end, writers=writers)
+            measured = self._measured_already(start) or self._validate(state, start, writers)
+            step = start
+            if measured:
+                state, step, measured = self._loop(state, start=start, end=end, writers=writers)
         self._checkpoints.wait()
-        if start < step == end:
+        if start < step == end and measured:
             draw_features(self._training, state.teacher, self._shown, self._workdir / "features.png")
-        return Outcome(step=step, finished=step == end)
+        return Outcome(step=step, finished=step == end and measured)
 
-    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> tuple[Any, int]:
-        """Steps `start` … `end`; returns the state and the step that were reached."""
+    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> tuple[Any, int, bool]:
+        """Steps `start` … `end`; returns the state and the step that were reached, and whether no measurement was cut off."""
+        measured = True
         step, clock = start, _Clock(self._config.batch_size, step=start)
         steps_per_epoch = self._loader.steps_per_epoch
         save_every = max(1, round(self._config.checkpoint.every_epochs * steps_per_epoch))
-        validate_every = round(self._config.evaluation.every_epochs * steps_per_epoch)
         batches = self._loader.batches(start, end - start)
         feed = device_batches(batches, sharding=self._training.batch_sharding, prefetch=self._config.compute.prefetch)
         with contextlib.closing(feed):
@@ -185,20 +186,29 @@ class _Run:
                 self._pending.append(_Pending(step=step, metrics=metrics, batch=batch.host))
                 self._settle(writers, clock, keep=_READ_LATE)
                 stop = step == end or self._interrupt.requested(step)
-                validate = (
-                    self._validation is not None and validate_every and (step % validate_every == 0 or step == end)
-                )
+                validate = self._to_be_measured(step, end=end)
                 if stop or validate or step % save_every == 0:
                     self._settle(writers, clock, keep=0)
-                    if validate:
-                        self._validate(state, step, writers)
-                    self._save(state, step, measured=bool(validate))
+                    measured = not validate or self._validate(state, step, writers)
+                    self._save(state, step, measured=validate and measured)
                     clock.restart(step)
-                if stop:
+                if stop or not measured:
                     break
-        if self._interrupt.reason and step < end:
+        if self._interrupt.reason and (step < end or not measured):
             log.warning("stopped at step %d by %s; saved, continue with the same command", step, self._interrupt.reason)
-        return state, step
+        return state, step, measured
+
+    def _to_be_measured(self, step: int, *, end: int) -> bool:
+        every = round(self._config.evaluation.every_epochs * self._training.steps_per_epoch)
+        return bool(self._validation is not None and every and (step % every == 0 or step == end))
+
+    def _measured_already(self, start: int) -> bool:
+        """Whether nothing is to be measured before the first step: a run that was stopped while measuring does it now."""
+        end = min(self._training.total_steps, self._config.stop_at_step or self._training.total_steps)
+        if not self._to_be_measured(start, end=end):
+            return True
+        lines = read_metrics(self._workdir / "metrics.jsonl")
+        return parallel.as_first(any(line["step"] == start and self._validation.is_measured(line) for line in lines))
 
     def _settle(self, writers: Writers, clock: "_Clock", *, keep: int) -> None:
         """Reads the metrics of all but the newest `keep` steps; stops the run on a non-finite value; writes lines."""
@@ -231,12 +241,20 @@ class _Run:
             "start again"
         )
 
-    def _validate(self, state: Any, step: int, writers: Writers) -> None:
+    def _validate(self, state: Any, step: int, writers: Writers) -> bool:
+        """Measures the teacher; False where the run was asked to stop meanwhile, with nothing written."""
         if self._validation is None:
-            return
-        values = self._validation.measure(self._training, state.teacher, baseline=step == 0)
+            return True
+        try:
+            values = self._validation.measure(
+                self._training, state.teacher, stop=self._interrupt.requested, baseline=step == 0
+            )
+        except StoppedEvaluating:
+            log.warning("stopped measuring at step %d by %s", step, self._interrupt.reason)
+            return False
         self._knn = values
         writers.write(step, values)
+        return True
 
     def _save(self, state: Any, step: int, *, measured: bool) -> None:
         self._checkpoints.save(

@@ -15,7 +15,10 @@ class BboxKnnConfig:
     """Bbox-aligned k-NN (paper, Appendix F): single patch features of boxed objects, `train` as bank, `val` as queries.
 
     Images are resized to a short side of `size` (0: the size the model was trained at) and centre-cropped; of the largest
-    box the 9 patches of a 3×3 grid; `k` · `k_scale` neighbours vote with exp(cos / `temp`).
+    box the 9 patches of a 3×3 grid; `k` · `k_scale` neighbours vote with exp(cos / `temp`). `modes`: judge the modes of the
+    mean shift too, at `inv_temp` (0: that of the model's own training; without one, tokens only). `bank_dtype`: what
+    features are kept and compared in. `features`: a folder to keep them in, or to read them back from instead of encoding;
+    empty: none.
     """
 
     train: SourceConfig = SourceConfig()
@@ -24,6 +27,10 @@ class BboxKnnConfig:
     k: int = 20
     k_scale: int = 7
     temp: float = 0.07
+    modes: bool = True
+    inv_temp: float = 0.0
+    bank_dtype: Literal["float32", "bfloat16"] = "float32"
+    features: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,122 +2,96 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
-from jax.sharding import Sharding
 
-from flsl_jax.config import BboxKnnConfig
+from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import Record, Source, open_source
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.features import map_batches
+from flsl_jax.evaluation.feature_files import FeatureFiles
+from flsl_jax.evaluation.images import ImageStream, Item
+from flsl_jax.evaluation.knn import Votes, place_bank, vote
 from flsl_jax.evaluation.scores import Scores
-from flsl_jax.objective import gather_tokens, mean_shift
-from flsl_jax.typing import Array, Float, Int, UInt8
+from flsl_jax.typing import Float, Int
 
 POINTS = 9
-# Rows of queries and of the bank that are compared at a time; bounds memory, changes no result.
-_QUERY_BLOCK, _BANK_BLOCK = 1024, 16384
-# Records that are read before they are decoded together, by so many threads.
-_READ_AHEAD, _THREADS = 256, 8
 # Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.
 _OUTSIDE_PIXELS = 1.5
 
-EncodeTokens = Callable[[np.ndarray | Array], Array]
-
 
 @dataclasses.dataclass(frozen=True)
-class KnnData:
-    """Images ready for the network, with what the protocol needs of their boxes.
+class BboxKnnData:
+    """`train` and `val` as images with boxes, or None for both where their features are read back from `stored`."""
 
-    `images` [I, s, s, 3]; `patches` flat token indices; `labels` of the largest boxes, named by `class_names` (empty
-    where the source has no names).
-    """
-
-    images: UInt8[np.ndarray, "I s s 3"]
-    patches: Int[np.ndarray, "I 9"]
-    labels: Int[np.ndarray, " I"]
-    class_names: tuple[str, ...]
+    train: ImageStream | None
+    val: ImageStream | None
+    stored: FeatureFiles | None
 
 
 @dataclasses.dataclass(frozen=True)
 class BboxKnnResult:
     """Shares of 0 to 1. `any`: images of which any of the 9 tokens votes right, the paper's number. `majority`: images
-    of which most tokens vote right, `token`: tokens that vote right.
+    of which most tokens vote right; `token`: tokens that vote right; `top5`: images whose class is among the 5 with the
+    most votes of all 9 tokens together; `token_top5`: tokens with their class among their own 5 best.
 
     Nine tries make `any` large by chance: C equally frequent classes give up to 1 - (1 - 1/C)⁹ without any knowledge
-    (0.70 for 8). Read it beside `token`, whose chance is 1/C.
+    (0.70 for 8). Read it beside `token`, whose chance is 1/C. With 5 classes or fewer the top 5 say nothing.
     """
 
     any: float
     majority: float
     token: float
+    top5: float
+    token_top5: float
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenModeResult:
-    """The protocol on tokens Z and on their modes Ẑ."""
-
-    tokens: BboxKnnResult
-    modes: BboxKnnResult
-
-
-@flax.struct.dataclass
-class BoxFeatures:
-    """The 9 features of every image's box, l2-normalised float32: tokens [I, 9, D], and modes alike or None."""
-
-    tokens: Array | np.ndarray
-    modes: Array | np.ndarray | None
-
-
-def prepare_knn(source: Source, *, size: int, patch_size: int) -> KnnData:
-    """Reads every image that has boxes: short side to `size`, central square, boxes through the same transform.
-
-    Of each image's boxes the largest after the transform; in it the centres of a 3×3 grid of equal cells; for each
-    the patch whose centre is nearest, which is the patch it lies in (at a border between two, the right or lower one).
-    An image that cannot be decoded is left out with a warning. All images are held in memory, 3·size² bytes each.
+def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> BboxKnnData:
+    """Opens train and val, or finds their features.
 
     Raises:
-        UserError: no image of the source has a box, or a box lies beyond its image.
+        UserError: the patch does not divide the size, a source cannot be read or has no boxes, or the two have no class
+            in common; the folder of the features holds something else.
     """
-    prepare = functools.partial(_prepare, transform=ResizeCrop(size), patch_size=patch_size)
-    prepared = []
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for start in range(0, len(source), _READ_AHEAD):
-            records = [source[index] for index in range(start, min(start + _READ_AHEAD, len(source)))]
-            prepared.extend(item for item in threads.map(prepare, records) if item is not None)
-    if not prepared:
-        raise UserError(f"{source.name}: no image has a box, which the bbox-aligned k-NN needs; set its boxes")
-    images, patches, labels = zip(*prepared)
-    return KnnData(
-        images=np.stack(images),
-        patches=np.stack(patches),
-        labels=np.array(labels, np.int32),
-        class_names=source.class_names,
+    size = settings.size or image_size
+    if size < patch_size or size % patch_size:
+        raise UserError(f"bbox_knn.size is {size}; expected a multiple of the model's patch of {patch_size} px")
+    stored = FeatureFiles(settings.features) if settings.features else None
+    if stored is not None and stored.complete:
+        return BboxKnnData(train=None, val=None, stored=stored)
+    train, val = (_open(source, size=size, patch_size=patch_size) for source in (settings.train, settings.val))
+    translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
+    return BboxKnnData(train=train, val=val, stored=stored)
+
+
+def _open(config: SourceConfig, *, size: int, patch_size: int) -> ImageStream:
+    return boxed_images(open_source(config), size=size, patch_size=patch_size, on_corrupt=config.on_corrupt)
+
+
+def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace") -> ImageStream:
+    """Items (image uint8 [s, s, 3], patches int32 [9], label int32 []) of every image that has a box.
+
+    Short side to `size`, central square, boxes through the same transform. Of each image's boxes the largest after the
+    transform; in it the centres of a 3×3 grid of equal cells; for each the patch whose centre is nearest, which is the
+    patch it lies in (at a border between two, the right or lower one).
+
+    Raises:
+        UserError: no image of the source has a box. While reading: a box lies beyond its image.
+    """
+    return ImageStream(
+        source,
+        functools.partial(_prepare, transform=ResizeCrop(size), patch_size=patch_size),
+        wanted=lambda record: record.boxes is not None and record.boxes.labels.size > 0,
+        lacking="no image has a box, which the bbox-aligned k-NN needs; set its boxes",
+        on_corrupt=on_corrupt,
     )
 
 
-def _prepare(
-    record: Record, *, transform: ResizeCrop, patch_size: int
-) -> tuple[UInt8[np.ndarray, "s s 3"], Int[np.ndarray, "9"], int] | None:
-    """Image, patches and label; None where it has no box in the crop or cannot be decoded."""
-    if record.boxes is None or not record.boxes.labels.size:
-        return None
-    pixels = record.image
-    if not isinstance(pixels, np.ndarray):
-        try:
-            pixels = decode_image(pixels, name=record.name)
-        except DecodeError as error:
-            logging.warning("left out of the bbox-aligned k-NN: %s", error)
-            return None
+def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop, patch_size: int) -> Item | None:
+    """Image, patches and label; None where it has no box in the crop."""
     height, width = pixels.shape[:2]
     right, bottom = record.boxes.xyxy[:, 2:].max(axis=0)
     if right > width + _OUTSIDE_PIXELS or bottom > height + _OUTSIDE_PIXELS:
@@ -130,7 +104,7 @@ def _prepare(
         return None
     largest = boxes.largest()
     patches = box_patches(boxes.xyxy[largest], patch_size=patch_size, grid=transform.size // patch_size)
-    return transform.image(pixels), patches, int(boxes.labels[largest])
+    return transform.image(pixels), patches, np.int32(boxes.labels[largest])
 
 
 def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> Int[np.ndarray, "9"]:
@@ -142,243 +116,124 @@ def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> I
     return (rows[:, None] * grid + columns[None, :]).reshape(-1)
 
 
-def box_features(
-    data: KnnData,
-    encode: EncodeTokens,
-    *,
-    batch_size: int,
-    inv_temp: float | None = None,
-    sharding: Sharding | None = None,
-) -> BoxFeatures:
-    """The 9 tokens of every image and, with `inv_temp`, their modes among all tokens of their own image (Eq. 4).
+def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data: BboxKnnData | None = None) -> Scores:
+    """The protocol: features of train are the bank, each of val's is classified by its k · k_scale nearest.
+
+    Classes are matched by name; one that train lacks is never voted for.
 
     Args:
-        data: prepared images.
-        encode: maps uint8 images [b, s, s, 3] to tokens [b, N, D]; jitted, as every call gets `batch_size` images.
-        batch_size: images a call.
-        inv_temp: τ of the mean shift, which multiplies; None: no modes.
-        sharding: of a batch over this process's devices; None leaves it to `encode`.
-    """
-
-    def features(images: np.ndarray | Array, patches: np.ndarray | Array) -> BoxFeatures:
-        return _select(encode(images), patches, inv_temp)
-
-    return map_batches(features, (data.images, data.patches), batch_size=batch_size, sharding=sharding)
-
-
-@jax.jit
-def _select(
-    tokens: Float[Array, "b N D"], patches: Int[Array, "b 9"], inv_temp: float | Float[Array, ""] | None
-) -> BoxFeatures:
-    chosen = gather_tokens(tokens, patches)
-    modes = None if inv_temp is None else _normalised(mean_shift(chosen, tokens, inv_temp=inv_temp))
-    return BoxFeatures(tokens=_normalised(chosen), modes=modes)
-
-
-def _normalised(features: Float[Array, "b 9 D"]) -> Float[Array, "b 9 D"]:
-    features = features.astype(jnp.float32)
-    return features * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(features), axis=-1, keepdims=True), 1e-24))
-
-
-@functools.partial(jax.jit, static_argnames=("k", "num_classes"))
-def _block_votes(
-    queries: Float[Array, "q D"],
-    bank: Float[Array, "c m D"],
-    labels: Int[Array, "c m"],
-    *,
-    k: int,
-    temp: float | Float[Array, ""],
-    num_classes: int,
-) -> Int[Array, " q"]:
-    """Predictions for one block of queries, the bank in c blocks with a running top-k. Labels below 0 are padding."""
-
-    def merge(best: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        features, block_labels = block
-        cosine = jnp.matmul(queries, features.T, precision="highest")
-        cosine = jnp.where(block_labels >= 0, cosine, -jnp.inf)
-        scores = jnp.concatenate([best[0], cosine], axis=1)
-        names = jnp.concatenate([best[1], jnp.broadcast_to(block_labels, cosine.shape)], axis=1)
-        top, places = jax.lax.top_k(scores, k)
-        return (top, jnp.take_along_axis(names, places, axis=1)), None
-
-    start = (jnp.full((queries.shape[0], k), -jnp.inf), jnp.full((queries.shape[0], k), -1, labels.dtype))
-    (cosine, names), _ = jax.lax.scan(merge, start, (bank, labels))
-    # Relative to the nearest: the votes stay the same, and no temperature lets all of them vanish. Its place is known,
-    # but a slice of it here would keep XLA from seeing a top-k above: on a CPU the whole search takes ten times longer.
-    nearest = jnp.max(cosine, axis=1, keepdims=True)
-    weights = jnp.where(names >= 0, jnp.exp((cosine - nearest) / temp), 0.0)
-
-    def add(votes: Array, neighbour: tuple[Array, Array]) -> tuple[Array, None]:
-        weight, name = neighbour
-        return votes + jnp.where(name[:, None] == jnp.arange(num_classes), weight[:, None], 0.0), None
-
-    # One neighbour after another: all at once would take the memory of queries × k × classes.
-    votes, _ = jax.lax.scan(add, jnp.zeros((queries.shape[0], num_classes)), (weights.T, names.T))
-    return jnp.argmax(votes, axis=-1)
-
-
-def knn_classify(
-    queries: Float[np.ndarray, "Q D"],
-    bank: Float[np.ndarray, "M D"],
-    labels: Int[np.ndarray, " M"],
-    *,
-    k: int,
-    temp: float,
-    query_block: int = _QUERY_BLOCK,
-    bank_block: int = _BANK_BLOCK,
-) -> Int[np.ndarray, " Q"]:
-    """Exact weighted k-NN: the class with the largest sum of exp(cos / temp) among the k nearest of the bank.
-
-    Among equally near neighbours the first in the bank counts, among equal sums the lower label.
-
-    Args:
-        queries, bank: l2-normalised features.
-        labels: of the bank, from 0.
-        k: neighbours; all of the bank where it is smaller.
-        temp: divides the cosine.
-        query_block, bank_block: rows compared at a time.
-    """
-    num_classes = int(labels.max()) + 1
-    k, bank_block = min(k, len(bank)), min(bank_block, len(bank))
-    blocks = -(-len(bank) // bank_block)
-    padding = blocks * bank_block - len(bank)
-    bank = np.pad(bank, ((0, padding), (0, 0))).reshape(blocks, bank_block, -1)
-    labels = np.pad(labels.astype(np.int32), (0, padding), constant_values=-1).reshape(blocks, bank_block)
-    device_bank, device_labels = jax.device_put((bank, labels))
-    query_block = min(query_block, len(queries))
-    votes = []
-    for start in range(0, len(queries), query_block):
-        rows = np.minimum(np.arange(start, start + query_block), len(queries) - 1)
-        block = _block_votes(queries[rows], device_bank, device_labels, k=k, temp=temp, num_classes=num_classes)
-        votes.append(np.asarray(block)[: len(queries) - start])
-    return np.concatenate(votes)
-
-
-def evaluate_bbox_knn(
-    train: KnnData,
-    val: KnnData,
-    encode: EncodeTokens,
-    *,
-    batch_size: int,
-    k: int = 20,
-    k_scale: int = 7,
-    temp: float = 0.07,
-    sharding: Sharding | None = None,
-) -> BboxKnnResult:
-    """The protocol on tokens: those of train are the bank, each of val's is classified by its k · k_scale nearest.
-
-    Args:
-        train, val: from `prepare_knn`. Classes are matched by name; one that train lacks is never voted for.
-        encode: maps uint8 images [b, s, s, 3] to tokens [b, N, D].
+        encoder: its tokens Z are judged; with `modes` also their modes Ẑ among all tokens of their own image (Eq. 4).
+        settings: the protocol.
         batch_size: images encoded at a time.
-        k: the paper's k; k_scale: 7 there, hence 140 neighbours (all of a smaller bank).
-        temp: divides the cosines.
-        sharding: of a batch of images; see `box_features`.
+        data: from `open_data`, where it is open already.
 
     Raises:
-        UserError: train and val have no class in common.
+        UserError: as `open_data` and `boxed_images`; or features on disk are of another model or protocol.
     """
-    bank, queries = (box_features(data, encode, batch_size=batch_size, sharding=sharding) for data in (train, val))
-    return _score(train, val, bank=bank.tokens, queries=queries.tokens, k=k * k_scale, temp=temp)
+    data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    inv_temp = (settings.inv_temp or getattr(encoder, "inv_temp", None)) if settings.modes else None
+    train, val = _features(encoder, settings, data, batch_size=batch_size, inv_temp=inv_temp)
+    score = functools.partial(_score, train, val, k=settings.k * settings.k_scale, temp=settings.temp)
+    votes = score(train.tokens, val.tokens)
+    labels = _labels_as(train, val)
+    metrics = dataclasses.asdict(result(votes, labels))
+    if inv_temp is not None:
+        of_modes = dataclasses.asdict(result(score(train.modes, val.modes), labels))
+        metrics |= {f"modes_{name}": value for name, value in of_modes.items()}
+    images = 0 if data.train is None else len(train.labels) + len(val.labels)
+    return Scores(metrics=metrics, rows=_rows(votes, val, labels), images=images)
 
 
-def evaluate_tokens_and_modes(
-    train: KnnData,
-    val: KnnData,
-    encode: EncodeTokens,
-    *,
-    inv_temp: float,
-    batch_size: int,
-    k: int = 20,
-    k_scale: int = 7,
-    temp: float = 0.07,
-    sharding: Sharding | None = None,
-) -> TokenModeResult:
-    """As `evaluate_bbox_knn`, on tokens and on their modes, which cost no second encoding.
-
-    `inv_temp` is τ of the mean shift, as the network was trained with.
-    """
-    bank, queries = (
-        box_features(data, encode, batch_size=batch_size, inv_temp=inv_temp, sharding=sharding) for data in (train, val)
+def _features(
+    encoder: Encoder, settings: BboxKnnConfig, data: BboxKnnData, *, batch_size: int, inv_temp: float | None
+) -> tuple[BoxFeatures, BoxFeatures]:
+    """Of train and val: encoded, and kept on disk where that is wanted; or read back."""
+    encode = functools.partial(
+        encode_boxes, encoder, batch_size=batch_size, inv_temp=inv_temp, dtype=settings.bank_dtype
     )
-    score = functools.partial(_score, train, val, k=k * k_scale, temp=temp)
-    return TokenModeResult(
-        tokens=score(bank=bank.tokens, queries=queries.tokens), modes=score(bank=bank.modes, queries=queries.modes)
-    )
+    if data.stored is None:
+        train, val = (
+            BoxFeatures.gather(encode(images), class_names=images.class_names) for images in (data.train, data.val)
+        )
+        return train, val
+    protocol = {
+        "train": dataclasses.asdict(settings.train),
+        "val": dataclasses.asdict(settings.val),
+        "size": settings.size or encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "inv_temp": inv_temp,
+        "bank_dtype": settings.bank_dtype,
+    }
+    if not data.stored.complete:
+        splits = {"train": data.train, "val": data.val}
+        data.stored.write(
+            encoder, protocol, {name: (images.class_names, encode(images)) for name, images in splits.items()}
+        )
+    stored = data.stored.read(encoder, protocol)
+    return stored["train"], stored["val"]
 
 
 def _score(
-    train: KnnData,
-    val: KnnData,
+    train: BoxFeatures,
+    val: BoxFeatures,
+    bank: Sequence[np.ndarray],
+    queries: Sequence[np.ndarray],
     *,
-    bank: Float[np.ndarray, "I 9 D"],
-    queries: Float[np.ndarray, "J 9 D"],
     k: int,
     temp: float,
-) -> BboxKnnResult:
-    votes = knn_classify(
-        queries.reshape(-1, queries.shape[-1]),
-        bank.reshape(-1, bank.shape[-1]),
-        np.repeat(train.labels, POINTS),
-        k=k,
-        temp=temp,
-    )
-    right = votes.reshape(-1, POINTS) == _labels_as(val, train)[:, None]
+) -> Votes:
+    num_classes = max(len(train.class_names), int(train.labels.max()) + 1)
+    return vote(queries, place_bank(bank, np.repeat(train.labels, POINTS), num_classes=num_classes), k=k, temp=temp)
+
+
+def result(votes: Votes, labels: Int[np.ndarray, " J"]) -> BboxKnnResult:
+    """The shares, given the votes of J images and their labels in the bank's numbers."""
+    right = votes.each[:, :, 0] == labels[:, None]
     return BboxKnnResult(
         any=float(right.any(axis=1).mean()),
         majority=float((right.sum(axis=1) > POINTS // 2).mean()),
         token=float(right.mean()),
+        top5=float((votes.group == labels[:, None]).any(axis=1).mean()),
+        token_top5=float((votes.each == labels[:, None, None]).any(axis=2).mean()),
     )
 
 
-def _labels_as(val: KnnData, train: KnnData) -> Int[np.ndarray, " J"]:
+def _rows(votes: Votes, val: BoxFeatures, labels: Int[np.ndarray, " J"]) -> list[dict[str, float | int | str]]:
+    """A line for every class of val that has images, by its tokens; none where classes have no names."""
+    lines: list[dict[str, float | int | str]] = []
+    for number in np.unique(val.labels) if val.class_names else ():
+        own = val.labels == number
+        of_class = result(Votes(each=votes.each[own], group=votes.group[own]), labels[own])
+        lines.append(
+            {"class": val.class_names[number], "images": int(own.sum()), "any": of_class.any, "token": of_class.token}
+        )
+    return lines
+
+
+def _labels_as(train: BoxFeatures, val: BoxFeatures) -> Int[np.ndarray, " J"]:
     """Labels of val as train numbers them; -1 for a class that train lacks."""
-    if val.class_names == train.class_names:
-        return val.labels
-    numbers = {name: number for number, name in enumerate(train.class_names)}
-    translated = np.array([numbers.get(name, -1) for name in val.class_names], np.int32)
+    numbers = translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
+    return val.labels if numbers is None else numbers[val.labels]
+
+
+def translation(bank: Sequence[str], queries: Sequence[str], *, what: str) -> Int[np.ndarray, " C"] | None:
+    """The bank's number of each of the queries' classes, -1 where it lacks the name; None where both number them alike.
+
+    Raises:
+        UserError: they have no name in common.
+    """
+    if tuple(bank) == tuple(queries):
+        return None
+    numbers = {name: number for number, name in enumerate(bank)}
+    translated = np.array([numbers.get(name, -1) for name in queries], np.int32)
     if not (translated >= 0).any():
         raise UserError(
-            f"bbox-aligned k-NN: the classes of its bank ({_listed(train)}) and of its queries ({_listed(val)}) have "
-            "no name in common; set boxes of the same classes for both"
+            f"{what}: the classes of its bank ({_listed(bank)}) and of its queries ({_listed(queries)}) have "
+            "no name in common; set sources of the same classes for both"
         )
-    return translated[val.labels]
+    return translated
 
 
-def _listed(data: KnnData) -> str:
-    return ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "") or "no names"
-
-
-@functools.partial(jax.jit, static_argnames="patch_size")
-def pixel_tokens(images: UInt8[Array, "b H W 3"], *, patch_size: int) -> Float[Array, "b N E"]:
-    """Raw pixels as tokens, the baseline: each patch's levels less 0.5, flattened."""
-    batch, height, width, _ = images.shape
-    levels = jnp.asarray(images, jnp.float32) / 255.0 - 0.5
-    grid = (height // patch_size, width // patch_size)
-    levels = levels.reshape(batch, grid[0], patch_size, grid[1], patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return levels.reshape(batch, grid[0] * grid[1], -1)
-
-
-def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> tuple[KnnData, KnnData]:
-    """Train and val of the protocol; see `prepare_knn`."""
-    size = settings.size or image_size
-    train, val = (
-        prepare_knn(open_source(source), size=size, patch_size=patch_size) for source in (settings.train, settings.val)
-    )
-    return train, val
-
-
-def evaluate(
-    encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data: tuple[KnnData, KnnData] | None = None
-) -> Scores:
-    """The protocol on an encoder; `data` from `open_data` where it is open already."""
-    train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
-
-    def encode(images: np.ndarray | Array) -> Array:
-        tokens = encoder.tokens(images)
-        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
-
-    result = evaluate_bbox_knn(
-        train, val, encode, batch_size=batch_size, k=settings.k, k_scale=settings.k_scale, temp=settings.temp
-    )
-    return Scores(metrics=dataclasses.asdict(result))
+def _listed(names: Iterable[str]) -> str:
+    names = tuple(names)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") or "no names"

@@ -1,13 +1,14 @@
 """Frozen features of many images, in batches of one shape so that everything compiles once."""
 
-from collections.abc import Callable, Iterator, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
 
-# Batches on their way at a time: one is computed while the one before it is fetched.
+# Batches on their way at a time: one is computed while the one before it is fetched and the next one is read.
 _IN_FLIGHT = 2
 
 
@@ -36,17 +37,40 @@ def map_batches(
     length = len(arrays[0])
     if length == 0 or any(len(array) != length for array in arrays):
         raise ValueError(f"arrays have {[len(array) for array in arrays]} rows; expected one length, at least 1")
-    waiting: list[Any] = []
-    done: list[Any] = []
-    for rows in _batch_rows(length, batch_size=batch_size):
-        batch = [array[rows] for array in arrays]
-        waiting.append(function(*(batch if sharding is None else jax.device_put(batch, sharding))))
+    batches = ([array[start : start + batch_size] for array in arrays] for start in range(0, length, batch_size))
+    done = list(map_stream(function, batches, batch_size=batch_size, sharding=sharding))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+
+
+def map_stream(
+    function: Callable[..., Any],
+    batches: Iterable[Sequence[np.ndarray]],
+    *,
+    batch_size: int,
+    sharding: Sharding | None = None,
+) -> Iterator[Any]:
+    """Applies a function to batches as they come; the next is read while the devices work on the one before.
+
+    Args:
+        function: as of `map_batches`.
+        batches: host arrays of one length, from 1 to `batch_size` rows; shorter ones are filled up with copies of their
+            last row, which are dropped again.
+        batch_size: rows a call.
+        sharding: as of `map_batches`.
+
+    Yields:
+        The function's pytree for every batch, in order, of NumPy arrays with as many rows as the batch.
+    """
+    waiting: collections.deque[tuple[int, Any]] = collections.deque()
+    for batch in batches:
+        rows = np.minimum(np.arange(batch_size), len(batch[0]) - 1)
+        full = batch if len(batch[0]) == batch_size else [array[rows] for array in batch]
+        waiting.append((len(batch[0]), function(*(full if sharding is None else jax.device_put(full, sharding)))))
         if len(waiting) == _IN_FLIGHT:
-            done.append(jax.device_get(waiting.pop(0)))
-    done.extend(jax.device_get(waiting))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:length], *done)
+            yield _fetched(*waiting.popleft())
+    while waiting:
+        yield _fetched(*waiting.popleft())
 
 
-def _batch_rows(length: int, *, batch_size: int) -> Iterator[np.ndarray]:
-    for start in range(0, length, batch_size):
-        yield np.minimum(np.arange(start, start + batch_size), length - 1)
+def _fetched(length: int, result: Any) -> Any:
+    return jax.tree.map(lambda array: array[:length], jax.device_get(result))

@@ -17,6 +17,8 @@ import flsl_jax
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, Outcome
 
+# Rows of a table that a terminal is shown.
+_MAX_ROWS = 30
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "pillow")
 
 
@@ -105,7 +107,9 @@ def table(values: Mapping[str, Any]) -> str:
     lines += _aligned([(name, _shown(value)) for name, value in values["metrics"].items()])
     rows: Sequence[Mapping[str, Any]] = values["rows"]
     if rows:
-        lines += ["", *_aligned([tuple(rows[0]), *(tuple(map(_shown, row.values())) for row in rows)])]
+        shown = rows if len(rows) <= _MAX_ROWS else rows[:_MAX_ROWS]
+        lines += ["", *_aligned([tuple(rows[0]), *(tuple(map(_shown, row.values())) for row in shown)])]
+        lines += [f"  … {len(rows) - len(shown)} more in {values['task']}.json"] * (len(shown) < len(rows))
     if values["reference"]:
         lines += [f"to compare: {values['reference']}"]
     lines += [f"{values['images']} images in {values['seconds']:.1f} s, {values['images_per_sec']:.1f} images/s"]

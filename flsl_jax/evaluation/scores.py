@@ -10,4 +10,5 @@ class Scores:
     class or a video, each with the same keys."""
 
     metrics: Mapping[str, float]
-    rows: Sequence[Mapping[str, float | str]] = ()
+    rows: Sequence[Mapping[str, float | int | str]] = ()
+    images: int | None = None

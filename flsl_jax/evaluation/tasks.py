@@ -8,7 +8,16 @@ from typing import Any
 from flsl_jax import config
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import bbox_knn, clustering, discovery, linear_probe, retrieval, separability, video
+from flsl_jax.evaluation import (
+    bbox_knn,
+    clustering,
+    discovery,
+    image_knn,
+    linear_probe,
+    retrieval,
+    separability,
+    video,
+)
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.scores import Scores
 
@@ -42,6 +51,13 @@ TASKS: Mapping[str, Task] = {
         needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
         "XML; shards or tfds with boxes; scenes",
         reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+    ),
+    "image_knn": Task(
+        settings=config.ImageKnnConfig,
+        evaluate=image_knn.evaluate,
+        open=image_knn.open_data,
+        judges="Image k-NN on the mean token: do whole images lie near others of their class?",
+        needs="images with class labels, for the bank (train) and for the questions (val): one folder per class, shards, tfds",
     ),
     "video": Task(
         settings=config.VideoConfig,
@@ -97,7 +113,7 @@ TASKS: Mapping[str, Task] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one call of a task gave: `scores`, the `images` that were encoded for it, and the `seconds` that it took."""
+    """What one call of a task gave: `scores`, the number of `images`, and the `seconds` that it took."""
 
     scores: Scores
     images: int
@@ -111,7 +127,7 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"there is no task {name!r}; {nearest_key(name, TASKS)}")
 
 
-def open_task(name: str, settings: Any, *, encoder: Encoder) -> Any:
+def open_task(name: str, settings: Any, *, patch_size: int, image_size: int) -> Any:
     """The data of a task, for `run_task`; None for one that opens its data by itself.
 
     Raises:
@@ -120,7 +136,7 @@ def open_task(name: str, settings: Any, *, encoder: Encoder) -> Any:
     open_data = TASKS[name].open
     if open_data is None:
         return None
-    return open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    return open_data(settings, patch_size=patch_size, image_size=image_size)
 
 
 def run_task(
@@ -160,4 +176,4 @@ def run_task(
         scores = TASKS[name].evaluate(encoder, settings, batch_size=batch_size, **options)
     finally:
         encoder.on_images = None
-    return Outcome(scores=scores, images=images, seconds=time.perf_counter() - start)
+    return Outcome(scores=scores, images=scores.images or images, seconds=time.perf_counter() - start)

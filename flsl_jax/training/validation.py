@@ -1,125 +1,131 @@
-"""What is seen of a network during training: the bbox-aligned k-NN, and a picture of its tokens."""
+"""What is seen of a network during training: the evaluations that the config names, and a picture of its tokens."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 
-from flsl_jax.config import BboxKnnConfig, Config
-from flsl_jax.data.pixels import normalise
-from flsl_jax.data.sources import open_source
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
-from flsl_jax.evaluation.bbox_knn import (
-    BboxKnnResult,
-    EncodeTokens,
-    KnnData,
-    evaluate_bbox_knn,
-    pixel_tokens,
-    prepare_knn,
-)
+from flsl_jax.config import Config
+from flsl_jax.evaluation.bbox_knn import BboxKnnData
+from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.tasks import check_names, open_task, run_task
 from flsl_jax.pictures.projection import save_features
 from flsl_jax.training.setup import Training
-from flsl_jax.typing import Array, UInt8
+from flsl_jax.typing import UInt8
+
+_KNN = "bbox_knn"
+
+
+class StoppedEvaluating(Exception):
+    """The run was asked to stop while it measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """Images and boxes, read once; measured on every process alike, on its own devices."""
+    """The tasks of a run, their data opened once; measured on every process alike, on its own devices.
 
-    settings: BboxKnnConfig
+    `settings` and `data` by the name of the task; `patch_size` and `image_size` of the network, in pixels.
+    """
+
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
     batch_size: int
     patch_size: int
-    train: KnnData
-    val: KnnData
+    image_size: int
 
     @classmethod
     def open(cls, config: Config) -> "Validation | None":
-        """Reads the images; None where the config wants no evaluation.
+        """Opens the data of every task; None where the config wants no evaluation.
 
         Raises:
-            UserError: a source cannot be read or has no boxes.
+            UserError: a task is not known, or its data cannot be read or lack what it needs.
         """
         if not config.evaluation.every_epochs:
             return None
-        settings, patch_size = config.evaluation.bbox_knn, config.model.patch_size
-        train, val = (
-            prepare_knn(open_source(source), size=settings.size or config.views.size, patch_size=patch_size)
-            for source in (settings.train, settings.val)
-        )
-        batch_size = config.evaluation.batch_size
-        return cls(settings=settings, batch_size=batch_size, patch_size=patch_size, train=train, val=val)
+        check_names(config.evaluation.tasks)
+        settings = {name: getattr(config.evaluation, name) for name in config.evaluation.tasks}
+        sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
+        data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
+        return cls(settings=settings, data=data, batch_size=config.evaluation.batch_size, **sizes)
 
-    def measure(self, training: Training, params: Any, *, baseline: bool = False) -> dict[str, float]:
-        """`knn_any`, `knn_majority` and `knn_token` of a network; with `baseline` also those of raw pixels.
+    def measure(
+        self,
+        training: Training,
+        params: Any,
+        *,
+        stop: Callable[[int], bool] | None = None,
+        baseline: bool = False,
+    ) -> dict[str, float]:
+        """Every task's metrics as `task/metric`, those of the bbox-aligned k-NN as `knn_any`, `knn_token`, ….
 
         Args:
             training: whose graph the parameters belong to.
             params: parameters on any devices; the teacher's as a rule.
-            baseline: measure raw pixels too.
+            stop: asked before each batch, with the number of batches so far, whether to end; all processes ask alike.
+            baseline: measure the bbox-aligned k-NN of raw pixels too, as `knn_pixels_any`, ….
+
+        Raises:
+            StoppedEvaluating: `stop` said so.
         """
-        values = _named("knn", self._evaluate(local_encoder(training, params)))
-        if baseline:
-            pixels = functools.partial(pixel_tokens, patch_size=self.patch_size)
-            values |= _named("knn_pixels", self._evaluate(pixels))
+        batches = itertools.count()
+
+        def poll() -> None:
+            if stop is not None and stop(next(batches)):
+                raise StoppedEvaluating
+
+        encoder = local_encoder(training, params, name="teacher")
+        values: dict[str, float] = {}
+        for name in self.settings:
+            prefix = "knn_" if name == _KNN else f"{name}/"
+            values |= self._run(name, encoder, prefix=prefix, poll=poll)
+        if baseline and _KNN in self.settings:
+            pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size)
+            values |= self._run(_KNN, pixels, prefix="knn_pixels_", poll=poll)
         return values
 
-    def _evaluate(self, encode: Callable[[np.ndarray], Array]) -> BboxKnnResult:
-        settings = self.settings
-        return evaluate_bbox_knn(
-            self.train,
-            self.val,
-            encode,
-            batch_size=self.batch_size,
-            k=settings.k,
-            k_scale=settings.k_scale,
-            temp=settings.temp,
+    def _run(self, name: str, encoder: Encoder, *, prefix: str, poll: Callable[[], None]) -> dict[str, float]:
+        outcome = run_task(
+            name, self.settings[name], encoder=encoder, batch_size=self.batch_size, data=self.data[name], poll=poll
+        )
+        return {f"{prefix}{metric}": float(value) for metric, value in outcome.scores.metrics.items()}
+
+    def is_measured(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of metrics holds what `measure` gives."""
+        return all(
+            any(key.startswith("knn_" if name == _KNN else f"{name}/") for key in line) for name in self.settings
         )
 
+    def images(self, count: int) -> UInt8[np.ndarray, "I s s 3"] | None:
+        """The first images that the bbox-aligned k-NN asks about; None where it is not measured."""
+        data = self.data.get(_KNN)
+        if not isinstance(data, BboxKnnData) or data.val is None:
+            return None
+        return np.stack([image for image, *_ in itertools.islice(data.val, count)])
 
-def local_encoder(training: Training, params: Any) -> EncodeTokens:
-    """Maps uint8 images [b, s, s, 3] to tokens [b, N, D] on this process's own devices.
+
+def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncoder:
+    """A network on this process's own devices.
 
     Every process must call this, with parameters on any devices; what it returns each may use by itself.
     """
-    local = jax.tree.map(jnp.asarray, jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params)))
-    encode = _encoder(training.pure_step.graph)
-    return lambda images: encode(local, images)
+    local = jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params))
+    step = training.pure_step
+    backbone = nnx.merge(step.graph, local).backbone
+    return NetworkEncoder(backbone, name=name, inv_temp=step.config.objective.self_inv_temp.end)
 
 
 def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:
     """Writes the picture of a network's tokens below those of the untrained one; every process calls, the first writes."""
     untrained = jax.jit(lambda: training.init().teacher)()
-    encoders = {"untrained": local_encoder(training, untrained), "trained": local_encoder(training, params)}
+    encoders = [local_encoder(training, untrained, name="untrained"), local_encoder(training, params, name="trained")]
     if jax.process_index() == 0:
-        tokens = {name: np.asarray(encode(images)) for name, encode in encoders.items()}
-        grids = {name: rearrange(x, "i (h w) d -> i h w d", h=math.isqrt(x.shape[1])) for name, x in tokens.items()}
-        save_features(images, grids, path)
-
-
-@functools.lru_cache(maxsize=2)
-def _encoder(graph: nnx.GraphDef) -> Callable[[Any, np.ndarray], Array]:
-    """Tokens of uint8 images, compiled once for a network."""
-
-    @jax.jit
-    def encode(params: Any, images: Array) -> Array:
-        levels = normalise(images.astype(jnp.float32), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        tokens = nnx.merge(graph, params).backbone(levels)
-        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
-
-    return encode
+        save_features(images, {encoder.name: np.asarray(encoder.tokens(images)) for encoder in encoders}, path)
 
 
 def _identity(tree: Any) -> Any:
     return tree
-
-
-def _named(prefix: str, result: BboxKnnResult) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in dataclasses.asdict(result).items()}

@@ -1,7 +1,9 @@
-"""The bbox-aligned k-NN: which tokens, which neighbours, which votes."""
+"""The bbox-aligned k-NN: which tokens, which classes, which shares; whole on scenes, folders and files of features."""
 
 import dataclasses
 import io
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
+from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import Record
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.bbox_knn import (
-    KnnData,
-    box_features,
-    box_patches,
-    evaluate_bbox_knn,
-    evaluate_tokens_and_modes,
-    knn_classify,
-    pixel_tokens,
-    prepare_knn,
-)
+from flsl_jax.evaluation.bbox_knn import BboxKnnData, box_patches, boxed_images, evaluate, open_data
+from flsl_jax.evaluation.box_features import encode_boxes
+from flsl_jax.evaluation.encoder import PixelEncoder
+from flsl_jax.evaluation.images import ImageStream
+
+PIXELS = PixelEncoder(patch_size=4, image_size=16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,74 +43,6 @@ class _Records:
 def _record(image: np.ndarray | bytes, *corners: tuple[float, ...], name: str = "r") -> Record:
     boxes = Boxes(xyxy=np.array(corners, np.float32).reshape(-1, 4), labels=np.arange(len(corners), dtype=np.int64))
     return Record(image=image, name=name, boxes=boxes)
-
-
-def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    features = rng.standard_normal(shape, np.float32)
-    return features / np.linalg.norm(features, axis=-1, keepdims=True)
-
-
-def _knn_reference(queries: np.ndarray, bank: np.ndarray, labels: np.ndarray, *, k: int, temp: float) -> np.ndarray:
-    """Appendix F in float64, one query after another."""
-    predictions = []
-    for query in queries.astype(np.float64):
-        cosine = bank.astype(np.float64) @ query
-        nearest = np.argsort(-cosine, kind="stable")[:k]
-        votes = np.zeros(labels.max() + 1)
-        for index in nearest:
-            votes[labels[index]] += np.exp(cosine[index] / temp)
-        predictions.append(votes.argmax())
-    return np.array(predictions)
-
-
-def test_votes_of_a_case_worked_by_hand() -> None:
-    angles = np.deg2rad([0, 30, 31, 32, 180])
-    bank = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    labels = np.array([0, 1, 1, 1, 2])
-    query = np.array([[1, 0]], np.float32)
-    # cosines 1, .866, .857, .848, -1. At temperature 1: e¹ = 2.72 for class 0; 2.38 + 2.36 + 2.34 for class 1.
-    assert knn_classify(query, bank, labels, k=4, temp=1.0) == [1]
-    # At 0.07, less the largest exponent: 1 for class 0; 0.148 + 0.130 + 0.114 = 0.39 for class 1.
-    assert knn_classify(query, bank, labels, k=4, temp=0.07) == [0]
-    assert knn_classify(query, bank, labels, k=1, temp=1.0) == [0]
-    assert knn_classify(-query, bank, labels, k=1, temp=1.0) == [2]
-
-
-@pytest.mark.parametrize("k", [1, 7, 140, 1000])
-def test_predictions_are_those_of_brute_force(k: int) -> None:
-    rng = np.random.default_rng(k)
-    queries, bank, labels = _unit(rng, 60, 5), _unit(rng, 300, 5), rng.integers(0, 9, 300)
-    found = knn_classify(queries, bank, labels, k=k, temp=0.07)
-    np.testing.assert_array_equal(found, _knn_reference(queries, bank, labels, k=k, temp=0.07))
-
-
-def test_predictions_are_those_of_sklearn() -> None:
-    neighbors = pytest.importorskip("sklearn.neighbors")
-    rng = np.random.default_rng(0)
-    queries, bank, labels = _unit(rng, 100, 6), _unit(rng, 400, 6), rng.integers(0, 10, 400)
-    classifier = neighbors.KNeighborsClassifier(
-        n_neighbors=140, algorithm="brute", metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
-    )
-    expected = classifier.fit(bank.astype(np.float64), labels).predict(queries.astype(np.float64))
-    np.testing.assert_array_equal(knn_classify(queries, bank, labels, k=140, temp=0.07), expected)
-
-
-@settings(deadline=None, max_examples=8)
-@given(st.sampled_from([1, 7, 50, 64]), st.sampled_from([3, 20, 33, 200]))
-def test_blocks_change_no_prediction(query_block: int, bank_block: int) -> None:
-    rng = np.random.default_rng(1)
-    queries, bank, labels = _unit(rng, 50, 4), _unit(rng, 100, 4), rng.integers(0, 5, 100)
-    bank[40:] = bank[:60]  # equally near neighbours with different labels, in different blocks
-    whole = knn_classify(queries, bank, labels, k=9, temp=0.07, query_block=50, bank_block=100)
-    blocks = knn_classify(queries, bank, labels, k=9, temp=0.07, query_block=query_block, bank_block=bank_block)
-    np.testing.assert_array_equal(blocks, whole)
-
-
-def test_a_small_temperature_leaves_the_nearest() -> None:
-    rng = np.random.default_rng(2)
-    queries, bank, labels = _unit(rng, 40, 4), _unit(rng, 80, 4), rng.integers(0, 5, 80)
-    nearest = labels[(queries @ bank.T).argmax(axis=1)]
-    np.testing.assert_array_equal(knn_classify(queries, bank, labels, k=80, temp=1e-6), nearest)
 
 
 def test_patches_of_boxes_by_hand() -> None:
@@ -139,149 +68,267 @@ def test_the_largest_box_is_chosen_after_the_crop() -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, 30:40] = 200
     # 80×40 to 16 px: 32×16, of which the columns 8 to 24 stay, the original's 20 to 60. Box 0 shrinks to 2 columns.
-    data = prepare_knn(
-        _Records((_record(image, (0, 0, 25, 40), (30, 10, 50, 30)), _record(image), _record(image, (0, 0, 20, 40)))),
-        size=16,
-        patch_size=4,
+    items = list(
+        boxed_images(
+            _Records(
+                (_record(image, (0, 0, 25, 40), (30, 10, 50, 30)), _record(image), _record(image, (0, 0, 20, 40)))
+            ),
+            size=16,
+            patch_size=4,
+        )
     )
-    assert data.images.shape == (1, 16, 16, 3)
-    np.testing.assert_array_equal(data.labels, [1])
+    assert len(items) == 1
+    pixels, patches, label = items[0]
+    assert (pixels.shape, int(label)) == ((16, 16, 3), 1)
     # In the crop, box 1 is 4..12 both ways: points at 5.33, 8, 10.67.
-    np.testing.assert_array_equal(data.patches, [[5, 6, 6, 9, 10, 10, 9, 10, 10]])
-    assert data.images[0, :, 5:7].min() > 180
-    assert data.images[0, :, 12:].max() < 20
+    np.testing.assert_array_equal(patches, [5, 6, 6, 9, 10, 10, 9, 10, 10])
+    assert pixels[:, 5:7].min() > 180
+    assert pixels[:, 12:].max() < 20
 
 
-def test_encoded_images_are_read_and_damaged_ones_left_out() -> None:
+def _png(size: int = 16) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), (10, 20, 30)).save(buffer, "PNG")
-    good = _record(buffer.getvalue(), (0, 0, 16, 16))
-    data = prepare_knn(_Records((good, _record(b"no image", (0, 0, 9, 9)), good)), size=16, patch_size=8)
-    np.testing.assert_array_equal(data.images, np.broadcast_to(np.uint8([10, 20, 30]), (2, 16, 16, 3)))
-    assert data.class_names == ("ant", "bee", "cat")
+    Image.new("RGB", (size, size), (10, 20, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_damaged_images_are_left_out_or_refused_as_wanted() -> None:
+    good = _record(_png(), (0, 0, 16, 16))
+    source = _Records((good, _record(b"no image", (0, 0, 9, 9), name="bad.png"), good))
+    stream = boxed_images(source, size=16, patch_size=8)
+    for _ in range(2):  # read, then kept
+        (images, patches, labels) = next(iter(stream.batches(4)))
+        np.testing.assert_array_equal(images, np.broadcast_to(np.uint8([10, 20, 30]), (2, 16, 16, 3)))
+        assert (patches.shape, labels.shape) == ((2, 9), (2,))
+    with pytest.raises(UserError, match=r"bad\.png"):
+        list(boxed_images(source, size=16, patch_size=8, on_corrupt="fail"))
 
 
 def test_sources_without_boxes_or_with_those_of_other_images_are_refused() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(UserError, match="given: no image has a box"):
-        prepare_knn(_Records((Record(image=image, name="r"),)), size=16, patch_size=8)
+        boxed_images(_Records((Record(image=image, name="r"),)), size=16, patch_size=8)
     with pytest.raises(UserError, match=r"photo: a box reaches to \(32, 32\) in an image of 16×16"):
-        prepare_knn(_Records((_record(image, (0, 0, 32, 32), name="photo"),)), size=16, patch_size=8)
+        boxed_images(_Records((_record(image, (0, 0, 32, 32), name="photo"),)), size=16, patch_size=8)
 
 
-def _data(labels: list[int], *, images: np.ndarray, class_names: tuple[str, ...] = ("ant", "bee", "cat")) -> KnnData:
-    return KnnData(
-        images=images,
-        patches=np.broadcast_to(np.arange(9, dtype=np.int32), (len(labels), 9)),
-        labels=np.array(labels, np.int32),
-        class_names=class_names,
-    )
+class _Painted:
+    """An encoder of images of 3×3 patches of one pixel, each of which says by its level which one-hot token it has."""
+
+    name, patch_size, image_size, inv_temp = "painted", 1, 3, None
+
+    def __init__(self, inv_temp: float | None = None) -> None:
+        self.inv_temp = inv_temp
+
+    def tokens(self, images: np.ndarray | jax.Array) -> jax.Array:
+        return jax.nn.one_hot(jnp.asarray(images)[..., 0], 8)
 
 
-def _painted(colors: list[list[int]]) -> np.ndarray:
-    """Images of 3×3 patches of one pixel, each of which says by its level which one-hot token it has."""
-    return np.broadcast_to(np.uint8(colors).reshape(-1, 3, 3, 1), (len(colors), 3, 3, 3)).copy()
+def _stream(
+    levels: list[list[int]], labels: list[int], class_names: tuple[str, ...] = ("ant", "bee", "cat")
+) -> ImageStream:
+    """Images of nine levels each, with a box over all of it of the label."""
+    records = []
+    for nine, label in zip(levels, labels, strict=True):
+        pixels = np.broadcast_to(np.uint8(nine).reshape(3, 3, 1), (3, 3, 3)).copy()
+        boxes = Boxes(xyxy=np.float32([[0, 0, 3, 3]]), labels=np.array([label], np.int64))
+        records.append(Record(image=pixels, name="r", boxes=boxes))
+    return boxed_images(_Records(tuple(records), class_names), size=3, patch_size=1)
 
 
-def _one_hot(images: np.ndarray | jax.Array) -> jax.Array:
-    return jax.nn.one_hot(jnp.asarray(images)[..., 0].reshape(images.shape[0], -1), 5)
+TRAIN = ([[0] * 9, [1] * 9, [2] * 9], [0, 1, 2])
+# All 9 right; 5 of 9 right; 1 of 9 right; none right.
+VAL = ([[0] * 9, [1] * 5 + [0] * 4, [0, 1] * 4 + [2], [1, 2, 2] * 3], [0, 1, 2, 0])
+
+
+def _scores(train: ImageStream, val: ImageStream, encoder: object = None, **keys: object) -> dict:
+    data = BboxKnnData(train=train, val=val, stored=None)
+    scores = evaluate(encoder or _Painted(), BboxKnnConfig(**{"k": 1, "k_scale": 1, **keys}), batch_size=3, data=data)
+    return {**scores.metrics, "rows": scores.rows, "images": scores.images}
 
 
 def test_shares_count_images_and_tokens() -> None:
-    train = _data([0, 1, 2], images=_painted([[0] * 9, [1] * 9, [2] * 9]))
-    # All 9 right; 5 of 9 right; 1 of 9 right; none right.
-    val = _data([0, 1, 2, 0], images=_painted([[0] * 9, [1] * 5 + [0] * 4, [0, 1] * 4 + [2], [1, 2, 2] * 3]))
-    result = evaluate_bbox_knn(train, val, _one_hot, batch_size=3, k=1, k_scale=1)
-    assert result.any == 3 / 4
-    assert result.majority == 2 / 4
-    assert result.token == pytest.approx(15 / 36)
+    scores = _scores(_stream(*TRAIN), _stream(*VAL))
+    assert scores["any"] == 3 / 4
+    assert scores["majority"] == 2 / 4
+    assert scores["token"] == pytest.approx(15 / 36)
+    assert (scores["top5"], scores["token_top5"], scores["images"]) == (1, 1, 7)  # three classes have no more
+    assert [(row["class"], row["images"], row["any"]) for row in scores["rows"]] == [
+        ("ant", 2, 0.5),
+        ("bee", 1, 1.0),
+        ("cat", 1, 1.0),
+    ]
+
+
+def test_the_five_best_are_counted_beside_the_first() -> None:
+    names = tuple("abcdefgh")
+    train = _stream([[level] * 9 for level in range(8)], list(range(8)), names)
+    # Nine tokens of seven levels: 0 three times, then 1 … 6 once each. Of the one-vote classes the lower come first.
+    val = _stream([[0, 0, 0, 1, 2, 3, 4, 5, 6]] * 3, [0, 4, 5], names)
+    scores = _scores(train, val)
+    assert scores["top5"] == pytest.approx(2 / 3)  # 0 … 4 are the five best
+    # One neighbour gives the token's class first; the other classes have no votes and come by their numbers.
+    right = [
+        [0 in best for best in _best_five()],
+        [4 in best for best in _best_five()],
+        [5 in best for best in _best_five()],
+    ]
+    assert scores["token_top5"] == pytest.approx(np.mean(right))
+
+
+def _best_five() -> list[list[int]]:
+    return [[level, *(number for number in range(8) if number != level)][:5] for level in (0, 0, 0, 1, 2, 3, 4, 5, 6)]
 
 
 def test_classes_are_matched_by_name() -> None:
-    train = _data([0, 1, 2], images=_painted([[0] * 9, [1] * 9, [2] * 9]))
-    images = _painted([[0] * 9, [1] * 9, [2] * 9])
-    renumbered = _data([2, 1, 0], images=images, class_names=("cat", "bee", "ant"))
-    assert evaluate_bbox_knn(train, renumbered, _one_hot, batch_size=2).token == 1
-    unknown = _data([0, 1, 2], images=images, class_names=("ant", "dog", "eel"))
-    assert evaluate_bbox_knn(train, unknown, _one_hot, batch_size=2).any == pytest.approx(1 / 3)
-    other = _data([0, 1, 2], images=images, class_names=("x", "y", "z"))
+    train, levels = _stream(*TRAIN), TRAIN[0]
+    assert _scores(train, _stream(levels, [2, 1, 0], ("cat", "bee", "ant")))["token"] == 1
+    assert _scores(train, _stream(levels, [0, 1, 2], ("ant", "dog", "eel")))["any"] == pytest.approx(1 / 3)
     with pytest.raises(UserError, match=r"\(ant, bee, cat\).*\(x, y, z\) have no name in common"):
-        evaluate_bbox_knn(train, other, _one_hot, batch_size=2)
-    nameless = _data([0, 1, 2], images=images, class_names=())
-    assert evaluate_bbox_knn(nameless, nameless, _one_hot, batch_size=2).token == 1
-
-
-def _random_data(count: int = 5) -> KnnData:
-    rng = np.random.default_rng(0)
-    return KnnData(
-        images=rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8),
-        patches=rng.integers(0, 16, (count, 9), dtype=np.int32),
-        labels=rng.integers(0, 3, count, dtype=np.int32),
-        class_names=("ant", "bee", "cat"),
-    )
-
-
-def _pixels(images: np.ndarray | jax.Array) -> jax.Array:
-    return pixel_tokens(images, patch_size=4)
-
-
-def test_features_are_normalised_tokens_and_modes_of_their_own_image() -> None:
-    data = _random_data()
-    features = box_features(data, _pixels, batch_size=2, inv_temp=0.4)
-    for index in range(5):
-        tokens = np.array(_pixels(data.images[index : index + 1]))[0].astype(np.float64)
-        chosen = tokens[data.patches[index]]
-        attention = np.exp(0.4 * chosen @ tokens.T)
-        modes = attention / attention.sum(axis=1, keepdims=True) @ tokens
-        for found, expected in ((features.tokens[index], chosen), (features.modes[index], modes)):
-            expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
-            np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert box_features(data, _pixels, batch_size=2).modes is None
-
-
-def test_a_sharded_batch_gives_the_same_features() -> None:
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    alone = box_features(_random_data(11), _pixels, batch_size=8, inv_temp=0.4)
-    sharded = box_features(_random_data(11), _pixels, batch_size=8, inv_temp=0.4, sharding=sharding)
-    np.testing.assert_allclose(sharded.tokens, alone.tokens, atol=1e-6)
-    np.testing.assert_allclose(sharded.modes, alone.modes, atol=1e-6)
+        _scores(train, _stream(levels, [0, 1, 2], ("x", "y", "z")))
+    nameless = _scores(_stream(*TRAIN, ()), _stream(*TRAIN, ()))
+    assert (nameless["token"], nameless["rows"]) == (1, [])
 
 
 def test_modes_are_measured_beside_tokens() -> None:
-    train = _data([0, 1, 2], images=_painted([[0] * 9, [1] * 9, [2] * 9]))
-    val = _data([0, 1, 2, 0], images=_painted([[0] * 9, [1] * 5 + [0] * 4, [0, 1] * 4 + [2], [1, 2, 2] * 3]))
-    tokens = evaluate_bbox_knn(train, val, _one_hot, batch_size=3)
+    train, val = _stream(*TRAIN), _stream(*VAL)
+    tokens = _scores(train, val)
+    assert not any(name.startswith("modes") for name in tokens)
     # Strong attention: the mode of a one-hot token is that token.
-    strong = evaluate_tokens_and_modes(train, val, _one_hot, inv_temp=100.0, batch_size=3)
-    assert strong.tokens == strong.modes == tokens
-    # No attention: every mode is the mean of its image, nearest to the class of most of its tokens.
-    none = evaluate_tokens_and_modes(train, val, _one_hot, inv_temp=0.0, batch_size=3, k=1, k_scale=1)
-    assert none.tokens == tokens
-    assert none.modes.any == none.modes.majority == none.modes.token == 2 / 4
+    strong = _scores(train, val, inv_temp=100.0)
+    assert [strong[f"modes_{name}"] for name in ("any", "majority", "token")] == [
+        2 / 4 + 1 / 4,
+        2 / 4,
+        pytest.approx(15 / 36),
+    ]
+    # Hardly any attention: every mode is the mean of its image, nearest to the class of most of its tokens; the model's own τ.
+    weak = _scores(train, val, _Painted(inv_temp=1e-6))
+    assert weak["any"] == tokens["any"]
+    assert weak["modes_any"] == weak["modes_majority"] == weak["modes_token"] == 2 / 4
+    assert "modes_any" not in _scores(train, val, _Painted(inv_temp=1e-6), modes=False)
+
+
+def _random_stream(count: int) -> ImageStream:
+    rng = np.random.default_rng(0)
+    records = [
+        _record(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), (2 * (i % 4), 1, 12, 15)) for i in range(count)
+    ]
+    return boxed_images(_Records(tuple(records)), size=16, patch_size=4)
+
+
+def test_features_are_normalised_tokens_and_modes_of_their_own_image() -> None:
+    stream = _random_stream(5)
+    (part,) = encode_boxes(PIXELS, stream, batch_size=2, inv_temp=0.4)
+    for index, (image, patches, label) in enumerate(stream):
+        tokens = np.array(PIXELS.tokens(image[None])).reshape(16, -1).astype(np.float64)
+        chosen = tokens[patches]
+        attention = np.exp(0.4 * chosen @ tokens.T)
+        modes = attention / attention.sum(axis=1, keepdims=True) @ tokens
+        for found, expected in ((part.tokens[index], chosen), (part.modes[index], modes)):
+            expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert part.labels[index] == label
+    (alone,) = encode_boxes(PIXELS, stream, batch_size=5)
+    assert alone.modes is None
+    np.testing.assert_allclose(alone.tokens, part.tokens, atol=1e-6)
+    halves = list(encode_boxes(PIXELS, stream, batch_size=2, dtype="bfloat16", part_images=3))
+    assert [(len(half.labels), half.tokens.dtype) for half in halves] == [(4, jnp.bfloat16), (1, jnp.bfloat16)]
+
+
+def _scene_settings(**keys: object) -> BboxKnnConfig:
+    train, val = (
+        SourceConfig(name="scenes", count=count, scene_size=32, split=split)
+        for split, count in (("train", 40), ("val", 20))
+    )
+    return BboxKnnConfig(**{"train": train, "val": val, "size": 32, "inv_temp": 0.4, **keys})
 
 
 def test_scenes_are_measured_from_end_to_end() -> None:
-    train, val = (
-        prepare_knn(Scenes(count=count, size=32, split=split), size=32, patch_size=8)
-        for count, split in ((40, "train"), (20, "val"))
-    )
-
-    def encode(images: np.ndarray | jax.Array) -> jax.Array:
-        return pixel_tokens(images, patch_size=8)
-
-    result = evaluate_bbox_knn(train, val, encode, batch_size=16)
-    assert 0 <= result.majority <= result.any <= 1
-    assert result.token <= result.any
-    itself = evaluate_bbox_knn(train, train, encode, batch_size=16, k=1, k_scale=1)
-    assert itself.any == 1
+    metrics = evaluate(PIXELS, _scene_settings(), batch_size=16).metrics
+    assert next(iter(metrics)) == "any"
+    assert 0 <= metrics["majority"] <= metrics["any"] <= 1
+    assert metrics["token"] <= metrics["token_top5"] <= 1
+    settings = _scene_settings(k=1, k_scale=1)
+    itself = evaluate(PIXELS, dataclasses.replace(settings, val=settings.train), batch_size=16).metrics
+    assert itself["any"] == itself["token"] == itself["modes_token"] == 1
 
 
-def test_pixel_tokens_are_the_patches() -> None:
-    images = np.random.default_rng(3).integers(0, 256, (2, 8, 12, 3), dtype=np.uint8)
-    tokens = np.array(pixel_tokens(images, patch_size=4))
-    assert tokens.shape == (2, 6, 48)
-    for row in range(2):
-        for column in range(3):
-            patch = images[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].reshape(2, -1)
-            np.testing.assert_allclose(tokens[:, 3 * row + column], patch / 255 - 0.5, atol=1e-6)
+def test_features_are_kept_read_back_and_not_mistaken(tmp_path: Path) -> None:
+    stored = tmp_path / "features"
+    plain = evaluate(PIXELS, _scene_settings(), batch_size=16)
+    kept = evaluate(PIXELS, _scene_settings(features=str(stored)), batch_size=16)
+    assert json.loads((stored / "manifest.json").read_text())["parts"] == {"train": 1, "val": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+    opened = open_data(_scene_settings(features=str(stored)), patch_size=4, image_size=16)
+    assert opened.train is None  # nothing is read but the features
+    again = evaluate(PIXELS, _scene_settings(features=str(stored), bank_dtype="float32"), batch_size=16, data=opened)
+    assert plain.metrics == kept.metrics == again.metrics
+    other_k = evaluate(PIXELS, _scene_settings(features=str(stored), k=1), batch_size=16)
+    assert other_k.metrics != again.metrics
+    with pytest.raises(UserError, match=r"made with inv_temp 0\.4 instead of 0\.5"):
+        evaluate(PIXELS, _scene_settings(features=str(stored), inv_temp=0.5), batch_size=16)
+
+    class Darker(PixelEncoder):
+        def tokens(self, images: np.ndarray | jax.Array) -> jax.Array:
+            return super().tokens(images) * 0.9
+
+    with pytest.raises(UserError, match="of another model"):
+        evaluate(Darker(patch_size=4, image_size=16), _scene_settings(features=str(stored)), batch_size=16)
+    (stored / "val-00000-tokens.npy").unlink()
+    with pytest.raises(UserError, match="val-00000-tokens"):
+        evaluate(PIXELS, _scene_settings(features=str(stored)), batch_size=16)
+    with pytest.raises(UserError, match="holds no features"):
+        open_data(_scene_settings(features=str(tmp_path)), patch_size=4, image_size=16)
+
+
+def test_features_in_bfloat16_come_back_as_they_were(tmp_path: Path) -> None:
+    settings = _scene_settings(features=str(tmp_path / "half"), bank_dtype="bfloat16")
+    first = evaluate(PIXELS, settings, batch_size=16)
+    assert evaluate(PIXELS, settings, batch_size=16).metrics == first.metrics
+    whole = evaluate(PIXELS, _scene_settings(), batch_size=16)
+    assert first.metrics["token"] == pytest.approx(whole.metrics["token"], abs=0.03)
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    class Failing(PixelEncoder):
+        calls = 0
+
+        def tokens(self, images: np.ndarray | jax.Array) -> jax.Array:
+            self.calls += 1
+            if self.calls > 4:
+                raise KeyboardInterrupt
+            return super().tokens(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Failing(patch_size=4, image_size=16), _scene_settings(features=str(tmp_path / "f")), batch_size=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _ilsvrc(folder: Path) -> SourceConfig:
+    """Two synsets of two images each, laid out as CLS-LOC is: one is left of the image, the other right, bright on dark."""
+    for wnid, left in (("n01440764", 0), ("n02102040", 40)):
+        for number in range(2):
+            name = f"{wnid}_{number}"
+            pixels = np.full((50, 80, 3), 20, np.uint8)
+            pixels[:, left : left + 40] = 200 if left else 120
+            for kind in ("Data", "Annotations"):
+                (folder / kind / wnid).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "Data" / wnid / f"{name}.JPEG")
+            (folder / "Annotations" / wnid / f"{name}.xml").write_text(
+                f"<annotation><folder>{wnid}</folder><filename>{name}</filename><size><width>80</width><height>50</height>"
+                f"<depth>3</depth></size><object><name>{wnid}</name><bndbox><xmin>{left + 1}</xmin><ymin>1</ymin>"
+                f"<xmax>{left + 40}</xmax><ymax>50</ymax></bndbox></object></annotation>"
+            )
+    return SourceConfig(root=str(folder / "Data"), boxes=str(folder / "Annotations"))
+
+
+def test_an_ilsvrc_folder_is_measured(tmp_path: Path) -> None:
+    source = _ilsvrc(tmp_path)
+    scores = evaluate(PIXELS, BboxKnnConfig(train=source, val=source, k=1, k_scale=1), batch_size=4)
+    assert [row["class"] for row in scores.rows] == ["n01440764", "n02102040"]
+    assert scores.metrics["token"] == 1
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match=r"bbox_knn\.size is 30; expected a multiple of the model's patch of 4 px"):
+        open_data(_scene_settings(size=30), patch_size=4, image_size=16)

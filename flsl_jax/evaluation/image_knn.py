@@ -1,0 +1,100 @@
+"""Weighted k-NN of whole images on their mean token: for completeness beside the dense evaluations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flsl_jax.config import ImageKnnConfig, SourceConfig
+from flsl_jax.data.boxes import ResizeCrop
+from flsl_jax.data.sources import Record, open_source
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.bbox_knn import translation
+from flsl_jax.evaluation.box_features import normalised
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.features import map_stream
+from flsl_jax.evaluation.images import ImageStream, Item
+from flsl_jax.evaluation.knn import place_bank, vote
+from flsl_jax.evaluation.scores import Scores
+from flsl_jax.typing import Array, Float, Int
+
+
+def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> tuple[ImageStream, ImageStream]:
+    """Opens train and val.
+
+    Raises:
+        UserError: the patch does not divide the size, a source cannot be read or has no labels, or the two have no class
+            in common.
+    """
+    size = settings.size or image_size
+    if size < patch_size or size % patch_size:
+        raise UserError(f"image_knn.size is {size}; expected a multiple of the model's patch of {patch_size} px")
+    train, val = (_open(source, size=size) for source in (settings.train, settings.val))
+    translation(train.class_names, val.class_names, what="image k-NN")
+    return train, val
+
+
+def _open(config: SourceConfig, *, size: int) -> ImageStream:
+    return ImageStream(
+        open_source(config),
+        functools.partial(_prepare, transform=ResizeCrop(size)),
+        wanted=lambda record: record.label is not None,
+        lacking="no image has a label, which the image k-NN needs; lay images out in one folder per class",
+        on_corrupt=config.on_corrupt,
+    )
+
+
+def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop) -> Item:
+    return transform.image(pixels), np.int32(record.label)
+
+
+def evaluate(
+    encoder: Encoder,
+    settings: ImageKnnConfig,
+    *,
+    batch_size: int,
+    data: tuple[ImageStream, ImageStream] | None = None,
+) -> Scores:
+    """Each image of val takes the class of the k nearest of train, which vote with exp(cos / temp).
+
+    Metrics: `top1` and `top5`, shares of 0 to 1.
+
+    Args:
+        encoder: an image's feature is the mean of its tokens, l2-normalised.
+        settings: the protocol.
+        batch_size: images encoded at a time.
+        data: from `open_data`, where it is open already.
+    """
+    train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    (bank, bank_labels), (queries, labels) = (
+        _encode(encoder, images, batch_size=batch_size) for images in (train, val)
+    )
+    num_classes = max(len(train.class_names), int(bank_labels.max()) + 1)
+    placed = place_bank([bank], bank_labels, num_classes=num_classes)
+    votes = vote([queries[:, None, :]], placed, k=settings.k, temp=settings.temp)
+    numbers = translation(train.class_names, val.class_names, what="image k-NN")
+    labels = labels if numbers is None else numbers[labels]
+    return Scores(
+        metrics={
+            "top1": float((votes.group[:, 0] == labels).mean()),
+            "top5": float((votes.group == labels[:, None]).any(axis=1).mean()),
+        },
+        images=len(bank) + len(queries),
+    )
+
+
+def _encode(
+    encoder: Encoder, images: ImageStream, *, batch_size: int
+) -> tuple[Float[np.ndarray, "I D"], Int[np.ndarray, " I"]]:
+    def features(images: np.ndarray, labels: np.ndarray) -> tuple[Array, np.ndarray]:
+        return _mean_token(encoder.tokens(images)), labels
+
+    done = list(map_stream(features, images.batches(batch_size), batch_size=batch_size))
+    means, labels = (np.concatenate(parts) for parts in zip(*done, strict=True))
+    return means, labels
+
+
+@jax.jit
+def _mean_token(tokens: Float[Array, "b h w D"]) -> Float[Array, "b D"]:
+    return normalised(jnp.mean(tokens.astype(jnp.float32), axis=(1, 2)))

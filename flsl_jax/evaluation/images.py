@@ -1,0 +1,114 @@
+"""Images of a source, decoded by threads ahead of the network, in batches; held in memory only where they are few."""
+
+import collections
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.sources import Record, Source
+from flsl_jax.errors import UserError
+
+Item = tuple[np.ndarray | np.generic, ...]
+Prepare = Callable[[Record, np.ndarray], Item | None]
+
+_THREADS = 8
+# Records that are read and decoded ahead of the one in hand.
+_AHEAD = 256
+# Sets of images up to this size are kept, so that training decodes them once for all its measurements.
+_KEPT_BYTES = 2**30
+
+
+class ImageStream:
+    """What `prepare` makes of the images of a source, in the source's order, any number of times.
+
+    Args:
+        source: read from several threads.
+        prepare: maps a record and its decoded uint8 [H, W, 3] pixels to arrays, the image first, of the same shapes and
+            dtypes for every record; None leaves the record out.
+        wanted: whether a record is worth decoding.
+        lacking: the end of the error where no record is left: what is missing, and what to do.
+        on_corrupt: "fail" refuses an image that cannot be decoded; else it is left out with a warning.
+
+    Raises:
+        UserError: the source has no record that `prepare` takes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        prepare: Prepare,
+        *,
+        wanted: Callable[[Record], bool],
+        lacking: str,
+        on_corrupt: str = "replace",
+    ) -> None:
+        self.name, self.class_names = source.name, source.class_names
+        self._source, self._prepare, self._wanted, self._on_corrupt = source, prepare, wanted, on_corrupt
+        self._kept: list[Item] | None = None
+        if next(iter(self), None) is None:
+            raise UserError(f"{source.name}: {lacking}")
+
+    def __len__(self) -> int:
+        """Records of the source, of which some may be left out."""
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[Item]:
+        """One item after another.
+
+        Raises:
+            UserError: an image that is wanted cannot be decoded and `on_corrupt` is "fail", or what `prepare` refuses.
+        """
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Item] | None = []
+        for item in _ahead(self._item, len(self._source)):
+            if item is None:
+                continue
+            if kept is not None:
+                kept.append(item)
+                kept = kept if len(kept) * item[0].nbytes <= _KEPT_BYTES else None
+            yield item
+        self._kept = kept
+
+    def batches(self, batch_size: int) -> Iterator[list[np.ndarray]]:
+        """Stacked items, `batch_size` at a time and the rest at the end; shows progress where it takes long."""
+        items = iter(tqdm(self, total=len(self), desc=self.name, unit=" images", delay=2, leave=False, disable=None))
+        while batch := [item for _, item in zip(range(batch_size), items)]:
+            yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
+
+    def _item(self, index: int) -> Item | None:
+        record = self._source[index]
+        if not self._wanted(record):
+            return None
+        pixels = record.image
+        if not isinstance(pixels, np.ndarray):
+            try:
+                pixels = decode_image(pixels, name=record.name)
+            except DecodeError as error:
+                if self._on_corrupt == "fail":
+                    raise UserError(f"{self.name}: {error}; mend or remove it, or set on_corrupt to replace") from error
+                logging.warning("left out of the evaluation: %s", error)
+                return None
+        return self._prepare(record, pixels)
+
+
+def _ahead(function: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """`function` of 0 … count - 1, in order, computed by threads ahead of the consumer."""
+    waiting: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        try:
+            for index in range(count):
+                waiting.append(threads.submit(function, index))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,94 @@
+"""Evaluations during training: their names, the data opened once, and a stop while they run."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from flsl_jax import parallel
+from flsl_jax.config import ImageKnnConfig
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.tasks import TASKS, Task
+from flsl_jax.train import train
+from flsl_jax.training.setup import build_training
+from flsl_jax.training.validation import StoppedEvaluating, Validation
+from flsl_jax.training.writers import read_metrics
+from tests.tiny import tiny_config
+
+SOURCE = {"name": "scenes", "count": 24, "scene_size": 32}
+SOURCES = {"train": SOURCE, "val": SOURCE | {"split": "val", "count": 10}}
+
+
+def config(*tasks, **groups):
+    evaluation = {"every_epochs": 0.5, "tasks": tasks, "batch_size": 8} | dict.fromkeys(tasks, SOURCES)
+    return tiny_config(evaluation=evaluation, **groups)
+
+
+def test_every_named_task_is_measured_and_can_be_stopped():
+    settings = config("bbox_knn", "image_knn")
+    validation = Validation.open(settings)
+    training = build_training(settings, mesh=parallel.make_mesh(settings.parallel), steps_per_epoch=4)
+    params = training.init().teacher
+    values = validation.measure(training, params, baseline=True)
+    assert {
+        "knn_any",
+        "knn_majority",
+        "knn_token",
+        "knn_modes_token",
+        "knn_pixels_any",
+        "image_knn/top1",
+    } <= values.keys()
+    assert "knn_pixels_modes_any" not in values
+    assert validation.measure(training, params) == {
+        name: value for name, value in values.items() if "pixels" not in name
+    }
+    assert validation.is_measured(values)
+    assert not validation.is_measured({"knn_any": 0.5, "loss": 1.0})
+    assert validation.images(4).shape == (4, 32, 32, 3)
+    asked = []
+    with pytest.raises(StoppedEvaluating):
+        validation.measure(training, params, stop=lambda batch: asked.append(batch) or batch == 2)
+    assert asked == [0, 1, 2]
+
+
+def test_bad_input_is_refused_before_training():
+    with pytest.raises(UserError, match=r"config\.evaluation\.image_knn\.train\.root is missing"):
+        tiny_config(evaluation={"every_epochs": 1.0, "tasks": ("image_knn",)})
+    nothing = SOURCE | {"name": "folder", "root": "/nowhere/at/all"}
+    settings = tiny_config(
+        evaluation={"every_epochs": 1.0, "tasks": ("image_knn",), "image_knn": {"train": nothing, "val": nothing}}
+    )
+    with pytest.raises(UserError, match="/nowhere/at/all cannot be read"):
+        Validation.open(settings)
+
+
+@pytest.mark.parametrize("stopped_call", [2, 4])
+def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_path, monkeypatch, stopped_call):
+    """A task that is asked to stop in its second (step 2) or its last call (step 6)."""
+    calls = []
+
+    def evaluate(encoder, settings, *, batch_size):
+        calls.append(1)
+        if len(calls) == stopped_call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        encoder.tokens(np.zeros((8, 32, 32, 3), np.uint8))
+        return Scores(metrics={"call": float(len(calls))})
+
+    task = Task(settings=ImageKnnConfig, evaluate=evaluate, judges="", needs="")
+    monkeypatch.setitem(TASKS, "image_knn", task)
+    settings, step = config("image_knn", epochs=2, stop_at_step=6), 2 * (stopped_call - 1)
+    outcome = train(settings, workdir=tmp_path)
+    assert (outcome.step, outcome.finished, len(calls)) == (step, False, stopped_call)
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert train(settings, workdir=tmp_path).finished
+    measured = {
+        line["step"]: line["image_knn/call"]
+        for line in read_metrics(tmp_path / "metrics.jsonl")
+        if "image_knn/call" in line
+    }
+    expected = [call for call in range(1, 6) if call != stopped_call]
+    assert measured == dict(zip((0, 2, 4, 6), expected, strict=True))
+    assert train(settings, workdir=tmp_path).finished
+    assert len(calls) == 5

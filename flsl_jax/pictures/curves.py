@@ -1,10 +1,12 @@
 """Training curves as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's colour-blind-safe palette.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from flsl_jax.pictures.runs import AlarmMark
+from flsl_jax.pictures.sheet import OKABE_ITO, agg_pyplot, save_figure
+
 _PANELS = (
     ("loss terms", ("loss", "inter", "intra", "volume")),
     ("entropies (nats)", ("mean_entropy", "student_entropy", "teacher_entropy")),
@@ -13,19 +15,18 @@ _PANELS = (
 )
 
 
-def save_curves(metrics: list[dict[str, Any]], path: Path, *, log_centroids: float) -> None:
-    """Writes a PNG of the loss terms, the entropies beside ln K, the monitor's shares, and the k-NN where measured.
+def save_curves(
+    metrics: Sequence[dict[str, Any]], path: Path, *, log_centroids: float, alarms: Sequence[AlarmMark] = ()
+) -> None:
+    """Writes a picture of the loss terms, the entropies beside ln K, the monitor's shares, and the k-NN where measured.
 
     Args:
         metrics: lines of a metrics.jsonl.
-        path: of the PNG.
+        path: of a PNG or SVG.
         log_centroids: ln K, drawn into the entropies' panel.
+        alarms: of the monitor; each kind is marked at its first step, with its name.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = agg_pyplot()
     panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
     panels = [(title, names) for title, names in panels if names]
     columns = min(2, len(panels))
@@ -33,24 +34,39 @@ def save_curves(metrics: list[dict[str, Any]], path: Path, *, log_centroids: flo
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (title, names) in zip(axes.flat, panels):
-        for color, name in zip(_COLORS, names):
-            points = [(line["step"], float(line[name])) for line in metrics if name in line]
-            axis.plot(
-                *zip(*points),
-                color=color,
-                label=name,
-                linewidth=1.4,
-                marker="o" if len(points) < 30 else None,
-                markersize=3,
-            )
+    for number, (axis, (title, names)) in enumerate(zip(axes.flat, panels)):
+        _draw_lines(axis, metrics, names)
         if title.startswith("entropies"):
             axis.axhline(log_centroids, color="0.5", linestyle="--", linewidth=1, label="ln K")
         baseline = [line["knn_pixels_any"] for line in metrics if "knn_pixels_any" in line]
         if "k-NN" in title and baseline:
             axis.axhline(baseline[0], color="0.5", linestyle="--", linewidth=1, label="raw pixels (any)")
+        _mark_alarms(axis, alarms, named=number == 0)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
+
+
+def _draw_lines(axis: Any, metrics: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    for color, name in zip(OKABE_ITO, names):
+        points = [(line["step"], float(line[name])) for line in metrics if name in line]
+        axis.plot(
+            *zip(*points),
+            color=color,
+            label=name,
+            linewidth=1.4,
+            marker="o" if len(points) < 30 else None,
+            markersize=3,
+        )
+
+
+def _mark_alarms(axis: Any, alarms: Sequence[AlarmMark], *, named: bool) -> None:
+    first = {}
+    for alarm in alarms:
+        first.setdefault(alarm.name, alarm.step)
+    for name, step in first.items():
+        axis.axvline(step, color="black", linestyle=":", linewidth=1)
+        if named:
+            place = axis.get_xaxis_transform()
+            axis.text(step, 0.02, f" {name}", rotation=90, fontsize=7, ha="right", va="bottom", transform=place)

@@ -1,11 +1,12 @@
 """What the tokens of an image tell apart, as colours: the first three principal components as red, green and blue."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flsl_jax.typing import Float, UInt8
+from flsl_jax.pictures.sheet import agg_pyplot, save_figure
+from flsl_jax.typing import Bool, Float, UInt8
 
 
 def pca_rgb(tokens: Float[np.ndarray, "I h w D"]) -> Float[np.ndarray, "I h w 3"]:
@@ -20,25 +21,77 @@ def pca_rgb(tokens: Float[np.ndarray, "I h w D"]) -> Float[np.ndarray, "I h w 3"
     Returns:
         colours from 0 to 1.
     """
-    rows = np.asarray(tokens, np.float64).reshape(-1, tokens.shape[-1])
+    coordinates = principal_coordinates(tokens.reshape(-1, tokens.shape[-1]))
+    return stretched(coordinates).reshape(*tokens.shape[:-1], 3)
+
+
+def pca_rgb_of_set(
+    grids: Sequence[Float[np.ndarray, "_ _ D"]], *, drop_background: bool = False
+) -> list[Float[np.ndarray, "_ _ 3"]]:
+    """As `pca_rgb`, of images of any sizes, with a basis for all of them.
+
+    Args:
+        grids: each image's tokens.
+        drop_background: tokens are split in two along their first component, at Otsu's threshold; the part that has
+            more of the images' borders is background and black, and the basis is that of the rest, as DINOv2 shows its
+            features.
+    """
+    rows = np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])
+    colours = np.zeros((len(rows), 3))
+    shown = _foreground(rows, grids) if drop_background else np.ones(len(rows), bool)
+    colours[shown] = stretched(principal_coordinates(rows[shown]))
+    parts = np.split(colours, np.cumsum([grid.shape[0] * grid.shape[1] for grid in grids])[:-1])
+    return [part.reshape(*grid.shape[:2], 3) for part, grid in zip(parts, grids)]
+
+
+def principal_coordinates(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N 3"]:
+    """Coordinates along the first three principal components; of each the channel with the largest weight is positive."""
+    rows = np.asarray(rows, np.float64)
     rows = rows - rows.mean(axis=0)
     _, directions = np.linalg.eigh(rows.T @ rows)
     basis = directions[:, :-4:-1]
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(3)])
-    coordinates = rows @ basis
+    return rows @ basis
+
+
+def stretched(coordinates: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Every column from its 1st to its 99th percentile, from 0 to 1."""
     low, high = np.percentile(coordinates, (1, 99), axis=0)
-    return np.clip((coordinates - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(*tokens.shape[:-1], 3)
+    return np.clip((coordinates - low) / np.maximum(high - low, 1e-12), 0, 1)
+
+
+def otsu_threshold(values: Float[np.ndarray, " N"]) -> float:
+    """Otsu's threshold: the split into two parts with the largest variance between their means, at a value's middle."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    below = np.arange(1, len(ordered))
+    sums = np.cumsum(ordered)
+    means_apart = sums[:-1] / below - (sums[-1] - sums[:-1]) / (len(ordered) - below)
+    best = int(np.argmax(below * (len(ordered) - below) * means_apart**2))
+    return float((ordered[best] + ordered[best + 1]) / 2)
+
+
+def _foreground(
+    rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray, "_ _ D"]]
+) -> Bool[np.ndarray, " N"]:
+    """The side of the first component's threshold of which less lies at a border; never less than three tokens."""
+    first = principal_coordinates(rows)[:, 0]
+    above = first > otsu_threshold(first)
+    border = []
+    for grid in grids:
+        edge = np.ones(grid.shape[:2], bool)
+        edge[1:-1, 1:-1] = False
+        border.append(edge.reshape(-1))
+    at_border = np.concatenate(border)
+    shares = [at_border[side].mean() if side.any() else 1.0 for side in (above, ~above)]
+    shown = above if shares[0] <= shares[1] else ~above
+    return shown if shown.sum() >= 3 else np.ones_like(shown)
 
 
 def save_features(
     images: UInt8[np.ndarray, "I H W 3"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
 ) -> None:
     """Writes a PNG: the images in the first row, below them a row of `pca_rgb` for each set of tokens, by its name."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = agg_pyplot()
     rows = {"image": np.asarray(images)} | {name: pca_rgb(values) for name, values in tokens.items()}
     figure, axes = plt.subplots(
         len(rows), len(images), figsize=(1.5 * len(images), 1.6 * len(rows)), squeeze=False, layout="constrained"
@@ -49,5 +102,4 @@ def save_features(
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
     figure.suptitle("tokens by their first three principal components, one basis in a row", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

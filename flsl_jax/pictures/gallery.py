@@ -1,0 +1,152 @@
+"""Draws pictures of models: each model's own, or all models in columns."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from flsl_jax.config import nearest_key
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.pictures.curves import save_curves
+from flsl_jax.pictures.images import ShownImage, file_stem
+from flsl_jax.pictures.kinds import KINDS, PictureSettings, Sheets, check_kind
+from flsl_jax.pictures.runs import Run
+from flsl_jax.pictures.sheet import save_sheet
+
+CURVES = "curves"
+NAMES = (*KINDS, CURVES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to draw: its features, and the run it comes from, where it comes from one."""
+
+    encoder: Encoder
+    run: Run | None = None
+
+    @property
+    def name(self) -> str:
+        """What columns and files call it."""
+        return self.encoder.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A PNG, the kind of picture that it is, and what it shows of which image and model."""
+
+    path: Path
+    kind: str
+    caption: str
+
+
+def choose_pictures(
+    names: Sequence[str], subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings
+) -> list[str]:
+    """The pictures to draw: those named, or where none is, the usual ones that every model can give.
+
+    Raises:
+        UserError: an unknown name, with the nearest one, or a picture that a model or the images cannot give.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"there is no picture {name!r}; {nearest_key(name, NAMES).replace('keys', 'pictures')}")
+        _check(name, subjects, images, settings)
+    if names:
+        return list(dict.fromkeys(names))
+    chosen = []
+    for name in NAMES:
+        try:
+            _check(name, subjects, images, settings)
+        except UserError:
+            continue
+        if name == CURVES or not KINDS[name].on_request:
+            chosen.append(name)
+    return chosen
+
+
+def draw(
+    names: Sequence[str],
+    subjects: Sequence[Subject],
+    images: Sequence[ShownImage],
+    *,
+    settings: PictureSettings,
+    output: Path,
+    compare: bool,
+) -> list[Drawing]:
+    """Writes PNGs: `OUTPUT/NAME.png`, or `OUTPUT/MODEL/NAME.png` for several models.
+
+    Args:
+        names: of pictures, from `choose_pictures`.
+        subjects: the models; their names differ.
+        images: to draw.
+        settings: of the pictures.
+        output: a folder; made where it is not there.
+        compare: several models in the columns of one sheet.
+    """
+    written: list[Drawing] = []
+    with tqdm(total=len(names) * len(subjects), unit="picture", disable=None) as progress:
+        for name in names:
+            progress.set_description(name)
+            if name == CURVES:
+                written += [_draw_curves(subject, output, alone=len(subjects) == 1) for subject in subjects]
+                progress.update(len(subjects))
+                continue
+            ordered = sorted(subjects, key=_ratio) if KINDS[name].by_ratio else subjects
+            sheets: dict[str, Sheets] = {}
+            for subject in ordered:
+                sheets[_column(name, subject, ordered)] = KINDS[name].sheets(subject.encoder, images, settings)
+                progress.update()
+            written += _save(name, sheets, output=output, compare=compare or KINDS[name].by_ratio)
+    return written
+
+
+def _save(name: str, sheets: Mapping[str, Sheets], *, output: Path, compare: bool) -> list[Drawing]:
+    kind, written = KINDS[name], []
+    groups = [sheets] if compare else [{model: sheet} for model, sheet in sheets.items()]
+    for group in groups:
+        folder = output if len(groups) == 1 else output / file_stem(next(iter(group)))
+        folder.mkdir(parents=True, exist_ok=True)
+        for stem in next(iter(group.values())):
+            lines = {model: sheet[stem] for model, sheet in group.items()}
+            path, model = folder / f"{stem}.png", "" if len(group) > 1 else f" ({next(iter(group))})"
+            save_sheet(path, lines, title=f"{kind.shows}{model}", scale=kind.scale)
+            image = stem.removesuffix(name).rstrip("_")
+            written.append(Drawing(path, name, f"{image}: {kind.shows}{model}" if image else f"{kind.shows}{model}"))
+    return written
+
+
+def _draw_curves(subject: Subject, output: Path, *, alone: bool) -> Drawing:
+    run = subject.run
+    assert run is not None
+    folder = output if alone else output / file_stem(subject.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "curves.png"
+    save_curves(run.metrics, path, log_centroids=run.log_centroids, alarms=run.alarms)
+    return Drawing(path, CURVES, f"training curves ({subject.name})")
+
+
+def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings) -> None:
+    needs_run = name == CURVES or KINDS[name].by_ratio
+    for subject in subjects:
+        if needs_run and (subject.run is None or (name == CURVES and not subject.run.metrics)):
+            raise UserError(
+                f"--pictures={name}: {subject.name} is no run with {'metrics' if name == CURVES else 'a config'}; "
+                "name workdirs of runs, or leave this picture out"
+            )
+    if name != CURVES:
+        check_kind(name, [subject.encoder for subject in subjects], images, settings)
+
+
+def _ratio(subject: Subject) -> float:
+    assert subject.run is not None
+    return subject.run.intra_to_inter
+
+
+def _column(name: str, subject: Subject, subjects: Sequence[Subject]) -> str:
+    """The title of a model's column."""
+    if not KINDS[name].by_ratio:
+        return subject.name
+    title = f"υ/η = {_ratio(subject):g}"
+    return title if [_ratio(other) for other in subjects].count(_ratio(subject)) == 1 else f"{title}\n{subject.name}"

@@ -1,0 +1,152 @@
+"""Images to look at: a file, a folder or the embedded scenes, at any resolution that the patches divide."""
+
+import dataclasses
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources import FolderSource
+from flsl_jax.errors import UserError
+from flsl_jax.typing import UInt8
+
+log = logging.getLogger(__name__)
+
+SCENES = "scenes"
+# Queries where none is asked for, as shares of width and height.
+_DEFAULT_PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownImage:
+    """An image as the network sees it: `pixels`; `name`, fit for a file name; width and height that its file has."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "H W 3"]
+    file_width: int
+    file_height: int
+
+    def same_as(self, other: "ShownImage") -> bool:
+        """Whether the pixels are the same."""
+        return np.array_equal(self.pixels, other.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A query place: in pixels of the image file, as a person reads and gives it, and in pixels of the shown image."""
+
+    file_x: float
+    file_y: float
+    x: float
+    y: float
+
+    @property
+    def label(self) -> str:
+        """`(x, y)` in pixels of the file."""
+        return f"({self.file_x:g}, {self.file_y:g})"
+
+    def patch(self, patch_size: int) -> tuple[int, int]:
+        """Row and column of the patch that it lies in."""
+        return int(self.y // patch_size), int(self.x // patch_size)
+
+
+def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images") -> list[ShownImage]:
+    """The first images of a file, a folder at any depth, or the embedded scenes (held-out split), resized.
+
+    The shorter side becomes `size` and the ratio is kept, both up to the nearest multiple of `multiple`.
+
+    Args:
+        spec: path, or "scenes"; a folder of that name is "./scenes".
+        limit: images at most. One that cannot be decoded is passed over with a warning, unless none is left.
+        size: of the shorter side in pixels.
+        multiple: what divides both sides, such as the patch size.
+        flag: what errors call the spec.
+
+    Raises:
+        UserError: nothing is there, or no image among it.
+    """
+    images, problem = [], ""
+    for name, source in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
+        try:
+            pixels = source if isinstance(source, np.ndarray) else decode_image(source, name=name)
+        except DecodeError as error:
+            problem = str(error)
+            log.warning("left out: %s", error)
+            continue
+        images.append(_shown(name, pixels, size=size, multiple=multiple))
+    if not images:
+        raise UserError(f"{flag}={spec}: no image can be read ({problem}); name an image file or a folder of images")
+    return _with_unique_names(images)
+
+
+def queries(image: ShownImage, places: tuple[tuple[float, float], ...]) -> list[Query]:
+    """The places of an image that a person asks for, in pixels of its file; centre and two corners where there is none.
+
+    Raises:
+        UserError: a place lies outside the image.
+    """
+    width, height = image.file_width, image.file_height
+    for x, y in places:
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(
+                f"--query={x:g},{y:g} lies outside {image.name}, which is {width}×{height} pixels; give x from 0 to "
+                f"{width - 1} and y from 0 to {height - 1}"
+            )
+    asked = places or tuple((int(x * width), int(y * height)) for x, y in _DEFAULT_PLACES)
+    shown_height, shown_width = image.pixels.shape[:2]
+    return [Query(x, y, (x + 0.5) * shown_width / width, (y + 0.5) * shown_height / height) for x, y in asked]
+
+
+def file_stem(name: str) -> str:
+    """A name without what a file name should not hold; never empty."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
+
+
+def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, bytes | np.ndarray]]:
+    """Names and encoded or decoded images."""
+    if spec == SCENES:
+        scenes = Scenes(count=limit, size=size, split="test")
+        yield from ((f"scene_{index}", scenes[index].image) for index in range(limit))
+        return
+    path = Path(spec)
+    if not path.exists():
+        raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
+    if path.is_file():
+        yield path.name, path.read_bytes()
+        return
+    source = FolderSource(path)
+    for index in range(min(limit, len(source))):
+        record = source[index]
+        yield record.name, record.image
+
+
+def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple: int) -> ShownImage:
+    height, width = pixels.shape[:2]
+    scale = size / min(height, width)
+    target = tuple(_rounded(side * scale, multiple) for side in (width, height))
+    if target != (width, height):
+        resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(target, Image.Resampling.BICUBIC)
+        pixels = np.asarray(resized)
+    stem = file_stem(str(Path(name).with_suffix("")))
+    return ShownImage(name=stem, pixels=pixels, file_width=width, file_height=height)
+
+
+def _rounded(side: float, multiple: int) -> int:
+    return max(1, round(side / multiple)) * multiple
+
+
+def _with_unique_names(images: list[ShownImage]) -> list[ShownImage]:
+    """Numbers behind names that are there more than once (`a.jpg` beside `a.png`)."""
+    counts, seen = Counter(image.name for image in images), Counter()
+    unique = []
+    for image in images:
+        seen[image.name] += 1
+        name = image.name if counts[image.name] == 1 else f"{image.name}_{seen[image.name]}"
+        unique.append(dataclasses.replace(image, name=name))
+    return unique

@@ -1,0 +1,293 @@
+"""Every kind of picture by name: from one model and the images to the panels of its sheets."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.mode_clusters import mode_clusters
+from flsl_jax.pictures.embedding import patch_colours, tsne_points
+from flsl_jax.pictures.images import Query, ShownImage, queries
+from flsl_jax.pictures.maps import aggregated_similarity, attention_maps, similarity_map
+from flsl_jax.pictures.neighbours import framed_patch, nearest_patches
+from flsl_jax.pictures.projection import pca_rgb_of_set
+from flsl_jax.pictures.sheet import OKABE_ITO, ColourPanel, Line, MapPanel, Panel, PointsPanel, Scale
+from flsl_jax.typing import Float, Int, UInt8
+
+_FINAL = "tokens"
+_OTHER_CLUSTERS = "#BBBBBB"
+# Smaller clusters are coloured, but not in the legend.
+_NAMED_SHARE = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """What pictures can be asked for. `places`: queries in pixels of the image files, none: the default ones.
+
+    `foreground`: also the PCA of what is left without the background. `inv_temp` (of unit tokens, times √D) and
+    `mode_similarity`: of the mean-shift clusters. `search`: images among which neighbours are looked for, `neighbours` of
+    them. `seed`: of t-SNE.
+    """
+
+    places: tuple[tuple[float, float], ...] = ()
+    foreground: bool = False
+    inv_temp: float = 1.0
+    mode_similarity: float = 0.9
+    search: Sequence[ShownImage] = ()
+    neighbours: int = 6
+    seed: int = 0
+
+
+Sheets = dict[str, list[Line]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of picture: `sheets` makes the lines of each PNG, by its name without suffix.
+
+    `shows`: for a person who has not seen it. `by_ratio`: columns are runs, titled with their υ/η and sorted by it.
+    `on_request`: drawn only when it is named. `check`: tells bad input before anything is encoded.
+    """
+
+    shows: str
+    sheets: Callable[[Encoder, Sequence[ShownImage], PictureSettings], Sheets]
+    scale: Scale | None = None
+    needs_network: bool = False
+    by_ratio: bool = False
+    on_request: bool = False
+
+
+def encode(encoder: Encoder, image: ShownImage) -> Float[np.ndarray, "h w D"]:
+    """Tokens of one image, on the host."""
+    return np.asarray(encoder.tokens(image.pixels[None]))[0]
+
+
+def encode_layers(encoder: Encoder, image: ShownImage) -> dict[str, Float[np.ndarray, "h w D"]]:
+    """By name: the embedded patches (layer 0), every block's output, and the tokens after the final norm.
+
+    Raw pixels have no layers, only tokens.
+    """
+    layers = {}
+    if hasattr(encoder, "layers"):
+        stream = np.asarray(encoder.layers(image.pixels[None]))[:, 0]
+        layers = {f"layer {number}": tokens for number, tokens in enumerate(stream)}
+    return layers | {_FINAL: encode(encoder, image)}
+
+
+def _ass(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    return {
+        f"{image.name}_ass": [
+            Line(
+                image,
+                {
+                    name: MapPanel(aggregated_similarity(tokens))
+                    for name, tokens in encode_layers(encoder, image).items()
+                },
+            )
+        ]
+        for image in images
+    }
+
+
+def _ass_last(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    return {
+        "ass_last": [Line(image, {"ASS": MapPanel(aggregated_similarity(encode(encoder, image)))}) for image in images]
+    }
+
+
+def _ratio(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    return {"ratio": _ass_last(encoder, images, settings)["ass_last"]}
+
+
+def _similarity(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    def lines(image: ShownImage) -> list[Line]:
+        tokens = encode(encoder, image)
+        return [
+            Line(image, {"similarity": MapPanel(similarity_map(tokens, row=row, column=column))}, query)
+            for query, row, column in _asked(encoder, image, settings)
+        ]
+
+    return {f"{image.name}_similarity": lines(image) for image in images}
+
+
+def _attention(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    def lines(image: ShownImage) -> list[Line]:
+        inputs = encoder.attention_inputs(image.pixels[None])
+        query, key = np.asarray(inputs.query)[0], np.asarray(inputs.key)[0]
+        height, width = (side // encoder.patch_size for side in image.pixels.shape[:2])
+        made = []
+        for place, row, column in _asked(encoder, image, settings):
+            maps = attention_maps(query, key, row=row, column=column, grid=(height, width))
+            named = {"mean": maps.mean(axis=0)} | {f"head {number}": values for number, values in enumerate(maps, 1)}
+            made.append(Line(image, {name: MapPanel(values / values.max()) for name, values in named.items()}, place))
+        return made
+
+    return {f"{image.name}_attention": lines(image) for image in images}
+
+
+def _tsne(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    return {
+        f"{image.name}_tsne": [
+            Line(
+                image,
+                {
+                    name: _points(tokens, image, encoder.patch_size, settings.seed)
+                    for name, tokens in encode_layers(encoder, image).items()
+                },
+            )
+        ]
+        for image in images
+    }
+
+
+def _points(tokens: Float[np.ndarray, "h w D"], image: ShownImage, patch_size: int, seed: int) -> PointsPanel:
+    points, chosen = tsne_points(tokens, seed=seed)
+    return PointsPanel(points, patch_colours(image.pixels, patch_size=patch_size)[chosen])
+
+
+def _pca(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    grids = [encode(encoder, image) for image in images]
+    panels = {"PCA": pca_rgb_of_set(grids)}
+    if settings.foreground:
+        panels["PCA, foreground"] = pca_rgb_of_set(grids, drop_background=True)
+    return {
+        "pca": [
+            Line(image, {name: ColourPanel(_bytes(colours[number])) for name, colours in panels.items()})
+            for number, image in enumerate(images)
+        ]
+    }
+
+
+def _clusters(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    def line(image: ShownImage) -> Line:
+        clusters = mode_clusters(
+            encode(encoder, image), inv_temp=settings.inv_temp, similarity=settings.mode_similarity
+        )
+        return Line(image, {"clusters": overlaid_clusters(image.pixels, clusters)})
+
+    return {"clusters": [line(image) for image in images]}
+
+
+def _neighbours(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    search = settings.search or images
+    grids = [encode(encoder, image) for image in search]
+
+    def panels(image: ShownImage, row: int, column: int, token: Float[np.ndarray, " D"]) -> Mapping[str, Panel]:
+        near = nearest_patches(token, grids, k=settings.neighbours, skip=[item.same_as(image) for item in search])
+        return {
+            f"{rank}. cos {found.cosine:.2f}": ColourPanel(
+                framed_patch(
+                    search[found.image].pixels, row=found.row, column=found.column, patch_size=encoder.patch_size
+                )
+            )
+            for rank, found in enumerate(near, 1)
+        }
+
+    sheets = {}
+    for image in images:
+        tokens = encode(encoder, image)
+        sheets[f"{image.name}_neighbours"] = [
+            Line(image, panels(image, row, column, tokens[row, column]), query)
+            for query, row, column in _asked(encoder, image, settings)
+        ]
+    return sheets
+
+
+_COSINE = "cosine with the ringed patch"
+KINDS: Mapping[str, Kind] = {
+    "ass": Kind(
+        shows="aggregated similarity score (ASS) of every layer (Fig. 3): bright where many tokens are alike",
+        sheets=_ass,
+        scale=Scale("ASS", "viridis", high=1.0),
+    ),
+    "ass_last": Kind(
+        shows="ASS of the last layer, an image a row (Fig. 6)", sheets=_ass_last, scale=Scale("ASS", "viridis", high=1.0)
+    ),
+    "ratio": Kind(
+        shows="ASS of the last layer against υ/η, a run a column (Fig. 5)",
+        sheets=_ratio,
+        scale=Scale("ASS", "viridis", high=1.0),
+        by_ratio=True,
+        on_request=True,
+    ),
+    "similarity": Kind(
+        shows="cosine of every token with the one of a query patch",
+        sheets=_similarity,
+        scale=Scale(_COSINE, "viridis", high=1.0),
+    ),
+    "attention": Kind(
+        shows="where a query patch looks in the last block: every head and their mean (Fig. 4a)",
+        sheets=_attention,
+        scale=Scale("attention of the ringed patch / its maximum", "cividis", low=0.0, high=1.0),
+        needs_network=True,
+    ),
+    "tsne": Kind(
+        shows="t-SNE of the tokens of every layer (Fig. 4b); a point is a patch, in its mean colour",
+        sheets=_tsne,
+        on_request=True,
+    ),
+    "pca": Kind(
+        shows="tokens by their first three principal components, as red, green and blue, in one basis for all images",
+        sheets=_pca,
+    ),
+    "clusters": Kind(shows="mean-shift clusters of the tokens over the image", sheets=_clusters),
+    "neighbours": Kind(
+        shows="the patches of other images that are nearest to a query patch", sheets=_neighbours, on_request=True
+    ),
+}
+
+
+def overlaid_clusters(pixels: UInt8[np.ndarray, "H W 3"], clusters: Int[np.ndarray, "h w"]) -> ColourPanel:
+    """The image under the colours of its largest clusters (the rest in grey), white lines between clusters.
+
+    Args:
+        pixels: of the image; the grid of clusters divides it.
+        clusters: numbers from 0, the largest cluster first.
+    """
+    count = int(clusters.max()) + 1
+    palette = [*OKABE_ITO[: min(count, len(OKABE_ITO))], *([_OTHER_CLUSTERS] * max(0, count - len(OKABE_ITO)))]
+    rgb = np.array([[int(color[start : start + 2], 16) for start in (1, 3, 5)] for color in palette])
+    repeats = pixels.shape[0] // clusters.shape[0]
+    full = clusters.repeat(repeats, axis=0).repeat(repeats, axis=1)
+    grey = pixels.mean(axis=-1, keepdims=True)
+    blended = np.round(0.45 * grey + 0.55 * rgb[full])
+    edge = np.zeros(full.shape, bool)
+    edge[1:] |= full[1:] != full[:-1]
+    edge[:, 1:] |= full[:, 1:] != full[:, :-1]
+    blended[edge] = 255
+    shares = np.bincount(clusters.reshape(-1), minlength=count) / clusters.size
+    legend = [(color, f"{share:.0%}") for color, share in zip(OKABE_ITO, shares) if share >= _NAMED_SHARE]
+    if count > len(OKABE_ITO):
+        legend.append((_OTHER_CLUSTERS, f"{count - len(OKABE_ITO)} more: {shares[len(OKABE_ITO) :].sum():.0%}"))
+    return ColourPanel(blended.astype(np.uint8), tuple(legend))
+
+
+def check_kind(name: str, encoders: Sequence[Encoder], images: Sequence[ShownImage], settings: PictureSettings) -> None:
+    """Refuses a picture that a model or the images cannot give, before anything is encoded.
+
+    Raises:
+        UserError: which model cannot, or what is missing.
+    """
+    kind = KINDS[name]
+    for encoder in encoders:
+        if kind.needs_network and not hasattr(encoder, "attention_inputs"):
+            raise UserError(f"--pictures={name}: {encoder.name} has no attention; leave it or this picture out")
+    if name == "neighbours":
+        search = settings.search or images
+        for image in images:
+            if all(item.same_as(image) for item in search):
+                raise UserError(
+                    f"--pictures=neighbours: there is no other image than {image.name} to search; give more --images, or "
+                    "--search=DIR"
+                )
+
+
+def _asked(encoder: Encoder, image: ShownImage, settings: PictureSettings) -> list[tuple[Query, int, int]]:
+    """Queries with the row and column of their patch."""
+    return [(query, *query.patch(encoder.patch_size)) for query in queries(image, settings.places)]
+
+
+def _bytes(colours: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    return np.round(255 * colours).astype(np.uint8)

@@ -1,0 +1,209 @@
+"""`report.html`: one page about one or several models that needs no network, to read on a screen, a phone or paper."""
+
+import base64
+import dataclasses
+import datetime
+import html
+import importlib.resources
+import json
+import os
+import string
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flsl_jax.config import Config, to_dict
+from flsl_jax.errors import UserError
+from flsl_jax.pictures.curves import save_curves
+from flsl_jax.pictures.gallery import CURVES, Drawing, Subject
+from flsl_jax.pictures.runs import Run
+
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """A part of the page: its heading, which is also its anchor, and its HTML."""
+
+    heading: str
+    body: str
+
+
+def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Drawing]) -> None:
+    """Writes the page, whole or not at all.
+
+    What was trained; the curves with the monitor's alarms; the results of evaluations, models beside each other where their
+    protocols are equal, with the number that the paper or a peer reports; the pictures.
+
+    Args:
+        path: of the page; its folder is made where it is not there.
+        subjects: the models; one without a run has a name and pictures only.
+        drawings: embedded in this order, but for the curves, which are there anyway.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    sections = [
+        _Section("What was trained", "".join(map(_trained, subjects))),
+        _Section("Training", "".join(map(_training, [subject for subject in subjects if subject.run]))),
+        _Section("Evaluation", _evaluation(subjects)),
+        _Section("What it sees", "".join(_figure(item.path, item.caption) for item in drawings if item.kind != CURVES)),
+    ]
+    shown = [section for section in sections if section.body]
+    names = ", ".join(subject.name for subject in subjects)
+    page = string.Template(importlib.resources.files("flsl_jax.pictures").joinpath("report.html").read_text("utf-8"))
+    text = page.substitute(
+        title=_escape(names),
+        subtitle=f"FLSL features, as of {datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
+        navigation=" ".join(f'<a href="#{_anchor(section)}">{section.heading}</a>' for section in shown),
+        sections="\n".join(
+            f'<section id="{_anchor(section)}">\n<h2>{section.heading}</h2>\n{section.body}</section>' for section in shown
+        ),
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another --output") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _trained(subject: Subject) -> str:
+    """What one model is."""
+    run = subject.run
+    heading = f"<h3>{_escape(subject.name)}</h3>"
+    if run is None:
+        size = f"{subject.encoder.image_size} px, patches of {subject.encoder.patch_size} px"
+        return f"{heading}<p>{size}; not a run of this program, so its training is not known.</p>"
+    rows = [(_escape(name), _escape(value)) for name, value in _facts(run)]
+    config = _escape(json.dumps(to_dict(run.config), indent=2))
+    return (
+        f"{heading}{_table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    config = run.config
+    model, objective = config.model, config.objective
+    parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters.items())
+    updates = "not known" if run.step is None else f"{run.step:,} of {config.batch_size} images"
+    facts = [
+        ("network", f"ViT, {model.depth} blocks, width {model.width}, {model.num_heads} heads, "
+                    f"patches of {model.patch_size} px"),
+        ("parameters", f"{sum(run.parameters.values()):,} ({parts})"),
+        ("views", f"{config.views.recipe} recipe, {config.views.size} px"),
+        ("data", _data(config)),
+        ("updates", f"{updates}; config: {config.epochs} epochs"),
+        ("objective", f"υ {_ends(objective.intra_weight)}, η {objective.inter_weight:g}, γ {objective.volume_weight:g}; "
+                      f"{config.head.centroids} centroids; targets: {objective.targets}"),
+        ("optimiser", f"AdamW, lr {config.optimizer.lr:g} per 256 images, weight decay {_ends(config.optimizer.weight_decay)}, "
+                      f"teacher momentum {_ends(config.teacher.momentum)}, seed {config.seed}"),
+    ]
+    if run.training_seconds is not None:
+        facts.append(("time", f"{_duration(run.training_seconds)} of steps, evaluations and checkpoints apart"))
+    return facts
+
+
+def _data(config: Config) -> str:
+    data = config.data
+    words = [data.name, data.dataset, data.root, f"{data.count} of {data.scene_size} px" if data.count else ""]
+    return " ".join(filter(None, words))
+
+
+def _ends(schedule: Any) -> str:
+    return f"{schedule.start:g}" if schedule.start == schedule.end else f"{schedule.start:g} → {schedule.end:g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _training(subject: Subject) -> str:
+    """Curves and alarms of one run."""
+    run = subject.run
+    assert run is not None
+    if not run.metrics:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "curves.svg"
+        save_curves(run.metrics, drawn, log_centroids=run.log_centroids, alarms=run.alarms)
+        curves = _figure(drawn, f"Curves of {subject.name}; a dotted line is where an alarm of the monitor was raised first.")
+    if not run.alarms:
+        return f"<h3>{_escape(subject.name)}</h3>{curves}<p>The monitor raised no alarm.</p>\n"
+    rows = [(f"{alarm.step:,}", f"{_escape(alarm.name)}: {_escape(alarm.message)}") for alarm in run.alarms]
+    caption = "Alarms of the monitor, each at its first step and where it was repeated."
+    table = _table(rows, head=("step", "alarm"), caption=caption)
+    return f'<h3>{_escape(subject.name)}</h3>{curves}<div class="alarm">{table}</div>\n'
+
+
+def _evaluation(subjects: Sequence[Subject]) -> str:
+    """A table for each protocol: models in columns, metrics in rows; then the protocols' own rows."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for subject in subjects:
+        for result in subject.run.results if subject.run else ():
+            same = json.dumps([result["task"], result.get("settings")], sort_keys=True)
+            if result not in groups.setdefault(same, []):
+                groups[same].append(result)
+    return "".join(map(_protocol, groups.values()))
+
+
+def _protocol(results: Sequence[Mapping[str, Any]]) -> str:
+    first = results[0]
+    metrics = dict.fromkeys(name for result in results for name in result["metrics"])
+    rows = [(_escape(name), *(_number(result["metrics"].get(name)) for result in results)) for name in metrics]
+    parts = [f"<h3>{_escape(first['task'])}</h3>", f"<p>{_escape(first['judges'])}</p>" if first.get("judges") else ""]
+    parts.append(_table(rows, head=("", *(_escape(result["model"]["name"]) for result in results)), numbers=True))
+    if first.get("reference"):
+        parts.append(f'<p class="soft">To compare: {_escape(first["reference"])}</p>')
+    for result in results:
+        if result.get("rows"):
+            table = _rows_table(result["rows"])
+            parts.append(f"<details><summary>In detail: {_escape(result['model']['name'])}</summary>{table}</details>")
+    settings = json.dumps(first.get("settings", {}), indent=2)
+    parts.append(f"<details><summary>Every parameter of the protocol</summary><pre>{_escape(settings)}</pre></details>\n")
+    return "".join(parts)
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [[_number(value) for value in row.values()] for row in rows]
+    return _table(cells, head=[_escape(name) for name in rows[0]], numbers=True)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else _escape(str(value))
+
+
+def _table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: str = "", numbers: bool = False) -> str:
+    """A table that scrolls where it is too wide, of cells that are HTML; the first column heads its rows."""
+    kind = ' class="number"' if numbers else ""
+    lines = ['<div class="scroll"><table>', f"<caption>{caption}</caption>" if caption else ""]
+    if head:
+        cells = "".join(f"<th{kind}>{cell}</th>" for cell in head[1:])
+        lines.append(f"<thead><tr><th>{head[0]}</th>{cells}</tr></thead>")
+    lines.append("<tbody>")
+    for row in rows:
+        lines.append(f"<tr><th>{row[0]}</th>{''.join(f'<td{kind}>{cell}</td>' for cell in row[1:])}</tr>")
+    return "\n".join([*filter(None, lines), "</tbody></table></div>\n"])
+
+
+def _figure(path: Path, caption: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    image = f'<img src="data:{_MIME[path.suffix]};base64,{data}" alt="{_escape(caption)}">'
+    return f'<figure class="wide"><div class="scroll">{image}</div><figcaption>{_escape(caption)}</figcaption></figure>\n'
+
+
+def _anchor(section: _Section) -> str:
+    return section.heading.lower().replace(" ", "-")
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=True)

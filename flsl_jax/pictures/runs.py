@@ -1,0 +1,55 @@
+"""What pictures and the report show of a run beside its features."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from flsl_jax.config import Config
+
+
+class AlarmMark(Protocol):
+    """An alarm of the monitor: its name, the step of the reading that raised it, and what it says."""
+
+    name: str
+    step: int
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's config, the lines of its metrics.jsonl, the alarms that these raise, and its evaluations' results.
+
+    `step`: updates done, None where that is not known. `parameters`: their number by part of the network. `results`: the
+    contents of the JSON files that `python -m flsl_jax.evaluate` writes.
+    """
+
+    config: Config
+    step: int | None
+    parameters: Mapping[str, int]
+    metrics: Sequence[dict[str, Any]] = ()
+    alarms: Sequence[AlarmMark] = ()
+    results: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def log_centroids(self) -> float:
+        """ln K."""
+        return math.log(self.config.head.centroids)
+
+    @property
+    def intra_to_inter(self) -> float:
+        """υ/η at the end of the run (paper, Sec. 5.6); infinite where η is 0."""
+        intra, inter = self.config.objective.intra_weight.end, self.config.objective.inter_weight
+        return intra / inter if inter else math.inf
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Time of the steps, from the rates in the metrics; without evaluations and checkpoints."""
+        lines = [line for line in self.metrics if "images_per_sec" in line]
+        steps = [0, *(line["step"] for line in lines)]
+        rates = [float(line["images_per_sec"]) for line in lines]
+        if not rates or min(rates) <= 0:
+            return None
+        return sum(
+            (after - before) * self.config.batch_size / rate for before, after, rate in zip(steps, steps[1:], rates)
+        )

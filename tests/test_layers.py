@@ -19,8 +19,8 @@ LAYERS = (
     {"pictures"},
     {"training"},
     {"weights"},
-    {"train"},
-    {"main", "evaluate", "prepare", "__init__"},
+    {"train", "album"},
+    {"main", "evaluate", "prepare", "visualize", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

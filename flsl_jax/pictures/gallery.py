@@ -21,15 +21,11 @@ NAMES = (*KINDS, CURVES)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model to draw: its features, and the run it comes from, where it comes from one."""
+    """A model to draw: what columns and files call it, its features, and the run it comes from, where it does from one."""
 
+    name: str
     encoder: Encoder
     run: Run | None = None
-
-    @property
-    def name(self) -> str:
-        """What columns and files call it."""
-        return self.encoder.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +86,8 @@ def draw(
         for name in names:
             progress.set_description(name)
             if name == CURVES:
-                written += [_draw_curves(subject, output, alone=len(subjects) == 1) for subject in subjects]
+                runs = [subject for subject in subjects if _has_curves(subject)]
+                written += [_draw_curves(subject, output, alone=len(runs) == 1) for subject in runs]
                 progress.update(len(subjects))
                 continue
             ordered = sorted(subjects, key=_ratio) if KINDS[name].by_ratio else subjects
@@ -128,15 +125,18 @@ def _draw_curves(subject: Subject, output: Path, *, alone: bool) -> Drawing:
 
 
 def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings) -> None:
-    needs_run = name == CURVES or KINDS[name].by_ratio
+    if name == CURVES:
+        if not any(map(_has_curves, subjects)):
+            raise UserError(f"--pictures={CURVES}: no --model is a run with metrics; name a run's workdir")
+        return
     for subject in subjects:
-        if needs_run and (subject.run is None or (name == CURVES and not subject.run.metrics)):
-            raise UserError(
-                f"--pictures={name}: {subject.name} is no run with {'metrics' if name == CURVES else 'a config'}; "
-                "name workdirs of runs, or leave this picture out"
-            )
-    if name != CURVES:
-        check_kind(name, [subject.encoder for subject in subjects], images, settings)
+        if KINDS[name].by_ratio and subject.run is None:
+            raise UserError(f"--pictures={name}: {subject.name} is no run, so its υ/η is not known; name workdirs of runs")
+    check_kind(name, [subject.encoder for subject in subjects], images, settings)
+
+
+def _has_curves(subject: Subject) -> bool:
+    return subject.run is not None and bool(subject.run.metrics)
 
 
 def _ratio(subject: Subject) -> float:

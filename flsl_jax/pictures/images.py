@@ -85,6 +85,19 @@ def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = 
     return _with_unique_names(images)
 
 
+def parse_place(text: str) -> tuple[float, float]:
+    """The two numbers of `x,y`.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--query={text}: expected x,y in pixels of the image, such as --query=120,80") from None
+    return x, y
+
+
 def queries(image: ShownImage, places: tuple[tuple[float, float], ...]) -> list[Query]:
     """The places of an image that a person asks for, in pixels of its file; centre and two corners where there is none.
 

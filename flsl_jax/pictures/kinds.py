@@ -11,7 +11,7 @@ from flsl_jax.evaluation.mode_clusters import mode_clusters
 from flsl_jax.pictures.embedding import patch_colours, tsne_points
 from flsl_jax.pictures.images import Query, ShownImage, queries
 from flsl_jax.pictures.maps import aggregated_similarity, attention_maps, similarity_map
-from flsl_jax.pictures.neighbours import framed_patch, nearest_patches
+from flsl_jax.pictures.neighbours import FRAME, framed_patch, nearest_patches
 from flsl_jax.pictures.projection import pca_rgb_of_set
 from flsl_jax.pictures.sheet import OKABE_ITO, ColourPanel, Line, MapPanel, Panel, PointsPanel, Scale
 from flsl_jax.typing import Float, Int, UInt8
@@ -177,10 +177,11 @@ def _neighbours(encoder: Encoder, images: Sequence[ShownImage], settings: Pictur
     def panels(image: ShownImage, row: int, column: int, token: Float[np.ndarray, " D"]) -> Mapping[str, Panel]:
         near = nearest_patches(token, grids, k=settings.neighbours, skip=[item.same_as(image) for item in search])
         return {
-            f"{rank}. cos {found.cosine:.2f}": ColourPanel(
+            f"nearest {rank}": ColourPanel(
                 framed_patch(
                     search[found.image].pixels, row=found.row, column=found.column, patch_size=encoder.patch_size
-                )
+                ),
+                legend=((FRAME, f"cos {found.cosine:.2f}, {search[found.image].name[-20:]}"),),
             )
             for rank, found in enumerate(near, 1)
         }

@@ -10,7 +10,7 @@ from flsl_jax.typing import Float, UInt8
 
 # Patches of context on each side of a neighbour.
 _CONTEXT = 2
-_FRAME = (213, 94, 0)
+FRAME = "#D55E00"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,5 +64,5 @@ def framed_patch(
     inside = np.zeros(framed.shape[:2], bool)
     inside[y : y + patch_size, x : x + patch_size] = True
     inside[y + 1 : y + patch_size - 1, x + 1 : x + patch_size - 1] = False
-    framed[inside] = _FRAME
+    framed[inside] = bytearray.fromhex(FRAME[1:])
     return framed

@@ -168,6 +168,8 @@ def _wrapped(lines: Sequence[Line]) -> list[_Row]:
         cells = list(line.panels.items())
         for start in range(0, len(cells), _WRAP):
             rows.append(_Row(line, _line_label(line, lines), cells[start : start + _WRAP]))
+            if len(rows) > 1 and len(cells) <= _WRAP and list(line.panels) == list(rows[0].line.panels):
+                rows[-1] = dataclasses.replace(rows[-1], cells=[("", panel) for _, panel in cells])
     return rows
 
 

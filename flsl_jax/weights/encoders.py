@@ -25,14 +25,16 @@ class OpenedModel:
     """An encoder and where it comes from.
 
     `source`: the word it was asked for by. `step`: updates it was trained for, None where that is not known. `config`: of
-    its run, None for others. `results`: the folder where its results go unless another is named: `results/` of a run's
-    workdir, in it `step_S/`, `untrained/` and `pixels/` for one checkpoint and the baselines; None for what has no workdir.
+    its run, None for others; `workdir`: of that run. `results`: the folder where its results go unless another is named:
+    `results/` of a run's workdir, in it `step_S/`, `untrained/` and `pixels/` for one checkpoint and the baselines; None for
+    what has no workdir.
     """
 
     encoder: Encoder
     source: str
     step: int | None = None
     config: Config | None = None
+    workdir: Path | None = None
     results: Path | None = None
 
     def description(self) -> dict[str, str | int | None]:
@@ -81,7 +83,12 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
         encoder = NetworkEncoder(backbone, name=f"{workdir}, untrained", inv_temp=config.objective.self_inv_temp.end)
     step = 0 if kind == "untrained" else None
     return OpenedModel(
-        encoder=encoder, source=f"{kind}:{workdir}", step=step, config=config, results=workdir / "results" / kind
+        encoder=encoder,
+        source=f"{kind}:{workdir}",
+        step=step,
+        config=config,
+        workdir=workdir,
+        results=workdir / "results" / kind,
     )
 
 
@@ -102,7 +109,7 @@ def _trained(source: str) -> OpenedModel:
         return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
     encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=config.objective.self_inv_temp.end)
-    return OpenedModel(encoder=encoder, source=source, step=step, config=config, results=results)
+    return OpenedModel(encoder=encoder, source=source, step=step, config=config, workdir=workdir, results=results)
 
 
 def read_run_config(workdir: Path) -> Config:

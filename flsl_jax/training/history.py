@@ -1,0 +1,52 @@
+"""A run as pictures and the report show it, read back from its workdir."""
+
+import math
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from flsl_jax.config import Config
+from flsl_jax.evaluation.results import read_results
+from flsl_jax.pictures.runs import Run
+from flsl_jax.training.monitor import Alarm, Monitor
+from flsl_jax.training.state import build_network
+from flsl_jax.training.writers import read_metrics
+
+
+def read_run(config: Config, *, workdir: Path, step: int | None, results: Path | None) -> Run:
+    """What is known of a run up to a step.
+
+    Args:
+        config: of the run.
+        workdir: with its metrics.jsonl; a run that never was in it has no metrics.
+        step: updates done; None: of something that is not trained, without metrics.
+        results: folder of its evaluations' results, which need not be there.
+
+    Raises:
+        UserError: a file among the results is none.
+    """
+    metrics = [line for line in read_metrics(workdir / "metrics.jsonl") if step is not None and line["step"] <= step]
+    return Run(
+        config=config,
+        step=step,
+        parameters=_parameters(config),
+        metrics=metrics if step else (),
+        alarms=_alarms(metrics, num_centroids=config.head.centroids),
+        results=read_results(results) if results is not None and results.is_dir() else (),
+    )
+
+
+def _alarms(metrics: list[dict[str, float]], *, num_centroids: int) -> list[Alarm]:
+    """Those that training raised: they are not in metrics.jsonl, but its lines are all that the monitor sees."""
+    monitor = Monitor(num_centroids=num_centroids)
+    readings = [line for line in metrics if "mean_entropy" in line]
+    return [alarm for line in readings for alarm in monitor.update(int(line["step"]), line)]
+
+
+def _parameters(config: Config) -> dict[str, int]:
+    network = nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0)))
+    return {
+        part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(getattr(network, part), nnx.Param)))
+        for part in ("backbone", "head")
+    }

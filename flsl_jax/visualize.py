@@ -1,0 +1,73 @@
+"""Shows what a model sees: `python -m flsl_jax.visualize --model=runs/quickstart --images=scenes --output=DIR [--report]`.
+
+Any image, any resolution, any model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. Every picture
+is a PNG named after its image and what it shows. docs/pictures.md says what each of them is for.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from flsl_jax.errors import UserError, run_door
+from flsl_jax.pictures.gallery import NAMES, PictureSettings
+from flsl_jax.pictures.images import parse_place
+
+_MODEL = flags.DEFINE_list(
+    "model",
+    None,
+    "What to look into, with commas between several: a run's workdir, WORKDIR/checkpoints/STEP, a weight file, "
+    "untrained:WORKDIR, pixels:WORKDIR, or pixels (with --patch_size).",
+)
+_IMAGES = flags.DEFINE_string("images", None, 'A folder of images, one image file, or "scenes" (embedded, synthetic).')
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.")
+_PICTURES = flags.DEFINE_list(
+    "pictures", [], f"Which pictures, of {', '.join(NAMES)}; by default all but tsne, neighbours and ratio."
+)
+_QUERY = flags.DEFINE_multi_string(
+    "query", [], "x,y of a patch that probes ask about, in pixels of the image file; repeat it for more. Default: three places."
+)
+_SIZE = flags.DEFINE_integer("size", 0, "Shorter side in pixels that images are resized to; 0: as trained.", 0, 8192)
+_LIMIT = flags.DEFINE_integer("limit", 8, "Images at most.", lower_bound=1, upper_bound=200)
+_COMPARE = flags.DEFINE_bool("compare", False, "Several models in the columns of one sheet, instead of a folder each.")
+_REPORT = flags.DEFINE_bool("report", False, "Also write report.html: training, evaluations and pictures on one page.")
+_FOREGROUND = flags.DEFINE_bool("foreground", False, "Of pca: also without the background.")
+_INV_TEMP = flags.DEFINE_float("inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens is this times √D.", 0.0)
+_SIMILARITY = flags.DEFINE_float("mode_similarity", 0.9, "Of clusters: cosine from which two modes are one.", -1.0, 1.0)
+_SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; by default those of --images.")
+_SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks the flags and draws."""
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
+    for flag, example in ((_MODEL, "runs/quickstart"), (_IMAGES, "scenes"), (_OUTPUT, "pictures")):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; such as --{flag.name}={example}")
+    settings = PictureSettings(
+        places=tuple(map(parse_place, _QUERY.value)),
+        foreground=_FOREGROUND.value,
+        inv_temp=_INV_TEMP.value,
+        mode_similarity=_SIMILARITY.value,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+    from flsl_jax.album import Album, make_album
+
+    written = make_album(
+        Album(
+            models=_MODEL.value, images=_IMAGES.value, output=Path(_OUTPUT.value), pictures=_PICTURES.value,
+            settings=settings, size=_SIZE.value, limit=_LIMIT.value, search=_SEARCH.value,
+            search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, compare=_COMPARE.value, report=_REPORT.value,
+        )
+    )  # fmt: skip
+    print("\n".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_door(main)

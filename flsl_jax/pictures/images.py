@@ -111,7 +111,7 @@ def queries(image: ShownImage, places: tuple[tuple[float, float], ...]) -> list[
                 f"--query={x:g},{y:g} lies outside {image.name}, which is {width}×{height} pixels; give x from 0 to "
                 f"{width - 1} and y from 0 to {height - 1}"
             )
-    asked = places or tuple((int(x * width), int(y * height)) for x, y in _DEFAULT_PLACES)
+    asked = places or tuple((float(int(x * width)), float(int(y * height))) for x, y in _DEFAULT_PLACES)
     shown_height, shown_width = image.pixels.shape[:2]
     return [Query(x, y, (x + 0.5) * shown_width / width, (y + 0.5) * shown_height / height) for x, y in asked]
 
@@ -150,7 +150,7 @@ def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple
     return ShownImage(name=stem, pixels=pixels, file_width=width, file_height=height)
 
 
-def _rounded(side: float, multiple: int) -> int:
+def _rounded(side: int | float, multiple: int) -> int:
     return max(1, round(side / multiple)) * multiple
 
 

@@ -10,8 +10,10 @@ import os
 import string
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from PIL import Image
 
 from flsl_jax.config import Config, to_dict
 from flsl_jax.errors import UserError
@@ -48,28 +50,30 @@ def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Dra
         _Section("What was trained", "".join(map(_trained, subjects))),
         _Section("Training", "".join(map(_training, [subject for subject in subjects if subject.run]))),
         _Section("Evaluation", _evaluation(subjects)),
-        _Section("What it sees", "".join(_figure(item.path, item.caption) for item in drawings if item.kind != CURVES)),
+        _Section("What it sees", _pictures(drawings)),
     ]
     shown = [section for section in sections if section.body]
-    names = ", ".join(subject.name for subject in subjects)
+    names = " · ".join(subject.name for subject in subjects)
     page = string.Template(importlib.resources.files("flsl_jax.pictures").joinpath("report.html").read_text("utf-8"))
     text = page.substitute(
         title=_escape(names),
         subtitle=f"FLSL features, as of {datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
         navigation=" ".join(f'<a href="#{_anchor(section)}">{section.heading}</a>' for section in shown),
         sections="\n".join(
-            f'<section id="{_anchor(section)}">\n<h2>{section.heading}</h2>\n{section.body}</section>' for section in shown
+            f'<section id="{_anchor(section)}">\n<h2>{section.heading}</h2>\n{section.body}</section>'
+            for section in shown
         ),
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another --output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _trained(subject: Subject) -> str:
@@ -81,9 +85,7 @@ def _trained(subject: Subject) -> str:
         return f"{heading}<p>{size}; not a run of this program, so its training is not known.</p>"
     rows = [(_escape(name), _escape(value)) for name, value in _facts(run)]
     config = _escape(json.dumps(to_dict(run.config), indent=2))
-    return (
-        f"{heading}{_table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
-    )
+    return f"{heading}{_table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -92,16 +94,25 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters.items())
     updates = "not known" if run.step is None else f"{run.step:,} of {config.batch_size} images"
     facts = [
-        ("network", f"ViT, {model.depth} blocks, width {model.width}, {model.num_heads} heads, "
-                    f"patches of {model.patch_size} px"),
+        (
+            "network",
+            f"ViT, {model.depth} blocks, width {model.width}, {model.num_heads} heads, "
+            f"patches of {model.patch_size} px",
+        ),
         ("parameters", f"{sum(run.parameters.values()):,} ({parts})"),
         ("views", f"{config.views.recipe} recipe, {config.views.size} px"),
         ("data", _data(config)),
         ("updates", f"{updates}; config: {config.epochs} epochs"),
-        ("objective", f"υ {_ends(objective.intra_weight)}, η {objective.inter_weight:g}, γ {objective.volume_weight:g}; "
-                      f"{config.head.centroids} centroids; targets: {objective.targets}"),
-        ("optimiser", f"AdamW, lr {config.optimizer.lr:g} per 256 images, weight decay {_ends(config.optimizer.weight_decay)}, "
-                      f"teacher momentum {_ends(config.teacher.momentum)}, seed {config.seed}"),
+        (
+            "objective",
+            f"υ {_ends(objective.intra_weight)}, η {objective.inter_weight:g}, γ {objective.volume_weight:g}; "
+            f"{config.head.centroids} centroids; targets: {objective.targets}",
+        ),
+        (
+            "optimiser",
+            f"AdamW, lr {config.optimizer.lr:g} per 256 images, weight decay {_ends(config.optimizer.weight_decay)}, "
+            f"teacher momentum {_ends(config.teacher.momentum)}, seed {config.seed}",
+        ),
     ]
     if run.training_seconds is not None:
         facts.append(("time", f"{_duration(run.training_seconds)} of steps, evaluations and checkpoints apart"))
@@ -134,7 +145,11 @@ def _training(subject: Subject) -> str:
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "curves.svg"
         save_curves(run.metrics, drawn, log_centroids=run.log_centroids, alarms=run.alarms)
-        curves = _figure(drawn, f"Curves of {subject.name}; a dotted line is where an alarm of the monitor was raised first.")
+        curves = _figure(
+            drawn,
+            f"Curves of {subject.name}; a dotted line is where an alarm of the monitor was raised first.",
+            wide=True,
+        )
     if not run.alarms:
         return f"<h3>{_escape(subject.name)}</h3>{curves}<p>The monitor raised no alarm.</p>\n"
     rows = [(f"{alarm.step:,}", f"{_escape(alarm.name)}: {_escape(alarm.message)}") for alarm in run.alarms]
@@ -159,15 +174,18 @@ def _protocol(results: Sequence[Mapping[str, Any]]) -> str:
     metrics = dict.fromkeys(name for result in results for name in result["metrics"])
     rows = [(_escape(name), *(_number(result["metrics"].get(name)) for result in results)) for name in metrics]
     parts = [f"<h3>{_escape(first['task'])}</h3>", f"<p>{_escape(first['judges'])}</p>" if first.get("judges") else ""]
-    parts.append(_table(rows, head=("", *(_escape(result["model"]["name"]) for result in results)), numbers=True))
+    names = _short_names([result["model"]["name"] for result in results])
+    parts.append(_table(rows, head=("", *map(_escape, names)), numbers=True))
     if first.get("reference"):
-        parts.append(f'<p class="soft">To compare: {_escape(first["reference"])}</p>')
-    for result in results:
+        parts.append(f'<p class="soft">The same protocol, on the data it names: {_escape(first["reference"])}</p>')
+    for name, result in zip(names, results):
         if result.get("rows"):
             table = _rows_table(result["rows"])
-            parts.append(f"<details><summary>In detail: {_escape(result['model']['name'])}</summary>{table}</details>")
+            parts.append(f"<details><summary>In detail: {_escape(name)}</summary>{table}</details>")
     settings = json.dumps(first.get("settings", {}), indent=2)
-    parts.append(f"<details><summary>Every parameter of the protocol</summary><pre>{_escape(settings)}</pre></details>\n")
+    parts.append(
+        f"<details><summary>Every parameter of the protocol</summary><pre>{_escape(settings)}</pre></details>\n"
+    )
     return "".join(parts)
 
 
@@ -195,10 +213,31 @@ def _table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: 
     return "\n".join([*filter(None, lines), "</tbody></table></div>\n"])
 
 
-def _figure(path: Path, caption: str) -> str:
+def _figure(path: Path, caption: str, *, width: int = 960, wide: bool = False) -> str:
+    """An embedded picture; `width` in CSS pixels, which a phone scrolls over and no screen exceeds unless it is wide."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     image = f'<img src="data:{_MIME[path.suffix]};base64,{data}" alt="{_escape(caption)}">'
-    return f'<figure class="wide"><div class="scroll">{image}</div><figcaption>{_escape(caption)}</figcaption></figure>\n'
+    kind = ' class="wide"' if wide else ""
+    return (
+        f'<figure{kind} style="--width: {width}px"><div class="scroll">{image}</div>'
+        f"<figcaption>{_escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _pictures(drawings: Sequence[Drawing]) -> str:
+    """All but the curves, which are there anyway."""
+    figures = []
+    for drawing in drawings:
+        if drawing.kind != CURVES:
+            with Image.open(drawing.path) as picture:
+                figures.append(_figure(drawing.path, drawing.caption, width=picture.width))
+    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Without the folders before them, where that tells them apart."""
+    short = [PurePath(name).name for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)
 
 
 def _anchor(section: _Section) -> str:

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flsl_jax.config import Config
 
 
+@runtime_checkable
 class AlarmMark(Protocol):
     """An alarm of the monitor: its name, the step of the reading that raised it, and what it says."""
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -37,7 +38,7 @@ def read_run(config: Config, *, workdir: Path, step: int | None, results: Path |
     )
 
 
-def _alarms(metrics: list[dict[str, float]], *, num_centroids: int) -> list[Alarm]:
+def _alarms(metrics: list[dict[str, Any]], *, num_centroids: int) -> list[Alarm]:
     """Those that training raised: they are not in metrics.jsonl, but its lines are all that the monitor sees."""
     monitor = Monitor(num_centroids=num_centroids)
     readings = [line for line in metrics if "mean_entropy" in line]

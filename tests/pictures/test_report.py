@@ -1,0 +1,113 @@
+"""The page: whole, self-contained, and what it says."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from flsl_jax.errors import UserError
+from flsl_jax.pictures.gallery import Subject, draw
+from flsl_jax.pictures.kinds import PictureSettings
+from flsl_jax.pictures.report import write_report
+from flsl_jax.pictures.runs import Run
+from flsl_jax.training.monitor import Alarm
+from tests.pictures.regions import RegionEncoder, red_left_blue_right
+from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; keeps what a page loads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "srcset") or (name == "href" and tag != "a")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def result(name, value, **settings):
+    return {
+        "task": "bbox_knn",
+        "judges": "who <is> it?",
+        "reference": "paper: 76.7 %",
+        "model": {"name": name},
+        "metrics": {"any": value, "token": None},
+        "rows": [{"class": "star", "any": 0.25}],
+        "settings": settings,
+    }
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    run = Run(
+        config=tiny_config(),
+        step=1200,
+        parameters={"backbone": 1000, "head": 234},
+        metrics=[{"step": step, "loss": 1 / step, "images_per_sec": 4.0} for step in (600, 1200)],
+        alarms=[Alarm(name="one_centroid", step=600, value=0.1, message="collapse to <few> centroids")],
+        results=[result("runs/a", 0.625, k=20), result("runs/b", 0.5, k=20), result("runs/b", 0.125, k=5)],
+    )
+    subjects = [
+        Subject(name="a & b", encoder=RegionEncoder(), run=run),
+        Subject(name="weights.safetensors", encoder=RegionEncoder()),
+    ]
+    images = [red_left_blue_right()]
+    drawings = draw(["pca"], subjects, images, settings=PictureSettings(), output=folder, compare=True)
+    write_report(folder / "report.html", subjects, drawings)
+    assert {path.name for path in folder.iterdir()} == {"pca.png", "report.html"}
+    return folder, (folder / "report.html").read_text()
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    _, text = page
+    sources = Page(text).sources
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "<script" not in text
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_pictures_are_the_files(page):
+    folder, text = page
+    assert base64.b64encode((folder / "pca.png").read_bytes()).decode() in text
+
+
+def test_it_says_what_was_trained_and_measured(page):
+    _, text = page
+    for words in ("a &amp; b", "1,234 (backbone 1,000, head 234)", "1,200 of 8 images", "40 min of steps",
+                  "one_centroid: collapse to &lt;few&gt; centroids", "who &lt;is&gt; it?", "paper: 76.7 %",
+                  "its training is not known"):  # fmt: skip
+        assert words in text, words
+
+
+def test_equal_protocols_share_a_table(page):
+    _, text = page
+    tables = re.findall(r"<thead><tr><th></th>(.*?)</tr></thead>\n<tbody>\n<tr><th>any</th>(.*?)</tr>", text)
+    cells = [[re.findall(r">([^<]+)<", part) for part in table] for table in tables]
+    assert cells == [[["a", "b"], ["0.625", "0.5"]], [["b"], ["0.125"]]]
+
+
+def test_it_is_made_for_phones_and_paper(page):
+    _, text = page
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "@media print" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(tmp_path / "file" / "report.html", [Subject(name="a", encoder=RegionEncoder())], [])

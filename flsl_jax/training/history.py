@@ -41,8 +41,11 @@ def read_run(config: Config, *, workdir: Path, step: int | None, results: Path |
 def _alarms(metrics: list[dict[str, Any]], *, num_centroids: int) -> list[Alarm]:
     """Those that training raised: they are not in metrics.jsonl, but its lines are all that the monitor sees."""
     monitor = Monitor(num_centroids=num_centroids)
-    readings = [line for line in metrics if "mean_entropy" in line]
-    return [alarm for line in readings for alarm in monitor.update(int(line["step"]), line)]
+    alarms = []
+    for line in metrics:
+        if "mean_entropy" in line:  # evaluations have lines of their own
+            alarms += monitor.update(line["step"], {name: float(value) for name, value in line.items()})
+    return alarms
 
 
 def _parameters(config: Config) -> dict[str, int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.config import check_sources, check_task
-from flsl_jax.config.flags import define_group, describe_group
+from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task
+from flsl_jax.config.flags import define_group, describe_group, describe_kind
 from flsl_jax.errors import UserError, run_door
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
@@ -32,9 +32,10 @@ _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixel
 _SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
 
 __doc__ += "\nTasks, each with its flags and their defaults:\n" + "".join(  # what --help prints
-    f"\n{name}\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
+    f"\n=== {name} ===\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
     for name, task in TASKS.items()
 )
+__doc__ += "".join(f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig))
 
 
 def main(arguments: Sequence[str]) -> int:

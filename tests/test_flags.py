@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from flsl_jax.config import BboxKnnConfig, ClusteringConfig, EvaluationConfig, check_sources, check_task
-from flsl_jax.config.flags import define_group, describe_group
+from flsl_jax.config import (
+    BboxKnnConfig,
+    ClusteringConfig,
+    EvaluationConfig,
+    SourceConfig,
+    check_sources,
+    check_task,
+)
+from flsl_jax.config.flags import define_group, describe_group, describe_kind
 from flsl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +46,13 @@ def test_flags_give_their_keys_values():
     assert (clusters().clusters, clusters().data.ignore) == ((0, 54), (0,))
 
 
-def test_the_description_names_every_flag_once():
-    words = describe_group("bbox_knn", BboxKnnConfig).split()
-    assert {"--bbox_knn.train.root=", "--bbox_knn.k=20", "--bbox_knn.val.split=val"} <= set(words)
-    assert len(words) == len({word.split("=")[0] for word in words})
+def test_the_description_names_every_flag_once_and_the_keys_that_groups_share():
+    words = [word for word in describe_group("bbox_knn", BboxKnnConfig).split() if word.startswith("--")]
+    keys = {word.split("=")[0].removeprefix("--bbox_knn.") for word in words}
+    fields = {field.name for field in dataclasses.fields(BboxKnnConfig)}
+    assert keys == fields - {"train", "val"} | {"train.KEY", "val.KEY"}
+    assert len(words) == len(fields)
+    assert {"root=", "name=folder", "split=train"} <= set(describe_kind(SourceConfig).split())
 
 
 @pytest.mark.parametrize(

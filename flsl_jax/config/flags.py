@@ -5,6 +5,8 @@ into one line; these flags are plain absl flags with a dot in their names.
 """
 
 import dataclasses
+import inspect
+import textwrap
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
@@ -14,6 +16,7 @@ from absl import flags
 from flsl_jax.config.parsing import parse
 
 _T = TypeVar("_T")
+_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,30 @@ def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
 
 
 def describe_group(name: str, kind: type) -> str:
-    """Every flag of the group with its default, one after another: `--bbox_knn.k=20 …`."""
-    return " ".join(f"--{name}.{'.'.join(leaf.path)}={_shown(leaf.default)}" for leaf in _leaves(kind(), path=()))
+    """A group for `--help`: what the dataclass says of its keys, then its flags with their defaults.
+
+    A group of keys inside it is named in a line of its own; `describe_kind` tells its keys, once for all that share them.
+    """
+    values, inner = [], []
+    for field in dataclasses.fields(kind):
+        default = getattr(kind(), field.name)
+        if dataclasses.is_dataclass(default):
+            inner.append(f"--{name}.{field.name}.KEY=…, the keys of {type(default).__name__} below")
+        else:
+            values.append(f"--{name}.{field.name}={_shown(default)}")
+    return "\n".join([_paragraphs(kind), *inner, textwrap.fill(" ".join(values), _WIDTH, break_on_hyphens=False)])
+
+
+def describe_kind(kind: type) -> str:
+    """The keys of a group that several others hold, with their defaults, for `--help`."""
+    defaults = " ".join(f"{field.name}={_shown(getattr(kind(), field.name))}" for field in dataclasses.fields(kind))
+    return f"=== {kind.__name__} ===\n{_paragraphs(kind)}\n{textwrap.fill(defaults, _WIDTH, break_on_hyphens=False)}"
+
+
+def _paragraphs(kind: type) -> str:
+    """The docstring, wrapped anew and without the marks of code."""
+    paragraphs = inspect.cleandoc(kind.__doc__ or "").replace("`", "").split("\n\n")
+    return "\n".join(textwrap.fill(" ".join(paragraph.split()), _WIDTH) for paragraph in paragraphs)
 
 
 def _leaves(group: Any, *, path: tuple[str, ...]) -> Iterator[_Leaf]:

@@ -44,7 +44,7 @@ def _follow_all(frames, first, *, context, **parameters):
 @pytest.mark.parametrize(
     ("height", "width", "radius", "context", "top_k"),
     [
-        (9, 21, 2, 3, 5),  # tiles, window inside the grid on one axis
+        (18, 35, 2, 3, 5),  # tiles, window inside the grid on one axis
         (13, 10, 12, 7, 5),  # the protocol's values: a window larger than the grid
         (5, 6, 0, 2, 4),  # no window; a grid smaller than a tile
         (17, 9, 1, 0, 3),  # the first frame only

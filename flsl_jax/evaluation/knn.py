@@ -11,10 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flsl_jax import parallel
+from flsl_jax.evaluation.nearest import BANK_BLOCK, QUERY_BLOCK, search_blocks
 from flsl_jax.typing import Array, Float, Int
-
-# Rows of queries and of the bank that are compared at a time; bounds memory, changes no result.
-_QUERY_BLOCK, _BANK_BLOCK = 1024, 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +42,7 @@ def place_bank(
     labels: Int[np.ndarray, " M"],
     *,
     num_classes: int,
-    block: int = _BANK_BLOCK,
+    block: int = BANK_BLOCK,
     sharding: NamedSharding | None = None,
 ) -> Bank:
     """Puts l2-normalised features on the devices, each its own share of the rows; the host copies one share at a time.
@@ -97,7 +95,7 @@ def vote(
     k: int,
     temp: float,
     top: int = 5,
-    query_block: int = _QUERY_BLOCK,
+    query_block: int = QUERY_BLOCK,
 ) -> Votes:
     """Exact weighted k-NN: each of the k nearest of the bank gives exp(cos / temp) to its label.
 
@@ -154,7 +152,7 @@ def _block_votes(
     """The best labels of each query and of each group. Every device searches its own blocks, then k of each are merged."""
     groups, points, width = queries.shape
     search = jax.shard_map(
-        functools.partial(_nearest, k=k),
+        functools.partial(search_blocks, k=k),
         mesh=sharding.mesh,
         in_specs=(PartitionSpec(), sharding.spec, sharding.spec),
         out_specs=PartitionSpec(None, *sharding.spec),
@@ -179,24 +177,3 @@ def _block_votes(
     _, each = jax.lax.top_k(votes, top)
     _, group = jax.lax.top_k(jnp.sum(shares.reshape(groups, points, -1), axis=1), top)
     return each.reshape(groups, points, top), group
-
-
-def _nearest(
-    queries: Float[Array, "q D"], bank: Float[Array, "c m D"], labels: Int[Array, "c m"], *, k: int
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """Cosines and labels of the k nearest, by falling cosine: block after block with a running top-k."""
-
-    def merge(best: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        features, block_labels = block
-        cosine = jnp.matmul(queries, features.T, precision="highest", preferred_element_type=jnp.float32)
-        cosine = jnp.where(block_labels >= 0, cosine, -jnp.inf)
-        near, places = jax.lax.top_k(cosine, min(k, len(block_labels)))
-        scores = jnp.concatenate([best[0], near], axis=1)
-        names = jnp.concatenate([best[1], block_labels[places]], axis=1)
-        top, places = jax.lax.top_k(scores, k)
-        return (top, jnp.take_along_axis(names, places, axis=1)), None
-
-    rows = queries.shape[0]
-    start = (jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), -1, labels.dtype))
-    best, _ = jax.lax.scan(merge, start, (bank, labels))
-    return best

@@ -9,7 +9,7 @@ import numpy as np
 from flsl_jax.typing import Array, Float, Int
 
 # Rows of queries and of the bank that are compared at a time; bounds memory, changes no result.
-_QUERY_BLOCK, _BANK_BLOCK = 1024, 16384
+QUERY_BLOCK, BANK_BLOCK = 1024, 16384
 
 
 class Bank:
@@ -20,15 +20,17 @@ class Bank:
         block: rows compared at a time.
     """
 
-    def __init__(self, features: Float[np.ndarray, "M D"], *, block: int = _BANK_BLOCK) -> None:
+    def __init__(self, features: Float[np.ndarray, "M D"], *, block: int = BANK_BLOCK) -> None:
         self._length = len(features)
         block = min(block, self._length)
         blocks = -(-self._length // block)
         padded = np.pad(features, ((0, blocks * block - self._length), (0, 0)))
-        self._blocks = jax.device_put(padded.reshape(blocks, block, -1))
+        numbers = np.arange(blocks * block, dtype=np.int32)
+        numbers[self._length :] = -1
+        self._blocks = jax.device_put((padded.reshape(blocks, block, -1), numbers.reshape(blocks, block)))
 
     def nearest(
-        self, queries: Float[np.ndarray, "Q D"], *, k: int, block: int = _QUERY_BLOCK
+        self, queries: Float[np.ndarray, "Q D"], *, k: int, block: int = QUERY_BLOCK
     ) -> tuple[Float[Array, "Q n"], Int[Array, "Q n"]]:
         """Cosines and row numbers of the k nearest of each query, the nearest first, the first in the bank of equals.
 
@@ -37,31 +39,44 @@ class Bank:
             k: neighbours; n is the smaller of k and M.
             block: queries compared at a time.
         """
-        block, search = min(block, len(queries)), functools.partial(_search, k=min(k, self._length))
+        block, k = min(block, len(queries)), min(k, self._length)
         found = []
         for start in range(0, len(queries), block):
             rows = np.minimum(np.arange(start, start + block), len(queries) - 1)
-            found.append(search(queries[rows], self._blocks, length=self._length))
+            found.append(search_blocks(queries[rows], *self._blocks, k=k))
         cosines, indices = (jnp.concatenate(parts)[: len(queries)] for parts in zip(*found))
         return cosines, indices
 
 
-@functools.partial(jax.jit, static_argnames=("k", "length"))
-def _search(
-    queries: Float[Array, "q D"], bank: Float[Array, "c m D"], *, k: int, length: int
+@functools.partial(jax.jit, static_argnames="k")
+def search_blocks(
+    queries: Float[Array, "q D"] | Float[np.ndarray, "q D"],
+    bank: Float[Array, "c m D"],
+    names: Int[Array, "c m"],
+    *,
+    k: int,
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """For one block of queries, over the bank's c blocks; rows from `length` on are padding."""
-    blocks, rows, _ = bank.shape
+    """Cosines and names of the k nearest rows of a bank, by falling cosine: block after block with a running top-k.
+
+    Args:
+        queries: l2-normalised, in the bank's dtype.
+        bank: c blocks of m l2-normalised rows, float32 or bfloat16; sums are float32.
+        names: of the rows: numbers, or labels; below 0 for padding, which is never near. A k beyond the other rows is
+            filled up with cosines of -inf.
+        k: neighbours.
+    """
 
     def merge(best: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        features, numbers = block
-        cosine = jnp.where(numbers < length, jnp.matmul(queries, features.T, precision="highest"), -jnp.inf)
-        cosines = jnp.concatenate([best[0], cosine], axis=1)
-        names = jnp.concatenate([best[1], jnp.broadcast_to(numbers, cosine.shape)], axis=1)
-        top, places = jax.lax.top_k(cosines, k)
-        return (top, jnp.take_along_axis(names, places, axis=1)), None
+        features, block_names = block
+        cosine = jnp.matmul(queries, features.T, precision="highest", preferred_element_type=jnp.float32)
+        cosine = jnp.where(block_names >= 0, cosine, -jnp.inf)
+        near, places = jax.lax.top_k(cosine, min(k, len(block_names)))
+        scores = jnp.concatenate([best[0], near], axis=1)
+        found = jnp.concatenate([best[1], block_names[places]], axis=1)
+        top, places = jax.lax.top_k(scores, k)
+        return (top, jnp.take_along_axis(found, places, axis=1)), None
 
-    start = (jnp.full((queries.shape[0], k), -jnp.inf), jnp.zeros((queries.shape[0], k), jnp.int32))
-    numbers = jnp.arange(blocks * rows, dtype=jnp.int32).reshape(blocks, rows)
-    best, _ = jax.lax.scan(merge, start, (bank, numbers))
+    rows = queries.shape[0]
+    start = (jnp.full((rows, k), -jnp.inf), jnp.full((rows, k), -1, names.dtype))
+    best, _ = jax.lax.scan(merge, start, (bank, names))
     return best

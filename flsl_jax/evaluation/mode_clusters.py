@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from flsl_jax.objective import mean_shift
 from flsl_jax.typing import Array, Bool, Float, Int
@@ -29,8 +27,7 @@ def mode_clusters(
     """
     rows = jnp.asarray(tokens).reshape(-1, tokens.shape[-1])
     linked = np.asarray(_linked(rows, inv_temp * rows.shape[-1] ** 0.5, similarity))
-    _, names = connected_components(csr_array(linked), directed=False)
-    return _largest_first(names).reshape(tokens.shape[:2])
+    return _largest_first(_components(linked)).reshape(tokens.shape[:2])
 
 
 def connected_regions(clusters: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
@@ -54,6 +51,21 @@ def connected_regions(clusters: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"
 def _linked(tokens: Float[Array, "N D"], inv_temp: Array | float, similarity: Array | float) -> Bool[Array, "N N"]:
     modes = _unit(mean_shift(_unit(tokens), _unit(tokens), inv_temp=inv_temp))
     return jnp.matmul(modes, modes.T, precision="highest") >= similarity
+
+
+def _components(linked: Bool[np.ndarray, "N N"]) -> Int[np.ndarray, " N"]:
+    """For each node the smallest one that a chain of links connects it to.
+
+    Each row is read once: on a matrix this dense a fraction of the time of scipy's, which makes it sparse first.
+    """
+    names = np.full(len(linked), -1)
+    for start in range(len(linked)):
+        if names[start] < 0:
+            names[start], reached = start, np.array([start])
+            while reached.size:
+                reached = np.flatnonzero(linked[reached].any(axis=0) & (names < 0))
+                names[reached] = start
+    return names
 
 
 def _unit(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:

@@ -66,7 +66,7 @@ def make_album(album: Album) -> list[Path]:
 
 def _subject(model: OpenedModel, name: str) -> Subject:
     run = None
-    if model.config is not None and model.workdir is not None:
+    if model.config is not None and model.workdir is not None and model.step is not None:  # raw pixels have no step
         run = read_run(model.config, workdir=model.workdir, step=model.step, results=model.results)
     return Subject(name=name, encoder=model.encoder, run=run)
 

@@ -221,7 +221,7 @@ KINDS: Mapping[str, Kind] = {
     "attention": Kind(
         shows="where a query patch looks in the last block: every head and their mean (Fig. 4a)",
         sheets=_attention,
-        scale=Scale("attention of the ringed patch / its maximum", "cividis", low=0.0, high=1.0),
+        scale=Scale("attention / its maximum", "cividis", low=0.0, high=1.0),
         needs_network=True,
     ),
     "tsne": Kind(

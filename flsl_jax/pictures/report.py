@@ -82,7 +82,7 @@ def _trained(subject: Subject) -> str:
     heading = f"<h3>{_escape(subject.name)}</h3>"
     if run is None:
         size = f"{subject.encoder.image_size} px, patches of {subject.encoder.patch_size} px"
-        return f"{heading}<p>{size}; not a run of this program, so its training is not known.</p>"
+        return f"{heading}<p>{size}. Not a run of this program: nothing is known of any training.</p>"
     rows = [(_escape(name), _escape(value)) for name, value in _facts(run)]
     config = _escape(json.dumps(to_dict(run.config), indent=2))
     return f"{heading}{_table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
@@ -92,7 +92,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     config = run.config
     model, objective = config.model, config.objective
     parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters.items())
-    updates = "not known" if run.step is None else f"{run.step:,} of {config.batch_size} images"
+    updates = f"{run.step:,} of {config.batch_size} images"
     facts = [
         (
             "network",

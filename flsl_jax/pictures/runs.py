@@ -21,12 +21,12 @@ class AlarmMark(Protocol):
 class Run:
     """A run's config, the lines of its metrics.jsonl, the alarms that these raise, and its evaluations' results.
 
-    `step`: updates done, None where that is not known. `parameters`: their number by part of the network. `results`: the
+    `step`: updates done. `parameters`: their number by part of the network. `results`: the
     contents of the JSON files that `python -m flsl_jax.evaluate` writes.
     """
 
     config: Config
-    step: int | None
+    step: int
     parameters: Mapping[str, int]
     metrics: Sequence[dict[str, Any]] = ()
     alarms: Sequence[AlarmMark] = ()

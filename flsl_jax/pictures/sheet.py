@@ -16,7 +16,7 @@ from flsl_jax.typing import Float, UInt8
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _DPI = 110
 # Inches: of a cell's width, between cells, of a row's label, a cell's title, a line of a legend, the bar with its labels.
-_CELL, _GAP, _LABEL, _TITLE, _LEGEND, _BAR = 1.6, 0.06, 0.36, 0.2, 0.13, 0.75
+_CELL, _GAP, _LABEL, _TITLE, _LEGEND, _BAR = 1.6, 0.06, 0.36, 0.2, 0.13, 0.95
 _LEGEND_COLUMNS = 3
 # Panels beside an image before the next row starts.
 _WRAP = 7
@@ -136,7 +136,8 @@ def save_sheet(path: Path, lines: Mapping[str, Sequence[Line]], *, title: str, s
     if scale is not None:
         long = min(3.0, height - top - 0.2)
         place = ((width - _BAR + _GAP) / width, (height - top - 0.2 - long) / height, 0.12 / width, long / height)
-        _draw_bar(figure, place, scale, low=low, high=high)
+        label = "\n".join(textwrap.wrap(scale.label, max(8, int(13 * long))))
+        _draw_bar(figure, place, dataclasses.replace(scale, label=label), low=low, high=high)
     figure.text(0.5, 1 - 0.06 / height, title, fontsize=8.5, ha="center", va="top")
     save_figure(figure, path)
 
@@ -205,7 +206,9 @@ def _limits(rows: Sequence[_Row], scale: Scale | None) -> tuple[float, float]:
 def _draw_image(axis: Any, row: _Row, *, title: str) -> None:
     axis.imshow(row.line.image.pixels, interpolation="nearest")
     axis.set_title(title, fontsize=8, pad=3)
-    axis.set_ylabel(row.label, fontsize=8)
+    letters = int(14 * row.image_height)
+    shortened = [part if len(part) <= letters else f"…{part[1 - letters :]}" for part in row.label.split("\n")]
+    axis.set_ylabel("\n".join(shortened), fontsize=8)
     _draw_query(axis, row.line.query)
 
 

@@ -15,24 +15,24 @@ from flsl_jax.training.state import build_network
 from flsl_jax.training.writers import read_metrics
 
 
-def read_run(config: Config, *, workdir: Path, step: int | None, results: Path | None) -> Run:
+def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) -> Run:
     """What is known of a run up to a step.
 
     Args:
         config: of the run.
         workdir: with its metrics.jsonl; a run that never was in it has no metrics.
-        step: updates done; None: of something that is not trained, without metrics.
+        step: updates done.
         results: folder of its evaluations' results, which need not be there.
 
     Raises:
         UserError: a file among the results is none.
     """
-    metrics = [line for line in read_metrics(workdir / "metrics.jsonl") if step is not None and line["step"] <= step]
+    metrics = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step]
     return Run(
         config=config,
         step=step,
         parameters=_parameters(config),
-        metrics=metrics if step else (),
+        metrics=metrics if step else (),  # before the first step there is no curve
         alarms=_alarms(metrics, num_centroids=config.head.centroids),
         results=read_results(results) if results is not None and results.is_dir() else (),
     )

@@ -44,7 +44,7 @@ def test_a_probe_lights_the_region_it_asks_about(tmp_path):
         settings = PictureSettings(places=((x, 16.0),))
         (drawing,) = draw(["similarity"], [subject()], [image], settings=settings, output=tmp_path, compare=False)
         assert drawing.path == tmp_path / "two_similarity.png"
-        pixels = pixels_of(drawing.path)[:, : -int(0.75 * 110)]  # without the colour bar
+        pixels = pixels_of(drawing.path)[:, : -int(0.95 * 110)]  # without the colour bar
         bright, dark = (columns_of(pixels, matplotlib.colormaps["viridis"](value)) for value in (1.0, 0.0))
         assert (bright.mean() < dark.mean()) == (x < 16)
         assert len(dark) / len(bright) == pytest.approx(lit.count(0) / lit.count(1), rel=0.1)

@@ -196,7 +196,7 @@ def _neighbours(encoder: Encoder, images: Sequence[ShownImage], settings: Pictur
     return sheets
 
 
-_COSINE = "cosine with the ringed patch"
+_COSINE = "cosine with the ring"
 KINDS: Mapping[str, Kind] = {
     "ass": Kind(
         shows="aggregated similarity score (ASS) of every layer (Fig. 3): bright where many tokens are alike",

@@ -134,7 +134,7 @@ def save_sheet(path: Path, lines: Mapping[str, Sequence[Line]], *, title: str, s
                 axis.set_title(name, fontsize=8, pad=3)
         y -= row.legend_height + _GAP
     if scale is not None:
-        long = min(3.0, height - top - 0.2)
+        long = min(3.0, height - top - 0.32)
         place = ((width - _BAR + _GAP) / width, (height - top - 0.2 - long) / height, 0.12 / width, long / height)
         label = "\n".join(textwrap.wrap(scale.label, max(8, int(13 * long))))
         _draw_bar(figure, place, dataclasses.replace(scale, label=label), low=low, high=high)
@@ -238,7 +238,7 @@ def _draw_bar(figure: Any, place: tuple[float, ...], scale: Scale, *, low: float
     plt = agg_pyplot()
     mappable = plt.cm.ScalarMappable(plt.Normalize(low, high), scale.colour_map)
     bar = figure.colorbar(mappable, cax=figure.add_axes(place))
-    bar.set_label(scale.label, fontsize=8)
+    bar.set_label(scale.label, fontsize=7)
     bar.ax.tick_params(labelsize=7)
 
 

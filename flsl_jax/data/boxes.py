@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import logging
 import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image
 
 from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,4 +213,4 @@ def _clipped(box: tuple[float, float, float, float], *, size: list[float], where
 
 def _warn_of_empty(path: Path, count: int) -> None:
     if count:
-        logging.warning("boxes %s: left out %d without width or height", path, count)
+        log.warning("boxes %s: left out %d without width or height", path, count)

@@ -1,17 +1,19 @@
 """Images of a source, decoded by threads ahead of the network, in batches; held in memory only where they are few."""
 
 import collections
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import Record, Source
 from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Item = tuple[np.ndarray | np.generic, ...]
 Prepare = Callable[[Record, np.ndarray], Item | None]
@@ -93,7 +95,7 @@ class ImageStream:
             except DecodeError as error:
                 if self._on_corrupt == "fail":
                     raise UserError(f"{self.name}: {error}; mend or remove it, or set on_corrupt to replace") from error
-                logging.warning("left out of the evaluation: %s", error)
+                log.warning("left out of the evaluation: %s", error)
                 return None
         return self._prepare(record, pixels)
 

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 512
     config.epochs = 300
     config.stop_at_step = 0
+    config.init_from = ""
     config.model = ConfigDict(
         {
             "patch_size": 16,
@@ -39,7 +40,9 @@ def get_config() -> ConfigDict:
             "init_std": 0.02,
         }
     )
-    config.head = ConfigDict({"hidden": 2048, "bottleneck": 256, "centroids": 4096, "norm_last_layer": True})
+    config.head = ConfigDict(
+        {"hidden": 2048, "bottleneck": 256, "centroids": 4096, "norm_last_layer": True, "warmup_epochs": 0.0}
+    )
     config.objective = ConfigDict(
         {
             "query_window": 2,

@@ -20,13 +20,15 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training import cost
-from flsl_jax.training.checkpoints import Checkpoints
+from flsl_jax.training.checkpoints import Checkpoints, committed_step
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
 from flsl_jax.training.setup import Training, build_training, describe
+from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
 from flsl_jax.training.writers import Writers, open_writers, read_metrics
+from flsl_jax.weights.initial import Initial, read_initial
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +66,15 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
     validation = Validation.open(config)
     training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch)
+    initial = None
+    if config.init_from and not has_checkpoint(workdir):
+        initial = read_initial(config)
     prepare_workdir(config, workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
-        run = _Run(config, workdir, training, loader, validation, checkpoints, interrupt)
+        run = _Run(config, workdir, training, loader, validation, checkpoints, interrupt, initial)
         outcome = run.execute()
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / "metrics.jsonl")
@@ -93,6 +98,11 @@ def open_loader(config: Config) -> Loader:
         process_count=jax.process_count(),
         on_corrupt=config.data.on_corrupt,
     )
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run in the folder continues; what it started from matters no more then."""
+    return (workdir / "checkpoints").is_dir() and committed_step(workdir / "checkpoints") is not None
 
 
 def prepare_workdir(config: Config, workdir: Path) -> None:
@@ -128,10 +138,11 @@ class _Run:
         validation: Validation | None,
         checkpoints: Checkpoints,
         interrupt: Interrupt,
+        initial: Initial | None,
     ) -> None:
         self._config, self._workdir = config, workdir
         self._training, self._loader, self._validation = training, loader, validation
-        self._checkpoints, self._interrupt = checkpoints, interrupt
+        self._checkpoints, self._interrupt, self._initial = checkpoints, interrupt, initial
         self._monitor = Monitor(num_centroids=config.head.centroids)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._last: dict[str, float] = {}
@@ -147,7 +158,7 @@ class _Run:
             state = self._checkpoints.restore(start, self._training.abstract_state)
             log.info("continuing from the checkpoint of step %d in %s", start, self._workdir)
         else:
-            state = self._training.init()
+            state = self._start()
         log.info("%s", describe(self._config, self._training))
         writers = open_writers(
             self._workdir,
@@ -166,6 +177,14 @@ class _Run:
         if start < step == end and measured:
             draw_features(self._training, state.teacher, self._shown, self._workdir / "features.png")
         return Outcome(step=step, finished=step == end and measured)
+
+    def _start(self) -> TrainState:
+        state, initial = self._training.init(), self._initial
+        if initial is None:
+            return state
+        log.info("%s", initial.report)
+        abstract = self._training.abstract_state
+        return start_from(state, backbone=initial.backbone, head=initial.head, abstract_state=abstract)
 
     def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> tuple[Any, int, bool]:
         """Steps `start` … `end`; returns the state and the step that were reached, and whether no measurement was cut off."""
@@ -306,14 +325,15 @@ def _memory_hint() -> Any:
 
 
 def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
-    """The line a run ends with: how much better than the untrained network its features are, where measured."""
+    """The line a run ends with: how much better than at the start its features are, where measured."""
     lines = read_metrics(workdir / "metrics.jsonl")
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
     measured = [line for line in lines if "knn_any" in line]
     if len(measured) > 1:
         first, last = measured[0], measured[-1]
+        start = "at the start" if config.init_from else "untrained"
         return (
-            f"bbox-aligned k-NN on held-out images, any of 9 tokens: untrained {first['knn_any']:.1%} → trained "
+            f"bbox-aligned k-NN on held-out images, any of 9 tokens: {start} {first['knn_any']:.1%} → trained "
             f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: "
             f"{first['knn_token']:.1%} → {last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
         )

@@ -36,6 +36,12 @@ def check(config: Config) -> None:
     }  # fmt: skip
     for name, value in positive.items():
         require(value > 0, f"config.{name} is {value}; expected more than 0")
+    warmup = config.head.warmup_epochs
+    require(warmup >= 0, f"config.head.warmup_epochs is {warmup}; expected 0 or more")
+    require(
+        not warmup or bool(config.init_from),
+        f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
+    )
     for name in ("start", "end"):
         share = getattr(objective.projected_weight, name)
         require(0 <= share <= 1, f"config.objective.projected_weight.{name} is {share}; expected a share from 0 to 1")

@@ -39,12 +39,17 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The projection head; `centroids` is K."""
+    """The projection head; `centroids` is K.
+
+    `warmup_epochs`: so long the backbone is held and the head alone learns; for a fresh head on a backbone of `init_from`,
+    whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
+    """
 
     hidden: int = 2048
     bottleneck: int = 256
     centroids: int = 4096
     norm_last_layer: bool = True
+    warmup_epochs: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,12 +185,17 @@ class LoggingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One training run. `stop_at_step` > 0 ends it early, with every schedule as for the whole run."""
+    """One training run. `stop_at_step` > 0 ends it early, with every schedule as for the whole run.
+
+    `init_from`: a weight file, a folder of timm or transformers, or another run, whose backbone student and teacher start
+    from, with its head where that has the same shapes ("": random). A run that continues ignores it.
+    """
 
     seed: int = 0
     batch_size: int = 512
     epochs: int = 300
     stop_at_step: int = 0
+    init_from: str = ""
     model: ModelConfig = ModelConfig()
     head: HeadConfig = HeadConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -1,4 +1,4 @@
-"""AdamW as METHOD ("Networks") has it: masked decay, clip by tensor or globally, a last layer that starts frozen."""
+"""AdamW as METHOD ("Networks") has it: masked decay, clip by tensor or globally, parts that start frozen."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from flsl_jax.typing import Array, Float, Int
 
 Params = Any
 
-_LAST_LAYER, _BODY = "last_layer", "body"
+_LAST_LAYER, _BACKBONE, _BODY = "last_layer", "backbone", "body"
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -24,6 +24,10 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
 
 def _is_last_layer(path: tuple[Any, ...]) -> bool:
     return "last_layer" in _names(path)
+
+
+def _is_backbone(path: tuple[Any, ...]) -> bool:
+    return "backbone" in _names(path)
 
 
 def decay_mask(params: Params) -> Params:
@@ -47,19 +51,32 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
     return jax.tree_util.tree_map_with_path(clip, grads)
 
 
-def make_optimizer(*, b1: float, b2: float, freeze_last_layer_steps: int) -> optax.GradientTransformation:
-    """Adam's direction, gradients in and an unscaled step out; the last layer's moments start when it is released.
+def make_optimizer(
+    *, b1: float, b2: float, freeze_last_layer_steps: int, freeze_backbone_steps: int = 0
+) -> optax.GradientTransformation:
+    """Adam's direction, gradients in and an unscaled step out; moments of a frozen part start when it is released.
 
-    A torch optimizer that meets no gradient keeps no moments and counts no step: the last layer therefore has a count
+    A torch optimizer that meets no gradient keeps no moments and counts no step: a frozen part therefore has a count
     of its own, without which its first steps after the release would be several times too long.
     """
+
+    def held(steps: int) -> optax.GradientTransformation:
+        return optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: step >= steps)
+
     adam = optax.scale_by_adam(b1=b1, b2=b2)
-    held = optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: step >= freeze_last_layer_steps)
-    return optax.partition({_BODY: adam, _LAST_LAYER: held}, _labels)
+    parts = {_BODY: adam, _LAST_LAYER: held(freeze_last_layer_steps)}
+    if freeze_backbone_steps:
+        parts[_BACKBONE] = held(freeze_backbone_steps)
+    return optax.partition(parts, lambda params: _labels(params, backbone=_BACKBONE in parts))
 
 
-def _labels(params: Params) -> Params:
-    return jax.tree_util.tree_map_with_path(lambda path, _: _LAST_LAYER if _is_last_layer(path) else _BODY, params)
+def _labels(params: Params, *, backbone: bool) -> Params:
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        if _is_last_layer(path):
+            return _LAST_LAYER
+        return _BACKBONE if backbone and _is_backbone(path) else _BODY
+
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def apply_update(
@@ -70,13 +87,16 @@ def apply_update(
     lr: Float[Array, ""],
     weight_decay: Float[Array, ""],
     freeze_last_layer_steps: int,
+    freeze_backbone_steps: int = 0,
 ) -> Params:
-    """One AdamW step, `params - lr * (direction + weight_decay * params)`: decay masked, frozen last layer held."""
+    """One AdamW step, `params - lr * (direction + weight_decay * params)`: decay masked, frozen parts held."""
 
     def update(path: tuple[Any, ...], param: Array, towards: Array, decays: bool) -> Array:
         change = lr * (towards + (weight_decay * param if decays else 0.0))
         if _is_last_layer(path):
             change = jnp.where(step >= freeze_last_layer_steps, change, 0.0)
+        if freeze_backbone_steps and _is_backbone(path):
+            change = jnp.where(step >= freeze_backbone_steps, change, 0.0)
         return param - change
 
     return jax.tree_util.tree_map_with_path(update, params, direction, decay_mask(params))

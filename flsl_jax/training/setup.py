@@ -44,7 +44,13 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
         UserError: `objective.prior` cannot be read or does not fit the head.
     """
     freeze = round(config.optimizer.freeze_last_layer_epochs * steps_per_epoch)
-    optimizer = make_optimizer(b1=config.optimizer.b1, b2=config.optimizer.b2, freeze_last_layer_steps=freeze)
+    freeze_backbone = round(config.head.warmup_epochs * steps_per_epoch)
+    optimizer = make_optimizer(
+        b1=config.optimizer.b1,
+        b2=config.optimizer.b2,
+        freeze_last_layer_steps=freeze,
+        freeze_backbone_steps=freeze_backbone,
+    )
     step = TrainStep(
         config=config,
         graph=network_graph(config),
@@ -52,6 +58,7 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
         schedules=make_schedules(config, steps_per_epoch=steps_per_epoch),
         optimizer=optimizer,
         freeze_last_layer_steps=freeze,
+        freeze_backbone_steps=freeze_backbone,
         prior=read_prior(config.objective.prior, centroids=config.head.centroids),
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -84,6 +85,34 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
 def network_graph(config: Config) -> nnx.GraphDef:
     """The static part of the network, which `nnx.merge` joins with a parameter tree; allocates nothing."""
     return nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))), nnx.Param)[0]
+
+
+def start_from(state: TrainState, *, backbone: Any, head: Any | None, abstract_state: TrainState) -> TrainState:
+    """The state with student and teacher starting from given parameters, each its own copy, sharded as the state is.
+
+    Args:
+        state: the state before the first step.
+        backbone: nested dictionaries of NumPy arrays, with the names and shapes of the state's.
+        head: the same of the head; None keeps the state's.
+        abstract_state: the state's shapes with their shardings.
+    """
+
+    def place(tree: Any, like: Any) -> Any:
+        def leaf(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                return np.array(values[index], target.dtype)
+
+            return jax.make_array_from_callback(target.shape, target.sharding, part)
+
+        return jax.tree.map(leaf, tree, like)
+
+    def network(current: Any, like: Any) -> Any:
+        own_head = current["head"] if head is None else place(head, like["head"])
+        return {**current, "backbone": place(backbone, like["backbone"]), "head": own_head}
+
+    return state.replace(
+        student=network(state.student, abstract_state.student), teacher=network(state.teacher, abstract_state.teacher)
+    )
 
 
 def create_state(config: Config, *, optimizer: optax.GradientTransformation) -> TrainState:

@@ -95,6 +95,7 @@ class TrainStep:
     schedules: StepSchedules
     optimizer: optax.GradientTransformation
     freeze_last_layer_steps: int
+    freeze_backbone_steps: int = 0
     prior: Float[Array, " K"] | None = None
 
     def __call__(
@@ -122,6 +123,7 @@ class TrainStep:
             lr=lr,
             weight_decay=weight_decay,
             freeze_last_layer_steps=self.freeze_last_layer_steps,
+            freeze_backbone_steps=self.freeze_backbone_steps,
         )
         momentum = self.schedules.momentum(step)
         metrics |= {"grad_norm": grad_norm, "lr": lr, "weight_decay": weight_decay, "momentum": momentum}

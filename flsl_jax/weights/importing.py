@@ -77,6 +77,7 @@ def import_weights(
     network: Literal["teacher", "student"] = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
+    assumed_heads: int | None = None,
 ) -> Imported:
     """Reads a backbone of timm, DINO, DINOv2, DeiT, MAE, iBOT, FLSL, I-JEPA, torchvision, transformers or OpenMMLab.
 
@@ -85,7 +86,8 @@ def import_weights(
         network: which one of a file that holds both.
         source: the name of one of `sources.SOURCES`, where the names alone would be taken for another's.
         num_heads: attention heads, which tensors do not tell; by default those of the file's metadata or config, else
-            channels of 64 each.
+            as `assumed_heads` says, else channels of 64 each.
+        assumed_heads: what is taken where nothing says how many there are.
 
     Raises:
         UserError: it cannot be read, is no such backbone, or has tensors missing, unknown or of a wrong shape: all of them
@@ -106,7 +108,9 @@ def import_weights(
     notes, unused = [*said.notes, *parts.notes], dict(parts.unused)
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     _add_absent_biases(tensors, notes)
-    architecture, problems = _architecture(tensors, found, said, num_heads=num_heads, path=file.path)
+    architecture, problems = _architecture(
+        tensors, found, said, num_heads=num_heads or said.num_heads, assumed_heads=assumed_heads, path=file.path
+    )
     problems = [f"unknown {name}" for name in unknown] + problems
     if not problems:
         tensors, architecture, problems = _place_tokens(tensors, architecture, found, said, unused=unused, notes=notes)
@@ -212,7 +216,13 @@ def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
 
 
 def _architecture(
-    tensors: Tensors, source: Source, said: Described, *, num_heads: int | None, path: Path
+    tensors: Tensors,
+    source: Source,
+    said: Described,
+    *,
+    num_heads: int | None,
+    assumed_heads: int | None,
+    path: Path,
 ) -> tuple[Architecture, list[str]]:
     """What the tensors and the config say, prefix and grid left open; and what is missing, too many or of a wrong shape."""
     kernel = tensors["patch_embed.proj.weight"]
@@ -224,7 +234,10 @@ def _architecture(
     hidden = tensors.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, 0))).shape[0]
     if hidden % width:
         raise UserError(f"{path} has {hidden} hidden channels at a width of {width}; expected a multiple of it")
-    heads = num_heads or said.num_heads or _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
+    by_convention = _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
+    if assumed_heads and width % assumed_heads == 0:
+        by_convention = assumed_heads
+    heads = num_heads or by_convention
     if not heads or width % heads:
         raise UserError(
             f"{path} has a width of {width} and does not say how many attention heads it has"

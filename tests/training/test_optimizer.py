@@ -56,8 +56,8 @@ def test_global_clip_bounds_the_whole_norm_and_leaves_small_gradients_alone():
     chex.assert_trees_all_equal(clip_gradients(grads, mode="none", max_norm=1e-6), grads)
 
 
-def steps_with_ours(params, grads_of, *, steps, freeze):
-    optimizer = make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=freeze)
+def steps_with_ours(params, grads_of, *, steps, **freeze):
+    optimizer = make_optimizer(b1=0.9, b2=0.999, **freeze)
     state = optimizer.init(params)
     for step in range(steps):
         direction, state = optimizer.update(grads_of(step), state, params)
@@ -67,16 +67,17 @@ def steps_with_ours(params, grads_of, *, steps, freeze):
             step=jnp.asarray(step),
             lr=jnp.float32(0.01 * (step + 1)),
             weight_decay=jnp.float32(0.1),
-            freeze_last_layer_steps=freeze,
+            **freeze,
         )
     return params
 
 
-@pytest.mark.parametrize("freeze", [0, 3])
-def test_equals_torch_adamw_with_a_last_layer_that_gets_no_gradient_at_first(freeze):
+@pytest.mark.parametrize(("last_layer", "backbone"), [(0, 0), (3, 0), (3, 2), (0, 4)])
+def test_equals_torch_adamw_with_parts_that_get_no_gradient_at_first(last_layer, backbone):
     torch = pytest.importorskip("torch")
     params = make_params()
-    ours = steps_with_ours(params, make_params, steps=6, freeze=freeze)
+    freeze = {"freeze_last_layer_steps": last_layer, "freeze_backbone_steps": backbone}
+    ours = steps_with_ours(params, make_params, steps=6, **freeze)
 
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     decays = jax.tree.leaves(decay_mask(params))
@@ -87,7 +88,8 @@ def test_equals_torch_adamw_with_a_last_layer_that_gets_no_gradient_at_first(fre
     )
     for step in range(6):
         for tensor, (path, _), grad in zip(tensors, paths, jax.tree.leaves(make_params(step))):
-            held = "last_layer" in jax.tree_util.keystr(path) and step < freeze
+            name = jax.tree_util.keystr(path)
+            held = ("last_layer" in name and step < last_layer) or ("backbone" in name and step < backbone)
             tensor.grad = None if held else torch.tensor(np.asarray(grad))
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * (step + 1)
@@ -101,3 +103,9 @@ def test_ema_is_the_weighted_mean():
     updated = ema_update(average, params, momentum=jnp.float32(0.75))
     expected = jax.tree.map(lambda a, b: 0.75 * np.asarray(a) + 0.25 * np.asarray(b), average, params)
     chex.assert_trees_all_close(updated, expected, rtol=1e-6)
+
+
+def test_a_run_without_frozen_backbone_keeps_the_optimizer_state_of_older_checkpoints():
+    params = make_params()
+    with_option = make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=3, freeze_backbone_steps=0).init(params)
+    assert with_option.inner_states.keys() == {"body", "last_layer"}

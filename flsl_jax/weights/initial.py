@@ -1,0 +1,177 @@
+"""What a run starts from: a backbone from elsewhere made to fit the config, exactly, with its head where that fits."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flsl_jax.config import Config, HeadConfig, parse_config
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.errors import UserError
+from flsl_jax.models import Architecture
+from flsl_jax.models.position import resize_embedding, sincos_embedding
+from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
+from flsl_jax.training.state import architecture_of
+from flsl_jax.weights.canonical import Tensors, backbone_params, backbone_tensors, head_params, head_tensors
+from flsl_jax.weights.importing import import_weights
+from flsl_jax.weights.load import is_run
+
+_SINCOS_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Initial:
+    """Parameters as nested dictionaries of float32 NumPy arrays, with the shapes of the config's network.
+
+    `head`: None where it starts afresh. `report`: what was taken, changed, dropped and assumed, in lines.
+    """
+
+    backbone: dict[str, Any]
+    head: dict[str, Any] | None
+    report: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    architecture: Architecture
+    backbone: Tensors
+    head: Tensors | None
+    heads_known: bool
+    report: str
+    normalised_alike: bool = True
+
+
+def read_initial(config: Config) -> Initial:
+    """Reads `config.init_from` and fits it to the config's network.
+
+    Width, depth, patch, heads and MLP must be the config's. Prefix tokens are dropped, the position embedding is resized to
+    the training grid by the mode that the source expects, LayerScale is folded into the kernels before it, which is exact,
+    and a norm after the last block that is not there starts as the identity.
+
+    Raises:
+        UserError: it cannot be read, or is another network: all differences in one line, by the config's keys.
+    """
+    try:
+        found = _find(config)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
+    _check(config, found)
+    notes: list[str] = []
+    wanted = architecture_of(config)
+    tensors = _fit(found, wanted, notes)
+    head, reason = _fit_head(found.head, config.head, width=wanted.width)
+    notes.append(f"head: {reason}")
+    if head is None and not config.head.warmup_epochs:
+        notes.append("config.head.warmup_epochs = 1.0 would train the fresh head alone first, and spare the features")
+    return Initial(
+        backbone=backbone_params(tensors, wanted), head=head, report="\n  ".join([f"starts from {found.report}", *notes])
+    )
+
+
+def _find(config: Config) -> _Found:
+    path = Path(config.init_from)
+    if is_run(path):
+        place = find_checkpoint(path)
+        step, state, run = read_checkpoint(place.folder, step=place.step, parts=["teacher"])
+        teacher, architecture = state["teacher"], architecture_of(parse_config(run["config"]))
+        return _Found(
+            architecture=architecture,
+            backbone=backbone_tensors(teacher["backbone"], architecture),
+            head=head_tensors(teacher["head"]),
+            heads_known=True,
+            report=f"the teacher of {place.folder.parent}, step {step}",
+        )
+    imported = import_weights(path, assumed_heads=config.model.num_heads)
+    return _Found(
+        architecture=imported.architecture,
+        backbone=imported.backbone,
+        head=imported.head,
+        heads_known=imported.heads_known,
+        report=imported.report(),
+        normalised_alike=(imported.mean, imported.std) == (IMAGENET_MEAN, IMAGENET_STD),
+    )
+
+
+def _check(config: Config, found: _Found) -> None:
+    wanted, arch = architecture_of(config), found.architecture
+    names = ["patch_size", "width", "depth", "num_heads"]
+    differences = [
+        f"config.model.{name} is {getattr(wanted, name)}, there it is {getattr(arch, name)}"
+        for name in names
+        if getattr(wanted, name) != getattr(arch, name)
+    ]
+    if wanted.mlp_ratio != arch.mlp_ratio:
+        differences.append(f"the MLP has {wanted.mlp_ratio} times the width here, {arch.mlp_ratio} times there")
+    if wanted.pos_embed == "sincos" and not differences and not _is_sincos(found):
+        differences.append('config.model.pos_embed is "sincos", there it is another embedding; set it to "learned"')
+    if differences:
+        raise UserError(f"config.init_from = {config.init_from!r} is another network: {'; '.join(differences)}")
+
+
+def _is_sincos(found: _Found) -> bool:
+    arch = found.architecture
+    expected = sincos_embedding(grid=arch.grid, width=arch.width).reshape(1, -1, arch.width)
+    return bool(np.abs(found.backbone["pos_embed"] - expected).max() < _SINCOS_TOLERANCE)
+
+
+def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
+    """The tensors of the config's backbone; what had to change is noted."""
+    tensors, arch = dict(found.backbone), found.architecture
+    if tensors.pop("prefix", None) is not None:
+        notes.append(f"{arch.num_prefix} prefix token(s) (class token, registers) dropped: features change a little by that")
+    if arch.layer_scale:
+        tensors = _fold_layer_scale(tensors, arch.depth)
+        notes.append("LayerScale folded into the kernels before it, which is exact")
+    if not arch.final_norm:
+        tensors |= {"norm.weight": np.ones(arch.width, np.float32), "norm.bias": np.zeros(arch.width, np.float32)}
+        notes.append("the norm after the last block, which is not there, starts as the identity")
+    if arch.grid != wanted.grid and wanted.pos_embed == "learned":
+        grid = jnp.asarray(tensors["pos_embed"]).reshape(*arch.grid, arch.width)
+        resized = np.asarray(resize_embedding(grid, grid=wanted.grid, mode=arch.pos_resize))
+        tensors["pos_embed"] = resized.reshape(1, -1, arch.width)
+        notes.append(f"position embedding resized from {arch.grid} to {wanted.grid} tokens by {arch.pos_resize}")
+    if arch.pos_resize != wanted.pos_resize:
+        notes.append(f"it expects config.model.pos_resize = {arch.pos_resize}; here {wanted.pos_resize} resizes it from now on")
+    if arch.norm_eps != wanted.norm_eps:
+        notes.append(f"epsilon of its norms is {arch.norm_eps}, here {wanted.norm_eps}")
+    if not found.normalised_alike:
+        notes.append("it was trained on images of another normalisation; here they have ImageNet's")
+    return tensors
+
+
+def _fold_layer_scale(tensors: Tensors, depth: int) -> Tensors:
+    """`gamma * (W x + b)` as `(gamma W) x + gamma b`."""
+    folded = dict(tensors)
+    for number in range(depth):
+        for scale, layer in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+            gamma, stem = folded.pop(f"blocks.{number}.{scale}.gamma"), f"blocks.{number}.{layer}"
+            folded[f"{stem}.weight"] = gamma[:, None] * folded[f"{stem}.weight"]
+            folded[f"{stem}.bias"] = gamma * folded[f"{stem}.bias"]
+    return folded
+
+
+def _fit_head(
+    tensors: Mapping[str, np.ndarray] | None, head: HeadConfig, *, width: int
+) -> tuple[dict[str, Any] | None, str]:
+    """The head's parameters, or None, and why."""
+    if tensors is None:
+        return None, "fresh; there is none of this form"
+    expected = {
+        "mlp.0.weight": (head.hidden, width),
+        "mlp.2.weight": (head.hidden, head.hidden),
+        "mlp.4.weight": (head.bottleneck, head.hidden),
+        "last_layer.weight_v": (head.centroids, head.bottleneck),
+    }
+    differences = [
+        f"{name} {tensors[name].shape} instead of {shape}" for name, shape in expected.items() if tensors[name].shape != shape
+    ]
+    if differences:
+        return None, f"fresh; the one there has other shapes ({', '.join(differences)})"
+    if head.norm_last_layer and not np.allclose(tensors["last_layer.weight_g"], 1.0):
+        return None, "fresh; the one there has a learned gain, and config.head.norm_last_layer keeps it at 1"
+    params = head_params(dict(tensors), norm_last_layer=head.norm_last_layer)
+    return jax.tree.map(np.asarray, params), "from there, too"

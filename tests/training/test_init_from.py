@@ -1,0 +1,156 @@
+"""Runs that start from weights: what is taken, changed and dropped, exactly; differences refused; a resume ignores it."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from flsl_jax.errors import UserError
+from flsl_jax.models import Architecture, ViT
+from flsl_jax.models.position import sincos_embedding
+from flsl_jax.train import train
+from flsl_jax.training.checkpoints import read_checkpoint
+from flsl_jax.training.state import architecture_of, build_network
+from flsl_jax.weights.canonical import backbone_tensors, head_tensors
+from flsl_jax.weights.initial import read_initial
+from flsl_jax.weights.layouts import LAYOUTS, to_layout
+from tests.tiny import tiny_config
+from tests.weights.test_canonical import random_params
+
+# The backbone of tests/tiny.py.
+SAME = {"patch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "grid": (4, 4)}
+
+
+def random_backbone(**changes):
+    """Architecture and parameters of a size at which nothing saturates."""
+    architecture = Architecture(**SAME | changes)
+    params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
+    return architecture, jax.tree.map(lambda leaf: 0.3 * leaf, params)
+
+
+def save(path, architecture, params, *, head=None, layout="timm"):
+    tensors = to_layout(backbone_tensors(params, architecture), LAYOUTS[layout])
+    if head is not None:
+        tensors |= {f"head.{name}": tensor for name, tensor in head_tensors(head).items()}
+    save_file(tensors, path)
+    return str(path)
+
+
+def run_model(architecture, params, images):
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    return np.asarray(nnx.merge(graph, jax.tree.map(jnp.asarray, params))(images))
+
+
+def test_the_same_network_is_taken_bit_exactly_with_its_head(tmp_path):
+    architecture, params = random_backbone()
+    head = random_params(build_network(tiny_config(), rngs=nnx.Rngs(1)).head)
+    path = save(tmp_path / "x.safetensors", architecture, params, head=head, layout="flsl")
+    initial = read_initial(tiny_config(init_from=path))
+    chex.assert_trees_all_equal(initial.backbone, params)
+    chex.assert_trees_all_equal(initial.head, head)
+    assert "head: from there, too" in initial.report
+
+
+def test_layer_scale_is_folded_and_the_embedding_resized_without_changing_the_tokens(tmp_path):
+    source, params = random_backbone(layer_scale=True, grid=(6, 6), pos_resize="bicubic_antialias")
+    initial = read_initial(tiny_config(init_from=save(tmp_path / "x.safetensors", source, params)))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    expected = run_model(source, params, images)
+    ours = run_model(architecture_of(tiny_config()), initial.backbone, images)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+    assert "resized from (6, 6) to (4, 4) tokens by bicubic_antialias" in initial.report
+    assert "LayerScale folded" in initial.report
+    assert "config.model.pos_resize = bicubic_antialias" in initial.report
+
+
+def test_prefix_tokens_are_dropped_and_a_missing_norm_is_the_identity_both_said(tmp_path):
+    source, params = random_backbone(num_prefix=5)
+    initial = read_initial(tiny_config(init_from=save(tmp_path / "x.safetensors", source, params)))
+    params.pop("prefix")
+    chex.assert_trees_all_equal(initial.backbone, params)
+    assert "5 prefix token(s) (class token, registers) dropped" in initial.report
+    source, params = random_backbone(final_norm=False)
+    path = save(tmp_path / "y.safetensors", source, params, layout="detectron2")
+    initial = read_initial(tiny_config(init_from=path))
+    params["norm"] = {"scale": np.ones(32, np.float32), "bias": np.zeros(32, np.float32)}
+    chex.assert_trees_all_equal(initial.backbone, params)
+
+
+def test_all_differences_come_together_by_the_configs_keys(tmp_path):
+    source, params = random_backbone(patch_size=4, width=64, depth=3, mlp_ratio=2)
+    with pytest.raises(UserError) as caught:
+        read_initial(tiny_config(init_from=save(tmp_path / "x.safetensors", source, params)))
+    for part in (
+        "config.model.patch_size is 8, there it is 4",
+        "config.model.width is 32, there it is 64",
+        "config.model.depth is 2, there it is 3",
+        "the MLP has 4 times the width here, 2 times there",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_fixed_embedding_must_be_that_of_the_source(tmp_path):
+    config = tiny_config(model={"pos_embed": "sincos"}, init_from=str(tmp_path / "x.safetensors"))
+    source, params = random_backbone()
+    save(tmp_path / "x.safetensors", source, params)
+    with pytest.raises(UserError, match=r'config.model.pos_embed is "sincos", there it is another'):
+        read_initial(config)
+    params["pos_embed"] = sincos_embedding(grid=(4, 4), width=32)
+    save(tmp_path / "x.safetensors", source, params)
+    params.pop("pos_embed")
+    chex.assert_trees_all_equal(read_initial(config).backbone, params)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ({"centroids": 12}, r"fresh; the one there has other shapes \(last_layer.weight_v \(24, 16\) instead of \(12, 16\)"),
+        ({"norm_last_layer": True}, "fresh; the one there has a learned gain"),
+    ],
+)
+def test_a_head_that_does_not_fit_starts_afresh_and_says_why(tmp_path, head, reason):
+    architecture, params = random_backbone()
+    own = random_params(build_network(tiny_config(head={"norm_last_layer": False}), rngs=nnx.Rngs(1)).head)
+    path = save(tmp_path / "x.safetensors", architecture, params, head=own, layout="flsl")
+    initial = read_initial(tiny_config(init_from=path, head=head))
+    assert initial.head is None
+    assert re.search(reason, initial.report)
+    assert "config.head.warmup_epochs = 1.0 would" in initial.report
+
+
+def test_bad_files_name_the_key_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match=r"config.init_from: .*nowhere.pth does not exist"):
+        train(tiny_config(init_from=str(tmp_path / "nowhere.pth")), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"config.head.warmup_epochs is 1.0, which holds a backbone that is random"):
+        tiny_config(head={"warmup_epochs": 1.0})
+
+
+def test_a_run_holds_the_backbone_while_the_head_warms_up_and_a_resume_ignores_the_file(tmp_path):
+    architecture, params = random_backbone()
+    path = tmp_path / "x.safetensors"
+    workdir = tmp_path / "run"
+    settings = {"init_from": save(path, architecture, params), "head": {"warmup_epochs": 1.0}, "parallel": {"fsdp": 4}}
+    settings |= {"optimizer": {"freeze_last_layer_epochs": 0.0, "warmup_epochs": 0.0, "lr": 0.005}}
+    fresh = nnx.to_pure_dict(nnx.split(build_network(tiny_config(), rngs=nnx.Rngs(0)).head, nnx.Param)[1])
+
+    train(tiny_config(**settings, stop_at_step=4), workdir=workdir)  # an epoch has 4 steps
+    _, state, _ = read_checkpoint(workdir / "checkpoints")
+    chex.assert_trees_all_equal(state["student"]["backbone"], params)
+    chex.assert_trees_all_close(state["teacher"]["backbone"], params, rtol=1e-6)
+    changed = jax.tree.map(lambda new, old: float(np.abs(new - np.asarray(old)).max()), state["student"]["head"], fresh)
+    assert min(jax.tree.leaves(changed)) > 0
+
+    path.unlink()
+    train(tiny_config(**settings, stop_at_step=5), workdir=workdir)
+    _, state, _ = read_checkpoint(workdir / "checkpoints")
+    moved = jax.tree.map(lambda new, old: float(np.abs(new - old).max()), state["student"]["backbone"], params)
+    assert min(jax.tree.leaves(moved)) > 0
+
+    other = tiny_config(init_from=str(workdir))
+    chex.assert_trees_all_equal(read_initial(other).backbone, state["teacher"]["backbone"])

@@ -73,16 +73,19 @@ def export(source: Path, output: Path, options: ExportOptions) -> ExportReport:
     layout = find_layout(options.format)
     writing.check_output(output, layout, overwrite=options.overwrite)
     _check_options(options, layout, output=output)
-    names = ("teacher", "student") if options.network == "both" else (options.network,)
-    return write_trained(read_trained(source, networks=names), output, options)
+    return write_trained(read_trained(source, networks=_networks(options)), output, options)
 
 
 def write_trained(trained: Trained, output: Path, options: ExportOptions) -> ExportReport:
-    """Writes networks that are read already; all of them. See `export`."""
+    """Writes networks that are read already; see `export`."""
     layout = find_layout(options.format)
     check_fits(trained, layout, options=options)
     target = _as_computed(trained.architecture, layout)
-    written = {name: _rounded(tensors, options.dtype) for name, tensors in trained.backbones.items()}
+    written = {
+        name: _rounded(tensors, options.dtype)
+        for name, tensors in trained.backbones.items()
+        if name in _networks(options)
+    }
     contents = _contents(trained, written, options=options, layout=layout)
     parities: dict[str, parity.Parity | None] = {}
     with writing.whole_or_not(output) as temporary:
@@ -106,6 +109,10 @@ def write_trained(trained: Trained, output: Path, options: ExportOptions) -> Exp
         snippet=snippet,
         card=card,
     )
+
+
+def _networks(options: ExportOptions) -> tuple[str, ...]:
+    return ("teacher", "student") if options.network == "both" else (options.network,)
 
 
 def _check_options(options: ExportOptions, layout: Layout, *, output: Path) -> None:

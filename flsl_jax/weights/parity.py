@@ -1,6 +1,7 @@
 """Whether a written file computes what the network computes: both run on the same images, block by block."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,21 +93,23 @@ def canonical_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def forward(tensors: Tensors, architecture: Architecture) -> Callable[[np.ndarray], Outputs]:
     """Our own network with canonical tensors, its position embedding among them, as a function of images."""
     arch = dataclasses.replace(architecture, pos_embed="learned")
-    graph = nnx.split(nnx.eval_shape(lambda: ViT(arch, rngs=nnx.Rngs(0))), nnx.Param)[0]
     params = jax.tree.map(jnp.asarray, backbone_params(tensors, arch))
-
-    @jax.jit
-    def compute(params: Any, images: Any) -> tuple[Any, Any]:
-        model = nnx.merge(graph, params)
-        return model.intermediates(images), model(images)
 
     def run(images: np.ndarray) -> Outputs:
         with jax.default_matmul_precision("highest"):
-            stream, tokens = compute(params, images)
+            stream, tokens = _compute(params, images, architecture=arch)
         flat = [np.asarray(part).reshape(len(images), -1, arch.width) for part in (*stream[1:], tokens)]
         return Outputs(blocks=flat[:-1], tokens=flat[-1])
 
     return run
+
+
+@functools.partial(jax.jit, static_argnames="architecture")
+def _compute(params: Any, images: Any, *, architecture: Architecture) -> tuple[Any, Any]:
+    """Residual stream and tokens; compiled once for each architecture and image size."""
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    model = nnx.merge(graph, params)
+    return model.intermediates(images), model(images)
 
 
 def check_parity(path: Path, *, name: str, network: str, tensors: Tensors, architecture: Architecture) -> Parity:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from flsl_jax.config import Config, parse_config
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.training.state import architecture_of
 from flsl_jax.weights.canonical import Tensors, backbone_tensors, head_tensors
+from flsl_jax.weights.importing import import_weights
+from flsl_jax.weights.load import is_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,15 @@ class Trained:
 
 
 def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
-    """Reads networks from a run's workdir or one of its checkpoints, written on any topology.
+    """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
 
     Raises:
         UserError: nothing that can be read is there.
     """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
+    if not is_run(path):
+        return _read_file(path, networks=networks)
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=networks)
     config, workdir = parse_config(run["config"]), place.folder.absolute().parent
@@ -56,4 +63,18 @@ def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
         config=config,
         step=step,
         workdir=workdir,
+    )
+
+
+def _read_file(path: Path, *, networks: Collection[str]) -> Trained:
+    found = {name: import_weights(path, network=name) for name in networks}
+    first = next(iter(found.values()))
+    return Trained(
+        architecture=first.architecture,
+        backbones={name: imported.backbone for name, imported in found.items()},
+        heads={name: imported.head for name, imported in found.items() if imported.head is not None},
+        source=path.name,
+        mean=first.mean,
+        std=first.std,
+        notes=tuple(first.report().splitlines()),
     )

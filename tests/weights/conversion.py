@@ -27,10 +27,13 @@ def write_run(workdir, config):
     """A committed checkpoint with two random networks, sharded over eight devices by FSDP; returns the workdir."""
     empty = nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.split(build_network(config, rngs=nnx.Rngs(0)), nnx.Param)[1]))
     rng = np.random.default_rng(0)
-    state = {
-        name: jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.15, size=leaf.shape), jnp.float32), empty)
-        for name in ("student", "teacher")
-    }
+
+    def filled(path, leaf):
+        """Norms near one, the rest large enough for attention to tell its tokens apart."""
+        mean = float(jax.tree_util.keystr(path).endswith("['scale']"))
+        return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
+
+    state = {name: jax.tree_util.tree_map_with_path(filled, empty) for name in ("student", "teacher")}
     state["step"] = jnp.asarray(STEP, jnp.int32)
     mesh = parallel.make_mesh(ParallelConfig(fsdp=8))
     state = jax.device_put(state, parallel.state_shardings(state, mesh=mesh))

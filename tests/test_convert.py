@@ -52,7 +52,11 @@ def test_a_checkpoint_of_eight_devices_converts_on_one_with_a_card(workdir, tmp_
 
 
 def test_a_card_and_curves_stand_beside_a_file(workdir, tmp_path):
-    flags = (f"--input={workdir / 'checkpoints' / str(STEP)}", "--format=dino", f"--output={tmp_path / 'vit.safetensors'}")
+    flags = (
+        f"--input={workdir / 'checkpoints' / str(STEP)}",
+        "--format=dino",
+        f"--output={tmp_path / 'vit.safetensors'}",
+    )
     done = run(*flags, "--card", "--network=both", "--what=all", "--dtype=bfloat16")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vit.md", "vit.safetensors", "vit_curves.png"]
@@ -98,7 +102,7 @@ def test_wrong_input_is_one_line_and_code_2(workdir, flags, message):
 
 
 def test_help_names_every_flag_and_format():
-    text = " ".join(run("--help").stdout.split())
+    text = " ".join(run("--help").stdout.split()).replace("- ", "-")
     for flag in ("input", "format", "output", "network", "what", "dtype", "card", "overwrite", "allow_mismatch"):
         assert f"--{flag}:" in text or f"--[no]{flag}:" in text
     for name in ("flsl", "mmdet-vitdet", "mmseg", "mmpretrain", "transformers-vitdet", "docs/weights.md"):

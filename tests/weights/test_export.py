@@ -16,6 +16,7 @@ from flsl_jax.weights.export import ExportOptions, check_shapes, export, write_t
 from flsl_jax.weights.files import read_weights
 from flsl_jax.weights.layouts import LAYOUTS
 from flsl_jax.weights.trained import read_trained
+from tests.frameworks import import_framework
 from tests.weights.conversion import SHAPE, STEP, small_config, write_run
 from tests.weights.test_layouts import GOLDEN
 
@@ -136,8 +137,7 @@ def test_equals_a_twin_of_the_published_layout_loaded_strictly(name, trained, co
 
 @pytest.mark.parametrize("name", REAL)
 def test_equals_the_real_class_of_the_library_with_nothing_missing(name, trained, converted):
-    pytest.importorskip("torch")
-    pytest.importorskip(name.split("-")[0])
+    import_framework(name.split("-")[0])
     report = converted(name)
     assert report.parities["teacher"].holds
     counterpart = parity.open_counterpart(report.path, name=name, network="teacher", architecture=trained.architecture)
@@ -150,8 +150,9 @@ def test_equals_the_real_class_of_the_library_with_nothing_missing(name, trained
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_printed_snippet_gives_the_tokens_where_its_framework_is_installed(name, trained, converted):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip(name.split("-")[0])
+    import_framework(name.split("-")[0])
+    import torch
+
     report = converted(name)
     names = {"images": torch.tensor(images((224, 224))).permute(0, 3, 1, 2)}
     exec(report.snippet, names)

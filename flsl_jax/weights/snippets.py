@@ -1,6 +1,7 @@
 """Code to copy that loads a written file in its framework, strictly; each takes `images` and makes `tokens`.
 
 `images` are float [B, 3, H, W], RGB, normalised as the file's metadata says; `tokens` are float [B, N, D], row by row.
+`model.eval()` stands by itself because the models of mm* do not return themselves from it.
 """
 
 import string
@@ -21,8 +22,9 @@ state = {name.removeprefix("backbone."): tensor for name, tensor in state.items(
 model = VisionTransformer(
     img_size=[$size], patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio, qkv_bias=True,
     norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-).eval()
+)
 model.load_state_dict(state, strict=True)
+model.eval()
 tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm; a class token, if any, comes first
 """
 
@@ -47,8 +49,9 @@ state = {name.removeprefix("backbone.net."): tensor for name, tensor in state.it
 model = ViT(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
     norm_layer=partial(torch.nn.LayerNorm, eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
-).eval()
+)
 model.load_state_dict(state, strict=True)
+model.eval()
 tokens = model(images)["last_feat"].flatten(2).transpose(1, 2)
 # In a LazyConfig: model.backbone.net with these arguments, train.init_checkpoint = "$path"
 """,
@@ -62,8 +65,9 @@ $read
 model = ViT(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
     norm_cfg=dict(type="LN", eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
-).eval()
+)
 model.load_state_dict(state, strict=True)
+model.eval()
 tokens = model(images)[0].flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="ViT", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
 """,
@@ -76,8 +80,9 @@ model = VisionTransformer(
     img_size=($size, $size), patch_size=$patch, embed_dims=$width, num_layers=$depth, num_heads=$heads, mlp_ratio=$ratio,
     out_indices=-1, qkv_bias=True, with_cls_token=False, patch_bias=True, final_norm=True,
     norm_cfg=dict(type="LN", eps=$eps), interpolate_mode="bicubic",
-).eval()
+)
 model.load_state_dict(state, strict=True)
+model.eval()
 tokens = model(images)[0].flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
 """,
@@ -89,8 +94,9 @@ $read
 model = VisionTransformer(
     arch=dict(embed_dims=$width, num_layers=$depth, num_heads=$heads, feedforward_channels=$hidden),
     img_size=$size, patch_size=$patch, norm_cfg=dict(type="LN", eps=$eps), with_cls_token=False, out_type="featmap",
-).eval()
+)
 model.load_state_dict(state, strict=True)
+model.eval()
 tokens = model(images)[0].flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
 """,

@@ -20,7 +20,7 @@ LAYERS = (
     {"training"},
     {"weights"},
     {"train", "album"},
-    {"main", "evaluate", "prepare", "visualize", "__init__"},
+    {"convert", "main", "evaluate", "prepare", "visualize", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

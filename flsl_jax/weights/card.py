@@ -1,0 +1,135 @@
+"""A model card beside a written file: what was trained on what, its curves and its numbers. The licence is left open."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flsl_jax
+from flsl_jax.config import SourceConfig
+from flsl_jax.evaluation.results import read_results
+from flsl_jax.training.writers import read_metrics
+from flsl_jax.weights.parity import Parity
+from flsl_jax.weights.trained import Trained
+
+_PAPER = "[Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023"
+
+
+def card_paths(output: Path, *, is_folder: bool) -> tuple[Path, Path]:
+    """Where card and curves go: README.md and curves.png in a folder, FILE.md and FILE_curves.png beside a file."""
+    if is_folder:
+        return output / "README.md", output / "curves.png"
+    return output.with_suffix(".md"), output.with_name(f"{output.stem}_curves.png")
+
+
+def write_card(
+    trained: Trained,
+    *,
+    folder: Path,
+    output: Path,
+    snippet: str,
+    metadata: Mapping[str, str],
+    allowances: Sequence[str],
+    parities: Mapping[str, Parity | None],
+) -> Path:
+    """Writes the card, and a copy of the run's curves where there are any; returns the card's path once all is in place.
+
+    Args:
+        folder: what is being written, under its temporary name; a file's card is written beside `output` instead.
+        output: the name that it takes.
+    """
+    card, curves = card_paths(output, is_folder=folder.is_dir())
+    place, picture = card_paths(folder, is_folder=True) if folder.is_dir() else (card, curves)
+    drawn = trained.workdir / "curves.png" if trained.workdir else None
+    has_curves = drawn is not None and drawn.exists()
+    if has_curves:
+        shutil.copyfile(drawn, picture)
+    parts = [
+        _heading(trained, metadata),
+        _training(trained),
+        f"## Curves\n\n![Curves of the training]({curves.name})\n" if has_curves else "",
+        _numbers(trained),
+        f"## How to load it\n\n```python\n{snippet}```\n\nImages: RGB from 0 to 1, minus {metadata['mean']}, over "
+        f"{metadata['std']}.\n",
+        _file(metadata, allowances, parities),
+    ]
+    temporary = place.with_name(f".{place.name}-{os.getpid()}")
+    temporary.write_text("\n".join(part for part in parts if part))
+    temporary.replace(place)
+    return card
+
+
+def _heading(trained: Trained, metadata: Mapping[str, str]) -> str:
+    arch = trained.architecture
+    return (
+        "---\nlicense: # yours to choose; the training images' terms may bind it\ntags: [flsl, vision-transformer]\n---\n\n"
+        f"# {trained.source}: ViT of width {arch.width}, depth {arch.depth}, patch {arch.patch_size}\n\n"
+        f"Licence: **not stated**; fill it in above and here.\n\n"
+        f"The {' and '.join(trained.backbones)} of a network trained with FLSL ({_PAPER}) by flsl_jax "
+        f"{flsl_jax.__version__}; format: {metadata['target']}. Its patch features are meant for dense prediction: "
+        "detection, segmentation, tracking.\n"
+    )
+
+
+def _training(trained: Trained) -> str:
+    config = trained.config
+    if config is None:
+        return f"## Training\n\nNot known: converted from the weight file {trained.source}.\n"
+    rows = {
+        "images": _images(config.data),
+        "recipe": config.views.recipe,
+        "step": f"{trained.step}, at {config.batch_size} images a step; {config.epochs} epochs planned",
+        "image size": f"{config.views.size} × {config.views.size}",
+        "optimizer": f"AdamW, lr {config.optimizer.lr:g} per 256 images, {config.optimizer.warmup_epochs:g} epochs of warm-up",
+        "weight decay": f"{config.optimizer.weight_decay.start:g} → {config.optimizer.weight_decay.end:g}",
+        "teacher's momentum": f"{config.teacher.momentum.start:g} → {config.teacher.momentum.end:g}",
+        "centroids": config.head.centroids,
+        "seed": config.seed,
+    }
+    return f"## Training\n\n{_table(('', ''), rows.items())}"
+
+
+def _images(data: SourceConfig) -> str:
+    if data.name == "scenes":
+        return f"{data.count} synthetic scenes"
+    named = data.dataset or Path(data.root).name
+    return f"{named} ({data.name}{f', {data.split}' if data.name == 'tfds' else ''}), without labels"
+
+
+def _numbers(trained: Trained) -> str:
+    """The last k-NN of the training and every result in the run's folder, up to the step that was converted."""
+    if trained.workdir is None:
+        return ""
+    lines = [line for line in read_metrics(trained.workdir / "metrics.jsonl") if line["step"] <= (trained.step or 0)]
+    measured = [line for line in lines if "knn_any" in line]
+    rows: list[tuple[Any, ...]] = []
+    if measured:
+        last = measured[-1]
+        rows += [
+            ("bbox k-NN in training", name, f"{last[name]:.4g}", last["step"])
+            for name in last
+            if name.startswith("knn")
+        ]
+    for result in read_results(trained.workdir / "results"):
+        step = result["model"].get("step", "")
+        rows += [(result["task"], name, f"{value:.4g}", step) for name, value in result["metrics"].items()]
+    if not rows:
+        return "## Evaluation\n\nNot measured; `python -m flsl_jax.evaluate --help` says how.\n"
+    return f"## Evaluation\n\n{_table(('task', 'metric', 'value', 'step'), rows)}"
+
+
+def _file(metadata: Mapping[str, str], allowances: Sequence[str], parities: Mapping[str, Parity | None]) -> str:
+    rows = [(name, f"`{value}`") for name, value in metadata.items() if name != "format"]
+    lines = [f"## The file\n\n{_table(('', ''), rows)}"]
+    if allowances:
+        lines.append("\nDifferences to the trained network:\n\n" + "".join(f"- {line}\n" for line in allowances))
+    for network, parity in parities.items():
+        said = "not checked (no PyTorch)" if parity is None else f"\n\n```\n{parity.table()}\n```"
+        lines.append(f"\nParity of the {network}: {said}\n")
+    return "".join(lines)
+
+
+def _table(header: Sequence[str], rows: Any) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)

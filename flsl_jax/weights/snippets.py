@@ -1,0 +1,133 @@
+"""Code to copy that loads a written file in its framework, strictly; each takes `images` and makes `tokens`.
+
+`images` are float [B, 3, H, W], RGB, normalised as the file's metadata says; `tokens` are float [B, N, D], row by row.
+`model.eval()` stands by itself because the models of mm* do not return themselves from it.
+"""
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from flsl_jax.weights.layouts import LAYOUTS
+
+_DINO = """
+from functools import partial
+
+import torch
+from vision_transformer import VisionTransformer  # $owner
+
+$read
+state = {name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")}
+model = VisionTransformer(
+    img_size=[$size], patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio, qkv_bias=True,
+    norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm; a class token, if any, comes first
+"""
+
+_SNIPPETS: Mapping[str, str] = MappingProxyType(
+    {
+        "flsl": _DINO,
+        "dino": _DINO,
+        "timm": """
+import timm
+
+model = timm.create_model("local-dir:$path", pretrained=True).eval()
+tokens = model(images)  # any H and W that $patch divides
+""",
+        "detectron2": """
+from functools import partial
+
+import torch
+from detectron2.modeling.backbone.vit import ViT
+
+$read
+state = {name.removeprefix("backbone.net."): tensor for name, tensor in state.items()}
+model = ViT(
+    img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
+    norm_layer=partial(torch.nn.LayerNorm, eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model(images)["last_feat"].flatten(2).transpose(1, 2)
+# In a LazyConfig: model.backbone.net with these arguments, train.init_checkpoint = "$path"
+""",
+        "mmdet-vitdet": """
+from functools import partial
+
+import torch
+from projects.ViTDet.vitdet import ViT
+
+$read
+model = ViT(
+    img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
+    norm_cfg=dict(type="LN", eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model(images)[0].flatten(2).transpose(1, 2)
+# In a config: backbone=dict(type="ViT", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+""",
+        "mmseg": """
+import torch
+from mmseg.models.backbones.vit import VisionTransformer
+
+$read
+model = VisionTransformer(
+    img_size=($size, $size), patch_size=$patch, embed_dims=$width, num_layers=$depth, num_heads=$heads, mlp_ratio=$ratio,
+    out_indices=-1, qkv_bias=True, with_cls_token=False, patch_bias=True, final_norm=True,
+    norm_cfg=dict(type="LN", eps=$eps), interpolate_mode="bicubic",
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model(images)[0].flatten(2).transpose(1, 2)
+# In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+""",
+        "mmpretrain": """
+import torch
+from mmpretrain.models.backbones.vision_transformer import VisionTransformer
+
+$read
+model = VisionTransformer(
+    arch=dict(embed_dims=$width, num_layers=$depth, num_heads=$heads, feedforward_channels=$hidden),
+    img_size=$size, patch_size=$patch, norm_cfg=dict(type="LN", eps=$eps), with_cls_token=False, out_type="featmap",
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model(images)[0].flatten(2).transpose(1, 2)
+# In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+""",
+        "transformers": """
+from transformers import IJepaModel
+
+model = IJepaModel.from_pretrained("$path").eval()
+tokens = model(images, interpolate_pos_encoding=True).last_hidden_state
+""",
+        "transformers-vitdet": """
+from transformers import VitDetBackbone
+
+model = VitDetBackbone.from_pretrained("$path").eval()
+tokens = model(images).feature_maps[-1].flatten(2).transpose(1, 2)  # no norm after the last block
+""",
+    }
+)  # fmt: skip
+
+
+def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, str]) -> str:
+    """The snippet of a format for one file, copy-ready."""
+    layout = LAYOUTS[name]
+    if path.suffix == ".pth":
+        key = {"network": network}.get(layout.wrapper, layout.wrapper)
+        read = f'state = torch.load("{path}", weights_only=True)["{key}"]'
+        strip = 'state = {name.removeprefix("module."): tensor for name, tensor in state.items()}'
+    else:
+        read = f'from safetensors.torch import load_file\n\nstate = load_file("{path}")'
+        strip = f'state = {{name.removeprefix("{network}.").removeprefix("module."): tensor for name, tensor in state.items()}}'
+    if layout.wrapper == "network" and (network == "student" or path.suffix != ".pth"):
+        read += f"\n{strip}"
+    owner = "the FLSL release's" if name == "flsl" else "DINO's; its class without class token where there is none"
+    values = {**fields, "path": str(path), "read": read, "owner": owner}
+    return string.Template(_SNIPPETS[name]).substitute(values).strip() + "\n"

@@ -1,0 +1,80 @@
+"""Networks to be written, as canonical tensors, with what is known of their training; read without the devices they were on."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from flsl_jax.config import Config, parse_config
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.errors import UserError
+from flsl_jax.models import Architecture
+from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
+from flsl_jax.training.state import architecture_of
+from flsl_jax.weights.canonical import Tensors, backbone_tensors, head_tensors
+from flsl_jax.weights.importing import import_weights
+from flsl_jax.weights.load import is_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Networks and their origin.
+
+    Attributes:
+        architecture: of the backbones.
+        backbones: canonical tensors, by "teacher" and "student".
+        heads: alike, of those that have one.
+        source: name of the run's folder or of the weight file.
+        mean, std: of levels from 0 to 1, red, green and blue.
+        config, step, workdir: of the run; None where the source is a weight file.
+        notes: what the reader of a weight file left or assumed.
+    """
+
+    architecture: Architecture
+    backbones: Mapping[str, Tensors]
+    heads: Mapping[str, Tensors]
+    source: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    config: Config | None = None
+    step: int | None = None
+    workdir: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
+    """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
+
+    Raises:
+        UserError: nothing that can be read is there.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
+    if not is_run(path):
+        return _read_file(path, networks=networks)
+    place = find_checkpoint(path)
+    step, state, run = read_checkpoint(place.folder, step=place.step, parts=networks)
+    config, workdir = parse_config(run["config"]), place.folder.absolute().parent
+    architecture = architecture_of(config)
+    return Trained(
+        architecture=architecture,
+        backbones={name: backbone_tensors(state[name]["backbone"], architecture) for name in networks},
+        heads={name: head_tensors(state[name]["head"]) for name in networks},
+        source=workdir.name,
+        config=config,
+        step=step,
+        workdir=workdir,
+    )
+
+
+def _read_file(path: Path, *, networks: Collection[str]) -> Trained:
+    found = {name: import_weights(path, network=name) for name in networks}
+    first = next(iter(found.values()))
+    return Trained(
+        architecture=first.architecture,
+        backbones={name: imported.backbone for name, imported in found.items()},
+        heads={name: imported.head for name, imported in found.items() if imported.head is not None},
+        source=path.name,
+        mean=first.mean,
+        std=first.std,
+        notes=tuple(first.report().splitlines()),
+    )

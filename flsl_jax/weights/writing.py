@@ -1,0 +1,142 @@
+"""Weight files, written whole or not at all: under a temporary name first, which the last step replaces."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flsl_jax.errors import UserError
+from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.layouts import Layout
+
+DTYPES: Mapping[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+# Everything that a folder of ours may hold; a folder with anything else in it is never replaced.
+_FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "curves.png"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a file holds: the target's names -> tensors by network, strings about them, and JSON files beside them."""
+
+    networks: Mapping[str, Tensors]
+    metadata: Mapping[str, str]
+    configs: Mapping[str, Mapping[str, Any]]
+
+
+def flat_names(networks: Mapping[str, Tensors], layout: Layout) -> Tensors:
+    """All tensors by the names that they have in a safetensors file: the network's first, where a file may hold two."""
+    if layout.wrapper != "network":
+        (tensors,) = networks.values()
+        return dict(tensors)
+    return {f"{network}.{name}": tensor for network, tensors in networks.items() for name, tensor in tensors.items()}
+
+
+def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
+    """Whether `path` can be written, before anything is read.
+
+    Raises:
+        UserError: a wrong suffix, torch is missing for a .pth, or something is there already that must not be replaced.
+    """
+    if layout.kind == "folder":
+        if path.suffix in (".pth", ".pt", ".safetensors"):
+            raise UserError(
+                f"--output={path} names a file; {layout.target} loads a folder, such as {path.with_suffix('')}"
+            )
+    elif path.suffix not in (".pth", ".safetensors"):
+        raise UserError(
+            f"--output={path}: expected a name that ends in {layout.suffix}, which {layout.target} reads, or in "
+            f"{'.safetensors' if layout.suffix == '.pth' else '.pth'}"
+        )
+    elif path.suffix == ".pth" and not has_torch():
+        raise UserError(
+            f"--output={path}: a .pth needs PyTorch, which is not installed; pip install 'flsl_jax[torch]', or write "
+            f"{path.with_suffix('.safetensors')}, which the printed snippet loads as well"
+        )
+    if path.exists():
+        if not overwrite:
+            raise UserError(f"{path} exists; name another --output, or replace it with --overwrite")
+        if path.is_dir() != (layout.kind == "folder"):
+            raise UserError(
+                f"{path} is a {'folder' if path.is_dir() else 'file'}, which a {layout.kind} cannot replace"
+            )
+        others = sorted({item.name for item in path.iterdir()} - _FOLDER_FILES) if path.is_dir() else []
+        if others:
+            raise UserError(f"{path} holds {', '.join(others[:3])}, which no conversion wrote; name another --output")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--output={path} cannot be written: {parent} is no folder that can be written to")
+
+
+def has_torch() -> bool:
+    """Whether PyTorch can be imported."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its name when the block ends well and is removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    old = path.with_name(f".{path.name}-{os.getpid()}-old")
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rename(old)
+        temporary.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    finally:
+        for leftover in (temporary, old):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def write_contents(contents: Contents, path: Path, layout: Layout) -> None:
+    """Writes a .safetensors, a .pth, or a folder with model.safetensors and its JSON files."""
+    from safetensors.numpy import save_file
+
+    if layout.kind == "folder":
+        path.mkdir()
+        for name, values in contents.configs.items():
+            (path / name).write_text(json.dumps(values, indent=2) + "\n")
+        save_file(flat_names(contents.networks, layout), path / "model.safetensors", metadata=dict(contents.metadata))
+    elif path.suffix == ".safetensors":
+        save_file(flat_names(contents.networks, layout), path, metadata=dict(contents.metadata))
+    else:
+        _write_torch(contents, path, layout)
+
+
+def _write_torch(contents: Contents, path: Path, layout: Layout) -> None:
+    import torch
+
+    states = {
+        network: {name: _to_torch(tensor) for name, tensor in tensors.items()}
+        for network, tensors in contents.networks.items()
+    }
+    if layout.wrapper != "network":
+        (state,) = states.values()
+        states = {layout.wrapper: state}
+    torch.save({**states, "meta": dict(contents.metadata)}, path)
+
+
+def _to_torch(tensor: np.ndarray) -> Any:
+    import torch
+
+    if tensor.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(tensor.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(tensor.copy())

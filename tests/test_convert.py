@@ -1,0 +1,109 @@
+"""The real command line of `python -m flsl_jax.convert`: what it prints, its card, and every wrong input as one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flsl_jax.weights.files import read_weights
+from tests.weights.conversion import STEP, small_config, write_run
+
+ROOT = Path(__file__).parents[1]
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def run(*flags):
+    command = [sys.executable, "-m", "flsl_jax.convert", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=ONE_DEVICE, check=False)
+
+
+@pytest.fixture(scope="module", name="workdir")
+def _workdir(tmp_path_factory):
+    workdir = write_run(tmp_path_factory.mktemp("runs") / "first", small_config())
+    lines = [f'{{"step": {step}, "loss": 1.5, "knn_any": 0.{step}25}}\n' for step in (0, STEP, STEP + 1)]
+    (workdir / "metrics.jsonl").write_text("".join(lines))
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(workdir / "curves.png")
+    (workdir / "results").mkdir()
+    (workdir / "results" / "segmentation.json").write_text(
+        '{"task": "segmentation", "metrics": {"miou": 0.375}, "model": {"step": 7}}'
+    )
+    return workdir
+
+
+def test_a_checkpoint_of_eight_devices_converts_on_one_with_a_card(workdir, tmp_path):
+    done = run(f"--input={workdir}", "--format=timm", f"--output={tmp_path / 'vit'}", "--card")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'vit'}: 29 tensors" in done.stdout
+    assert "the weights expect bicubic" in done.stdout
+    assert "parity" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("tokens = model(images)")
+    card = (tmp_path / "vit" / "README.md").read_text()
+    assert "![Curves of the training](curves.png)" in card
+    assert (tmp_path / "vit" / "curves.png").read_bytes() == (workdir / "curves.png").read_bytes()
+    assert "Licence: **not stated**" in card
+    assert "| bbox k-NN in training | knn_any | 0.725 | 7 |" in card
+    assert "| segmentation | miou | 0.375 | 7 |" in card
+    assert "32 synthetic scenes" in card
+    assert 'timm.create_model("local-dir:' in card
+
+
+def test_a_card_and_curves_stand_beside_a_file(workdir, tmp_path):
+    flags = (
+        f"--input={workdir / 'checkpoints' / str(STEP)}",
+        "--format=dino",
+        f"--output={tmp_path / 'vit.safetensors'}",
+    )
+    done = run(*flags, "--card", "--network=both", "--what=all", "--dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vit.md", "vit.safetensors", "vit_curves.png"]
+    assert "(vit_curves.png)" in (tmp_path / "vit.md").read_text()
+    names = read_weights(tmp_path / "vit.safetensors").tensors
+    assert "student.module.backbone.pos_embed" in names
+    assert "teacher.head.last_layer.weight_v" in names
+
+
+def test_a_written_file_is_an_input_again(workdir, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second.safetensors"
+    assert run(f"--input={workdir}", "--format=timm", f"--output={first}").returncode == 0
+    done = run(f"--input={first}", "--format=mmseg", f"--output={second}", "--card")
+    assert done.returncode == 0, done.stderr
+    before, after = read_weights(first / "model.safetensors").tensors, read_weights(second).tensors
+    np.testing.assert_array_equal(
+        after["layers.1.attn.attn.in_proj_weight"], before["blocks.1.attn.qkv.weight"], strict=True
+    )
+    assert "converted from the weight file" in second.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--input is missing"),
+        (("--input={}/nowhere", "--format=timm", "--output={}/vit"), "nowhere does not exist"),
+        (("--input={}", "--format=detectron", "--output={}/x.pth"), 'did you mean "detectron2"'),
+        (("--input={}", "--format=dinov2", "--output={}/x.pth"), "always has a class token"),
+        (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
+        (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),
+        (("--input={}/checkpoints/6", "--format=timm", "--output={}/vit"), "does not exist"),
+        (("--input={}", "--format=timm", "--output={}/vit", "stray"), "unexpected argument 'stray'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(workdir, flags, message):
+    done = run(*(flag.format(workdir) for flag in flags))
+    assert done.returncode == 2, done.stdout
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (workdir / "vit").exists()
+
+
+def test_help_names_every_flag_and_format():
+    text = " ".join(run("--help").stdout.split()).replace("- ", "-")
+    for flag in ("input", "format", "output", "network", "what", "dtype", "card", "overwrite", "allow_mismatch"):
+        assert f"--{flag}:" in text or f"--[no]{flag}:" in text
+    for name in ("flsl", "mmdet-vitdet", "mmseg", "mmpretrain", "transformers-vitdet", "docs/weights.md"):
+        assert name in text

@@ -1,0 +1,44 @@
+"""A run's workdir with random weights, written on eight devices, for the tests of conversion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flsl_jax import parallel
+from flsl_jax.config import ParallelConfig, to_dict
+from flsl_jax.training.checkpoints import Checkpoints
+from flsl_jax.training.state import build_network
+from tests.tiny import tiny_config
+
+STEP = 7
+SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 16, "side": 14}
+
+
+def small_config(**model):
+    return tiny_config(
+        model={"patch_size": 16, "width": 32, "depth": 2, "num_heads": 4, **model},
+        head={"hidden": 24, "bottleneck": 16, "centroids": 40},
+        views={"size": 224, "local_size": 96},
+    )
+
+
+def write_run(workdir, config):
+    """A committed checkpoint with two random networks, sharded over eight devices by FSDP; returns the workdir."""
+    empty = nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.split(build_network(config, rngs=nnx.Rngs(0)), nnx.Param)[1]))
+    rng = np.random.default_rng(0)
+
+    def filled(path, leaf):
+        """Norms near one, the rest large enough for attention to tell its tokens apart."""
+        mean = float(jax.tree_util.keystr(path).endswith("['scale']"))
+        return jnp.asarray(rng.normal(mean, 0.25, leaf.shape), jnp.float32)
+
+    state = {name: jax.tree_util.tree_map_with_path(filled, empty) for name in ("student", "teacher")}
+    state["step"] = jnp.asarray(STEP, jnp.int32)
+    mesh = parallel.make_mesh(ParallelConfig(fsdp=8))
+    state = jax.device_put(state, parallel.state_shardings(state, mesh=mesh))
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1, keep_best=False)
+    checkpoints.save(STEP, state, run={"config": to_dict(config), "step": STEP})
+    checkpoints.close()
+    return workdir

@@ -1,6 +1,6 @@
 """Evaluation: the loop that encodes against the forward pass alone, and the search against a plain matrix product, in turns.
 
-python -m benchmarks.evaluation --images=256 --rounds=5
+python -m benchmarks.evaluation --images=128 --rounds=3
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from flsl_jax.evaluation.images import ImageStream
 from flsl_jax.evaluation.knn import place_bank, vote
 from flsl_jax.models import Architecture, ViT
 
-_IMAGES = flags.DEFINE_integer("images", 64, "Images encoded.", 1)
+_IMAGES = flags.DEFINE_integer("images", 128, "Images encoded.", 1)
 _BATCH = flags.DEFINE_integer("batch", 16, "Images encoded at a time.", 1)
 _SIZE = flags.DEFINE_integer("size", 224, "Height and width in pixels.", 16)
 _WIDTH = flags.DEFINE_integer("width", 384, "Channels.", 64)

@@ -44,7 +44,7 @@ class WeightFile:
         tensors: name -> array, nested dictionaries joined with dots (`teacher.backbone.norm.weight`); float32, float16,
             bfloat16 (of ml_dtypes) or whatever the file has.
         others: top-level entries that hold no weights (epoch, args, optimizer).
-        metadata: of a safetensors file; empty for others.
+        metadata: the texts in a safetensors file's header, or under `meta` in one of torch; empty where there are none.
         config: the `config.json` of timm or transformers beside the file; empty where there is none.
         preprocessor: transformers' `preprocessor_config.json` beside the file; empty where there is none.
     """
@@ -162,7 +162,10 @@ def _read_torch(path: Path) -> WeightFile:
         tensors |= found
         if not found:
             others.append(str(top))
-    return WeightFile(path=path, tensors={name: _to_numpy(x, name, path) for name, x in tensors.items()}, others=tuple(others))
+    meta = content.get("meta")
+    texts = {key: value for key, value in meta.items() if isinstance(value, str)} if isinstance(meta, Mapping) else {}
+    arrays = {name: _to_numpy(tensor, name, path) for name, tensor in tensors.items()}
+    return WeightFile(path=path, tensors=arrays, others=tuple(others), metadata=texts)
 
 
 @contextlib.contextmanager

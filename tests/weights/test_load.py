@@ -78,15 +78,21 @@ def test_every_format_that_is_written_is_read_back_bit_exactly(tmp_path, name):
     chex.assert_trees_all_equal(found, params)
 
 
-def test_metadata_says_what_the_tensors_do_not(tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_metadata_says_what_the_tensors_do_not(tmp_path, suffix):
     architecture = Architecture(
         patch_size=4, width=16, depth=1, num_heads=4, grid=(2, 8), norm_eps=1e-3, pos_resize="bicubic_dino"
     )
     params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
     metadata = {"layout": "timm", "architecture": json.dumps(vars(architecture))}
     metadata |= {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"}
-    save_file(backbone_tensors(params, architecture), tmp_path / "x.safetensors", metadata=metadata)
-    loaded = load_network(tmp_path / "x.safetensors")
+    path, tensors = tmp_path / f"x{suffix}", backbone_tensors(params, architecture)
+    if suffix == ".pth":
+        torch = pytest.importorskip("torch")
+        torch.save({"model": {key: torch.tensor(x) for key, x in tensors.items()}, "meta": metadata | {"epoch": 3}}, path)
+    else:
+        save_file(tensors, path, metadata=metadata)
+    loaded = load_network(path)
     assert loaded.model.architecture == architecture
     assert loaded.mean == (0.1, 0.2, 0.3)
     assert "assumed" not in loaded.report

@@ -140,8 +140,7 @@ def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data
     if inv_temp is not None:
         of_modes = dataclasses.asdict(result(score(train.modes, val.modes), labels))
         metrics |= {f"modes_{name}": value for name, value in of_modes.items()}
-    images = 0 if data.train is None else len(train.labels) + len(val.labels)
-    return Scores(metrics=metrics, rows=_rows(votes, val, labels), images=images)
+    return Scores(metrics=metrics, rows=_rows(votes, val, labels), images=len(train.labels) + len(val.labels))
 
 
 def _features(

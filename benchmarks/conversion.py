@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flsl_jax.config import parse_config, to_dict
@@ -34,6 +34,7 @@ def write_checkpoint(workdir: Path) -> None:
 
 def main(_: list[str]) -> None:
     """Prints seconds and peak memory of each conversion; the memory is the largest so far."""
+    logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         write_checkpoint(workdir)

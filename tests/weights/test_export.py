@@ -5,9 +5,12 @@ import functools
 import json
 
 import chex
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+import flsl_jax
 from flsl_jax.errors import UserError
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.weights import parity
@@ -78,6 +81,16 @@ def test_a_checkpoint_of_eight_devices_goes_to_every_format_and_back_to_identica
         assert "left out norm.weight, norm.bias" in report.text()
         arch, params = dataclasses.replace(arch, final_norm=False), {k: v for k, v in params.items() if k != "norm"}
     chex.assert_trees_all_equal(backbone_params(back, arch), params)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_converted_file_loads_again_as_the_same_network(name, trained, converted):
+    model = flsl_jax.load(converted(name).path)
+    tensors = trained.backbones["teacher"]
+    params = nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
+    assert (model.architecture.num_heads, model.architecture.pos_resize) == (4, "bicubic")
+    kept = {key: tensor for key, tensor in tensors.items() if model.architecture.final_norm or key[:5] != "norm."}
+    chex.assert_trees_all_equal(jax.device_get(params), backbone_params(kept, model.architecture))
 
 
 @pytest.mark.parametrize("name", ["flsl", "dino"])

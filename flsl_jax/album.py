@@ -33,6 +33,7 @@ class Album:
     search: str = ""
     search_limit: int = 200
     patch_size: int = 0
+    num_heads: int = 0
     compare: bool = False
     report: bool = False
 
@@ -43,7 +44,7 @@ def make_album(album: Album) -> list[Path]:
     Raises:
         UserError: a model, an image, a picture or a query that is not there or does not fit.
     """
-    models = [open_model(source, patch_size=album.patch_size) for source in album.models]
+    models = [open_model(source, patch_size=album.patch_size, num_heads=album.num_heads) for source in album.models]
     subjects = [_subject(model, name) for model, name in zip(models, _names(models))]
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)

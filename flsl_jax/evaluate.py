@@ -29,6 +29,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images encoded at a time.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
+_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
 _SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
 
 __doc__ += "\nTasks, each with its flags and their defaults:\n" + "".join(  # what --help prints
@@ -52,12 +53,13 @@ def main(arguments: Sequence[str]) -> int:
         if not _MODEL.value and not TASKS[name].without_model(values):
             raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flsl_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.evaluation import results
     from flsl_jax.weights.encoders import open_model
 
-    model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value)
+    model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
     if folder is None:
         raise UserError(f"--output is missing; {model.source} has no workdir to keep its results in")

@@ -38,6 +38,7 @@ _SIMILARITY = flags.DEFINE_float("mode_similarity", 0.9, "Of clusters: cosine fr
 _SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; by default those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
+_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         mode_similarity=_SIMILARITY.value,
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flsl_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.album import Album, make_album
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         Album(
             models=_MODEL.value, images=_IMAGES.value, output=Path(_OUTPUT.value), pictures=_PICTURES.value,
             settings=settings, size=_SIZE.value, limit=_LIMIT.value, search=_SEARCH.value,
-            search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, compare=_COMPARE.value, report=_REPORT.value,
+            search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value,
+            compare=_COMPARE.value, report=_REPORT.value,
         )
     )  # fmt: skip
     print("\n".join(map(str, written)))

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from flsl_jax.config import Config, parse_config, to_dict
+from flsl_jax.config import Config, parse_config, parse_saved_config, to_dict
 from flsl_jax.errors import UserError
 
 CONFIGS = ("vits16", "vits8", "vitb16", "released_vits16", "quickstart", "tiny_imagenet")
@@ -31,6 +31,19 @@ def test_round_trip_through_a_plain_dictionary():
     assert config.views.student_area == (0.3, 0.9)
     assert config.model.drop_path == 0.0
     assert parse_config(to_dict(config)) == config
+
+
+def test_a_saved_config_of_another_version_is_read_but_for_what_it_alone_knows(caplog):
+    saved = to_dict(parse_config({"seed": 3, "model": {"width": 64, "num_heads": 2}}))
+    assert parse_saved_config(saved) == parse_config({"seed": 3, "model": {"width": 64, "num_heads": 2}})
+    assert not caplog.messages
+    saved["evaluation"]["discovery"]["method"], saved["gone"] = "lost", {"key": 1}
+    del saved["optimizer"]["b1"]
+    assert parse_saved_config(saved) == parse_config({"seed": 3, "model": {"width": 64, "num_heads": 2}})
+    assert "config.evaluation.discovery.method, config.gone" in caplog.text
+    saved["model"]["gated"] = True
+    with pytest.raises(UserError, match=r"does not know config.model.gated; read it with the version that wrote it"):
+        parse_saved_config(saved)
 
 
 @pytest.mark.parametrize(

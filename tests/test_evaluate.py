@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder
+from flsl_jax.models import Architecture, ViT
 from flsl_jax.train import train
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state, network_graph
+from flsl_jax.weights.canonical import backbone_tensors
 from flsl_jax.weights.encoders import open_model
 from tests.davis_layout import write_layout
 from tests.tiny import tiny_config
@@ -111,6 +114,17 @@ def test_models_open_by_one_word(workdir):
     alone = open_model("pixels", patch_size=4)
     assert alone.encoder.tokens(IMAGES).shape == (2, 8, 10, 48)
     assert alone.results is None
+
+
+def test_a_weight_file_that_does_not_say_its_heads_takes_those_that_it_is_told(tmp_path):
+    architecture = Architecture(patch_size=8, width=128, depth=1, num_heads=4, grid=(4, 4), pos_resize="bicubic_antialias")
+    model = ViT(architecture, init_std=0.2, rngs=nnx.Rngs(0))
+    tensors = backbone_tensors(nnx.to_pure_dict(nnx.split(model, nnx.Param)[1]), architecture)
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / "bare.safetensors")
+    told, assumed = (open_model(str(tmp_path / "bare.safetensors"), num_heads=number) for number in (4, 0))
+    expected = NetworkEncoder(model, name="own").tokens(IMAGES)
+    np.testing.assert_allclose(told.encoder.tokens(IMAGES), expected, atol=1e-5)
+    assert np.abs(assumed.encoder.tokens(IMAGES) - expected).max() > 1e-3
 
 
 def test_untrained_is_the_run_before_its_first_step(workdir):

@@ -5,6 +5,7 @@ keys (naming the nearest valid one), wrong types and values out of range, each i
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from flsl_jax.config.evaluation import (
     SeparabilityConfig,
     VideoConfig,
 )
-from flsl_jax.config.parsing import nearest_key, parse
+from flsl_jax.config.parsing import nearest_key, parse, require, without_unknown
 from flsl_jax.config.run import (
     CheckpointConfig,
     ComputeConfig,
@@ -67,12 +68,15 @@ __all__ = [
     "nearest_key",
     "parse",
     "parse_config",
+    "parse_saved_config",
     "to_dict",
 ]
 
+log = logging.getLogger(__name__)
+
 
 def parse_config(values: Mapping[str, Any]) -> Config:
-    """Typed configuration from a nested mapping (a ConfigDict, or the `config.json` of a workdir).
+    """Typed configuration from a nested mapping (such as a ConfigDict).
 
     Args:
         values: nested mapping; a key that is left out takes its default.
@@ -85,6 +89,30 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def parse_saved_config(values: Mapping[str, Any]) -> Config:
+    """The configuration of a run that another version may have written, to read its networks with.
+
+    Keys that this version does not know are passed over with a warning, except those of `model` and `head`, which say what
+    the network computes. Ranges are not checked again: the run has been trained with them.
+
+    Args:
+        values: nested mapping, from a checkpoint or the `config.json` of a workdir.
+
+    Raises:
+        UserError: an unknown key of `model` or `head`, or a wrong type; the message names the key.
+    """
+    known, unknown = without_unknown(Config, values, path="config")
+    vital = [name for name in unknown if name.startswith(("config.model", "config.head"))]
+    require(
+        not vital,
+        f"the run was written by another version of flsl_jax: this one does not know {', '.join(vital)}; read it with the "
+        "version that wrote it",
+    )
+    if unknown:
+        log.warning("passed over what another version of flsl_jax wrote into the run's config: %s", ", ".join(unknown))
+    return parse(Config, known, path="config")
+
+
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dictionary, as written to `config.json`; `parse_config` reads it back."""
+    """Plain nested dictionary, as written to `config.json`; `parse_saved_config` reads it back."""
     return dataclasses.asdict(config)

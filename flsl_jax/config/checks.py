@@ -20,14 +20,7 @@ def check(config: Config) -> None:
     }  # fmt: skip
     for name, value in at_least_one.items():
         require(value >= 1, f"config.{name} is {value}; expected at least 1")
-    groups = [name for name, value in vars(config.evaluation).items() if dataclasses.is_dataclass(value)]
-    for name in config.evaluation.tasks:
-        require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")
-    for name in groups:
-        check_task(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
-    if config.evaluation.every_epochs:
-        for name in config.evaluation.tasks:
-            check_sources(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
+    _check_evaluation(config)
     positive = {
         "objective.student_temp": objective.student_temp, "objective.teacher_temp.start": objective.teacher_temp.start,
         "objective.teacher_temp.end": objective.teacher_temp.end, "optimizer.lr": optimizer.lr,
@@ -70,6 +63,17 @@ def check(config: Config) -> None:
         config.compute.attention != "cudnn" or config.compute.dtype != "float32",
         'config.compute.attention = "cudnn" needs config.compute.dtype = "bfloat16"',
     )
+
+
+def _check_evaluation(config: Config) -> None:
+    groups = [name for name, value in vars(config.evaluation).items() if dataclasses.is_dataclass(value)]
+    for name in config.evaluation.tasks:
+        require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")
+    for name in groups:
+        check_task(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
+    if config.evaluation.every_epochs:
+        for name in config.evaluation.tasks:
+            check_sources(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
 
 
 def _check_grid(config: Config, *, size_key: str, window_key: str) -> None:

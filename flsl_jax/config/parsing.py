@@ -34,6 +34,20 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
     return kind(**parsed)
 
 
+def without_unknown(kind: type, values: Mapping[str, Any], *, path: str) -> tuple[dict[str, Any], list[str]]:
+    """A nested mapping without the keys that the dataclass, or one inside it, lacks; and the names of those, as in `parse`."""
+    hints, known, unknown = typing.get_type_hints(kind), {}, []
+    for name, value in values.items():
+        if name not in hints:
+            unknown.append(f"{path}.{name}")
+        elif dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            known[name], inner = without_unknown(hints[name], value, path=f"{path}.{name}")
+            unknown += inner
+        else:
+            known[name] = value
+    return known, unknown
+
+
 def nearest_key(name: str, candidates: Iterable[str]) -> str:
     """` (did you mean "x"?)`, or the list of valid keys where none is near."""
     candidates = sorted(candidates)

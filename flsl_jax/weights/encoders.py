@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from flsl_jax.config import Config, parse_config
+from flsl_jax.config import Config, parse_saved_config
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.training.checkpoints import committed_step
@@ -48,7 +48,7 @@ class OpenedModel:
         }
 
 
-def open_model(source: str, *, patch_size: int = 0) -> OpenedModel:
+def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> OpenedModel:
     """Opens a model for its features.
 
     Args:
@@ -56,6 +56,7 @@ def open_model(source: str, *, patch_size: int = 0) -> OpenedModel:
             format that `flsl_jax.load` reads, `untrained:WORKDIR` (the network of that run's config, freshly initialised),
             `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`). Empty: no model.
         patch_size: of `pixels` alone, in pixels.
+        num_heads: attention heads of a weight file that does not say how many; 0: channels of 64 each.
 
     Raises:
         UserError: nothing that can be opened is there.
@@ -71,7 +72,7 @@ def open_model(source: str, *, patch_size: int = 0) -> OpenedModel:
         if not place:
             raise UserError(f"--model={source} names no run; write --model={kind}:WORKDIR")
         return _baseline(kind, Path(place))
-    return _trained(source)
+    return _trained(source, num_heads=num_heads)
 
 
 def _baseline(kind: str, workdir: Path) -> OpenedModel:
@@ -92,10 +93,9 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
     )
 
 
-def _trained(source: str) -> OpenedModel:
+def _trained(source: str, *, num_heads: int) -> OpenedModel:
     path = Path(source)
-    loaded = load_network(path)
-    log.info("%s", loaded.report)
+    loaded = load_network(path, num_heads=num_heads or None)
     model = loaded.model
     if path.is_dir() and path.name.isdigit() and path.parent.name == "checkpoints":
         workdir, step = path.parent.parent, int(path.name)
@@ -105,6 +105,7 @@ def _trained(source: str) -> OpenedModel:
         step = committed_step(workdir / "checkpoints")
         results = workdir / "results"
     else:
+        log.info("%s", loaded.report)
         encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
         return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
@@ -123,4 +124,4 @@ def read_run_config(workdir: Path) -> Config:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
-    return parse_config(values)
+    return parse_saved_config(values)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flsl_jax.config import Config, HeadConfig, parse_config
+from flsl_jax.config import Config, HeadConfig, parse_saved_config
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
@@ -77,7 +77,7 @@ def _find(config: Config) -> _Found:
     if is_run(path):
         place = find_checkpoint(path)
         step, state, run = read_checkpoint(place.folder, step=place.step, parts=["teacher"])
-        teacher, architecture = state["teacher"], architecture_of(parse_config(run["config"]))
+        teacher, architecture = state["teacher"], architecture_of(parse_saved_config(run["config"]))
         return _Found(
             architecture=architecture,
             backbone=backbone_tensors(teacher["backbone"], architecture),

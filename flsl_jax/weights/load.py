@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.config import parse_config
+from flsl_jax.config import parse_saved_config
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
@@ -26,12 +26,14 @@ class Loaded:
     """A backbone and how its images are normalised.
 
     `mean`, `std`: of levels from 0 to 1, red, green and blue. `report`: what was read, left and assumed, in lines.
+    `heads_known`: whether the number of attention heads was said by something, and not assumed from the width.
     """
 
     model: ViT
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     report: str
+    heads_known: bool = True
 
 
 def load_model(
@@ -43,7 +45,8 @@ def load_model(
 ) -> ViT:
     """The backbone alone; see `flsl_jax.load`."""
     loaded = load_network(path, network=network, source=source, num_heads=num_heads)
-    log.info("%s", loaded.report)
+    # A wrong number of heads loads, and gives wrong tokens: an assumption is not to be missed.
+    log.log(logging.INFO if loaded.heads_known else logging.WARNING, "%s", loaded.report)
     return loaded.model
 
 
@@ -65,7 +68,13 @@ def load_network(
     if is_run(path):
         return _load_run(path, network=network)
     imported = import_weights(path, network=network, source=source, num_heads=num_heads)
-    return Loaded(model=build_backbone(imported), mean=imported.mean, std=imported.std, report=imported.report())
+    return Loaded(
+        model=build_backbone(imported),
+        mean=imported.mean,
+        std=imported.std,
+        report=imported.report(),
+        heads_known=imported.heads_known,
+    )
 
 
 def is_run(path: Path) -> bool:
@@ -85,5 +94,5 @@ def _load_run(path: Path, *, network: str) -> Loaded:
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=[network])
     params = jax.tree.map(jnp.asarray, state[network])
-    model = nnx.merge(network_graph(parse_config(run["config"])), params).backbone
+    model = nnx.merge(network_graph(parse_saved_config(run["config"])), params).backbone
     return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from flsl_jax.config import Config, parse_config
+from flsl_jax.config import Config, parse_saved_config
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
@@ -53,7 +53,7 @@ def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
         return _read_file(path, networks=networks)
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=networks)
-    config, workdir = parse_config(run["config"]), place.folder.absolute().parent
+    config, workdir = parse_saved_config(run["config"]), place.folder.absolute().parent
     architecture = architecture_of(config)
     return Trained(
         architecture=architecture,

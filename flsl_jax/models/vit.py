@@ -239,15 +239,18 @@ def attend(
 ) -> Float[Array, "B N heads d"]:
     """`softmax(q kᵀ / √d) v` as `jax.nn.dot_product_attention` has it, the softmax in float32.
 
-    Heads are moved before the tokens first, which nearly halves the time of forward and backward pass on a CPU; scale
-    and normalisation are applied to d channels a token and not to its N weights.
+    Heads are moved before the tokens first and joined with the batch to one axis, which more than halves the time of forward
+    and backward pass on a CPU; scale and normalisation are applied to d channels a token and not to its N weights.
     """
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
-    logits = jnp.matmul(query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32)
+    heads = query.shape[2]
+    query, key, value = (
+        rearrange(x, "b n heads d -> (b heads) n d") for x in (query * query.shape[-1] ** -0.5, key, value)
+    )
+    logits = jnp.matmul(query, jnp.swapaxes(key, 1, 2), preferred_element_type=jnp.float32)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
     mixed = mixed / jnp.sum(weights, axis=-1, keepdims=True)
-    return jnp.swapaxes(mixed.astype(value.dtype), 1, 2)
+    return rearrange(mixed.astype(value.dtype), "(b heads) n d -> b n heads d", heads=heads)
 
 
 def pad_to_patch(images: Float[Array, "B H W 3"], *, patch_size: int) -> Float[Array, "B P Q 3"]:

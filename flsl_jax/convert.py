@@ -35,6 +35,7 @@ _WHAT = flags.DEFINE_enum(
     "what", "backbone", ["backbone", "all"], "all: the head and its centroids too; for flsl and dino only."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the numbers in the file.")
+_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
 _CARD = flags.DEFINE_bool("card", False, "Write a model card beside it: training, curves, evaluation numbers.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what an earlier conversion wrote to --output.")
 _ALLOW_MISMATCH = flags.DEFINE_bool(
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         network=_NETWORK.value,
         what=_WHAT.value,
         dtype=_DTYPE.value,
+        num_heads=_NUM_HEADS.value or None,
         card=_CARD.value,
         overwrite=_OVERWRITE.value,
         allow_mismatch=_ALLOW_MISMATCH.value,

@@ -88,6 +88,7 @@ def test_a_written_file_is_an_input_again(workdir, tmp_path):
         (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
         (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),
         (("--input={}/checkpoints/6", "--format=timm", "--output={}/vit"), "does not exist"),
+        (("--input={}", "--format=timm", "--output={}/vit", "--num_heads=4"), "num_heads=4 is for weight files"),
         (("--input={}", "--format=timm", "--output={}/vit", "stray"), "unexpected argument 'stray'"),
     ],
 )
@@ -103,7 +104,18 @@ def test_wrong_input_is_one_line_and_code_2(workdir, flags, message):
 
 def test_help_names_every_flag_and_format():
     text = " ".join(run("--help").stdout.split()).replace("- ", "-")
-    for flag in ("input", "format", "output", "network", "what", "dtype", "card", "overwrite", "allow_mismatch"):
+    for flag in (
+        "input",
+        "format",
+        "output",
+        "network",
+        "what",
+        "dtype",
+        "num_heads",
+        "card",
+        "overwrite",
+        "allow_mismatch",
+    ):
         assert f"--{flag}:" in text or f"--[no]{flag}:" in text
     for name in ("flsl", "mmdet-vitdet", "mmseg", "mmpretrain", "transformers-vitdet", "docs/weights.md"):
         assert name in text

@@ -12,6 +12,7 @@ from flsl_jax.models import Architecture
 from flsl_jax.weights import parity, writing
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.card import card_paths, write_card
+from flsl_jax.weights.counterparts import network_prefix, read_canonical
 from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout, to_layout
 from flsl_jax.weights.metadata import file_metadata, folder_config, snippet_fields
 from flsl_jax.weights.snippets import load_snippet
@@ -23,14 +24,15 @@ class ExportOptions:
     """What is written and how.
 
     `format`: a name in `layouts.LAYOUTS`. `network`: "both" where the format holds two. `what`: "all" adds the head, whose
-    last layer has the centroids. `card`: write a model card beside the file. `allow_mismatch`: write even where the
-    target computes something else.
+    last layer has the centroids. `num_heads`: of a weight file that does not say. `card`: write a model card beside the
+    file. `allow_mismatch`: write even where the target computes something else.
     """
 
     format: str
     network: Literal["teacher", "student", "both"] = "teacher"
     what: Literal["backbone", "all"] = "backbone"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    num_heads: int | None = None
     card: bool = False
     overwrite: bool = False
     allow_mismatch: bool = False
@@ -73,14 +75,15 @@ def export(source: Path, output: Path, options: ExportOptions) -> ExportReport:
     layout = find_layout(options.format)
     writing.check_output(output, layout, overwrite=options.overwrite)
     _check_options(options, layout, output=output)
-    return write_trained(read_trained(source, networks=_networks(options)), output, options)
+    trained = read_trained(source, networks=_networks(options), num_heads=options.num_heads)
+    return write_trained(trained, output, options)
 
 
 def write_trained(trained: Trained, output: Path, options: ExportOptions) -> ExportReport:
     """Writes networks that are read already; see `export`."""
     layout = find_layout(options.format)
     check_fits(trained, layout, options=options)
-    target = _as_computed(trained.architecture, layout)
+    target, fields = _as_computed(trained.architecture, layout), snippet_fields(trained)
     written = {
         name: _rounded(tensors, options.dtype)
         for name, tensors in trained.backbones.items()
@@ -92,9 +95,9 @@ def write_trained(trained: Trained, output: Path, options: ExportOptions) -> Exp
         writing.write_contents(contents, temporary, layout)
         for name, tensors in written.items():
             exact = {key: np.asarray(tensor, np.float32) for key, tensor in _kept(tensors, target).items()}
-            parities[name] = _checked(temporary, name, exact, target=target, options=options)
+            parities[name] = _checked(temporary, name, exact, target=target, options=options, fields=fields)
         allowances = list_allowances(trained, contents, layout=layout, options=options, target=target)
-        snippet = load_snippet(options.format, path=output, network=next(iter(written)), fields=snippet_fields(trained))
+        snippet = load_snippet(options.format, path=output, network=next(iter(written)), fields=fields)
         card = None
         if options.card:
             card = write_card(
@@ -188,7 +191,7 @@ def _contents(
         if options.what == "all":
             head = _rounded(trained.heads[name], options.dtype)
             named |= {f"{layout.head_prefix}{key}": tensor for key, tensor in head.items()}
-        inner = parity.network_prefix(name).removeprefix(f"{name}.") if layout.wrapper == "network" else ""
+        inner = network_prefix(name).removeprefix(f"{name}.") if layout.wrapper == "network" else ""
         networks[name] = {inner + key: tensor for key, tensor in named.items()}
     metadata = file_metadata(
         trained, name=options.format, networks=tuple(networks), what=options.what, dtype=options.dtype
@@ -221,16 +224,24 @@ def _kept(tensors: Tensors, target: Architecture) -> Tensors:
 
 
 def _checked(
-    path: Path, network: str, tensors: Tensors, *, target: Architecture, options: ExportOptions
+    path: Path,
+    network: str,
+    tensors: Tensors,
+    *,
+    target: Architecture,
+    options: ExportOptions,
+    fields: Mapping[str, str],
 ) -> parity.Parity | None:
     """Compares numbers always, and what is computed where torch is installed."""
-    back = parity.read_canonical(path, name=options.format, network=network, architecture=target)
+    back = read_canonical(path, name=options.format, network=network, architecture=target)
     lost = [name for name in tensors if name not in back or not np.array_equal(np.float32(back[name]), tensors[name])]
     if lost or back.keys() != tensors.keys():
         raise UserError(f"read back, {', '.join(lost or back.keys() ^ tensors.keys())} differ; nothing was written")
     if not writing.has_torch():
         return None
-    found = parity.check_parity(path, name=options.format, network=network, tensors=tensors, architecture=target)
+    found = parity.check_parity(
+        path, name=options.format, network=network, tensors=tensors, architecture=target, fields=fields
+    )
     if not found.holds and not options.allow_mismatch:
         raise UserError(
             f"{found.counterpart} computes something else: it differs by {found.largest:.1e}, more than "

@@ -126,7 +126,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             notes=("set num_heads as below: the release's detection configs say 8, which loads and is wrong",),
         ),
         "dino": Layout(
-            target="DINO's code, its ViT without class token where the network has none",
+            target="DINO's code",
             names=_CANONICAL,
             prefix="backbone.",
             head_prefix="head.",

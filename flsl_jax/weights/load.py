@@ -66,6 +66,7 @@ def load_network(
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
     if is_run(path):
+        check_num_heads(path, num_heads)
         return _load_run(path, network=network)
     imported = import_weights(path, network=network, source=source, num_heads=num_heads)
     return Loaded(
@@ -81,6 +82,16 @@ def is_run(path: Path) -> bool:
     """Whether a path is read as a run or its checkpoint: a folder with `checkpoints/`, or one without weight files."""
     files = ("*.safetensors", "*.bin", "*.index.json")
     return path.is_dir() and ((path / "checkpoints").is_dir() or not any(any(path.glob(name)) for name in files))
+
+
+def check_num_heads(run: Path, num_heads: int | None) -> None:
+    """Refuses a number of heads for a run, which knows its own.
+
+    Raises:
+        UserError: one is given.
+    """
+    if num_heads is not None:
+        raise UserError(f"num_heads={num_heads} is for weight files that do not say; the config of the run {run} does")
 
 
 def build_backbone(imported: Imported) -> ViT:

@@ -175,4 +175,5 @@ def snippet_fields(trained: Trained) -> Mapping[str, str]:
         "ratio": str(arch.mlp_ratio),
         "hidden": str(arch.mlp_ratio * arch.width),
         "eps": repr(arch.norm_eps),
+        "class_token": str(arch.num_prefix > 0).lower(),
     }

@@ -4,6 +4,7 @@
 `model.eval()` stands by itself because the models of mm* do not return themselves from it.
 """
 
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,11 @@ from types import MappingProxyType
 
 from flsl_jax.weights.layouts import LAYOUTS
 
-_DINO = """
+_DINO_MODEL = """
 from functools import partial
 
 import torch
-from vision_transformer import VisionTransformer  # $owner
+from vision_transformer import $imports
 
 $read
 state = {name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")}
@@ -23,14 +24,31 @@ model = VisionTransformer(
     img_size=[$size], patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio, qkv_bias=True,
     norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
 )
+"""
+_FLSL = f"""{_DINO_MODEL}make_vit_noclass(model)
 model.load_state_dict(state, strict=True)
 model.eval()
-tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm; a class token, if any, comes first
+tokens = model(images)
+"""
+_DINO = f"""{_DINO_MODEL}model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model.get_intermediate_layers(images, n=1)[0][:, 1:]  # after the final norm, without the class token
+"""
+_DINO_NO_CLASS_TOKEN = f"""{_DINO_MODEL}# DINO's class has a class token and this network none: one of zeros is
+# loaded, and left out before the blocks.
+state["cls_token"] = torch.zeros(1, 1, $width)
+state["pos_embed"] = torch.nn.functional.pad(state["pos_embed"], (0, 0, 1, 0))
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model.prepare_tokens(images)[:, 1:]
+for block in model.blocks:
+    tokens = block(tokens)
+tokens = model.norm(tokens)
 """
 
 _SNIPPETS: Mapping[str, str] = MappingProxyType(
     {
-        "flsl": _DINO,
+        "flsl": _FLSL,
         "dino": _DINO,
         "timm": """
 import timm
@@ -68,7 +86,7 @@ model = ViT(
 )
 model.load_state_dict(state, strict=True)
 model.eval()
-tokens = model(images)[0].flatten(2).transpose(1, 2)
+tokens = model(images).flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="ViT", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
 """,
         "mmseg": """
@@ -128,6 +146,9 @@ def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, st
         strip = f'state = {{name.removeprefix("{network}.").removeprefix("module."): tensor for name, tensor in state.items()}}'
     if layout.wrapper == "network" and (network == "student" or path.suffix != ".pth"):
         read += f"\n{strip}"
-    owner = "the FLSL release's" if name == "flsl" else "DINO's; its class without class token where there is none"
-    values = {**fields, "path": str(path), "read": read, "owner": owner}
-    return string.Template(_SNIPPETS[name]).substitute(values).strip() + "\n"
+    template = _DINO_NO_CLASS_TOKEN if name == "dino" and fields["class_token"] == "false" else _SNIPPETS[name]
+    if path.suffix == ".safetensors":
+        template = re.sub(r"# In a .*", "# Its configs read a .pth: convert with --output=$pth for them.", template)
+    imports = "VisionTransformer, make_vit_noclass  # the FLSL release's" if name == "flsl" else "VisionTransformer  # DINO's"
+    values = {**fields, "path": str(path), "pth": str(path.with_suffix(".pth")), "read": read, "imports": imports}
+    return string.Template(template).substitute(values).strip() + "\n"

@@ -12,7 +12,7 @@ from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.training.state import architecture_of
 from flsl_jax.weights.canonical import Tensors, backbone_tensors, head_tensors
 from flsl_jax.weights.importing import import_weights
-from flsl_jax.weights.load import is_run
+from flsl_jax.weights.load import check_num_heads, is_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,10 @@ class Trained:
     notes: tuple[str, ...] = ()
 
 
-def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
+def read_trained(path: Path, *, networks: Collection[str], num_heads: int | None = None) -> Trained:
     """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
+
+    `num_heads`: attention heads of a weight file that does not say; by default those of 64 channels each.
 
     Raises:
         UserError: nothing that can be read is there.
@@ -50,7 +52,8 @@ def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
     if not is_run(path):
-        return _read_file(path, networks=networks)
+        return _read_file(path, networks=networks, num_heads=num_heads)
+    check_num_heads(path, num_heads)
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=networks)
     config, workdir = parse_saved_config(run["config"]), place.folder.absolute().parent
@@ -66,8 +69,8 @@ def read_trained(path: Path, *, networks: Collection[str]) -> Trained:
     )
 
 
-def _read_file(path: Path, *, networks: Collection[str]) -> Trained:
-    found = {name: import_weights(path, network=name) for name in networks}
+def _read_file(path: Path, *, networks: Collection[str], num_heads: int | None) -> Trained:
+    found = {name: import_weights(path, network=name, num_heads=num_heads) for name in networks}
     first = next(iter(found.values()))
     return Trained(
         architecture=first.architecture,

@@ -88,6 +88,7 @@ def test_a_written_file_is_an_input_again(workdir, tmp_path):
         (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
         (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),
         (("--input={}/checkpoints/6", "--format=timm", "--output={}/vit"), "does not exist"),
+        (("--input={}", "--format=timm", "--output=/proc/vit"), "--output=/proc/vit cannot be written"),
         (("--input={}", "--format=timm", "--output={}/vit", "--num_heads=4"), "num_heads=4 is for weight files"),
         (("--input={}", "--format=timm", "--output={}/vit", "stray"), "unexpected argument 'stray'"),
     ],

@@ -1,8 +1,10 @@
 """Checkpoints with orbax: asynchronous, atomic, the newest k and the best; only committed ones are ever read."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,19 @@ class Checkpoints:
         self._manager.close()
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's remarks on folders that are only read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_quiet()
 def committed_step(folder: Path) -> int | None:
     """The newest committed step in a workdir's `checkpoints/` folder, or None."""
     with ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
@@ -134,6 +149,7 @@ def find_checkpoint(path: Path) -> CheckpointPlace:
     raise UserError(f"{path} is neither a run's workdir (no checkpoints/ in it) nor a checkpoint (checkpoints/STEP)")
 
 
+@_quiet()
 def read_checkpoint(
     folder: Path, *, step: int | None = None, parts: Collection[str] | None = None
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:

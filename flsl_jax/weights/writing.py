@@ -85,18 +85,24 @@ def has_torch() -> bool:
 
 @contextlib.contextmanager
 def whole_or_not(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its name when the block ends well and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path`, which takes its name when the block ends well and is removed when it does not.
+
+    Raises:
+        UserError: the system refuses to write.
+    """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     old = path.with_name(f".{path.name}-{os.getpid()}-old")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if path.is_dir():
             path.rename(old)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         if old.exists() and not path.exists():
             old.rename(path)
+        if isinstance(error, OSError):
+            raise UserError(f"--output={path} cannot be written: {error}") from error
         raise
     finally:
         for leftover in (temporary, old):

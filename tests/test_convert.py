@@ -103,6 +103,16 @@ def test_wrong_input_is_one_line_and_code_2(workdir, flags, message):
     assert not (workdir / "vit").exists()
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(workdir, tmp_path):
+    flags = f"--input={workdir} --format=mmseg --output={tmp_path / 'vit.safetensors'}"
+    limited = ["bash", "-c", f"ulimit -f 20; {sys.executable} -m flsl_jax.convert {flags}"]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=240, cwd=ROOT, env=ONE_DEVICE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the file cannot be written to")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_names_every_flag_and_format():
     text = " ".join(run("--help").stdout.split()).replace("- ", "-")
     for flag in (

@@ -113,18 +113,27 @@ def whole_or_not(path: Path) -> Iterator[Path]:
 
 
 def write_contents(contents: Contents, path: Path, layout: Layout) -> None:
-    """Writes a .safetensors, a .pth, or a folder with model.safetensors and its JSON files."""
+    """Writes a .safetensors, a .pth, or a folder with model.safetensors and its JSON files.
+
+    Raises:
+        UserError: it could not be written whole, for want of space perhaps.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    file = path
     if layout.kind == "folder":
         path.mkdir()
         for name, values in contents.configs.items():
             (path / name).write_text(json.dumps(values, indent=2) + "\n")
-        save_file(flat_names(contents.networks, layout), path / "model.safetensors", metadata=dict(contents.metadata))
-    elif path.suffix == ".safetensors":
-        save_file(flat_names(contents.networks, layout), path, metadata=dict(contents.metadata))
-    else:
-        _write_torch(contents, path, layout)
+        file = path / "model.safetensors"
+    try:
+        if file.suffix == ".safetensors":
+            save_file(flat_names(contents.networks, layout), file, metadata=dict(contents.metadata))
+        else:
+            _write_torch(contents, file, layout)
+    except (SafetensorError, RuntimeError) as error:  # how the two libraries say that the disk is full
+        raise UserError(f"the file cannot be written to {path.parent}, is there space? ({error})") from error
 
 
 def _write_torch(contents: Contents, path: Path, layout: Layout) -> None:

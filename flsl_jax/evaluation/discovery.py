@@ -81,7 +81,8 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
     """
     source = open_source(settings.data)
     groups = defaultdict(list)
-    for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=len(source) < 1000):
+    hidden = None if len(source) >= 1000 else True
+    for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=hidden):
         record = source[index]
         if record.boxes is not None and record.boxes.labels.size:
             height, width = _read(source, index).shape[:2]
@@ -114,7 +115,7 @@ def evaluate(
     """
     data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     tallies = {name: _Tally() for name in ("LOST", "mode region of its seed", "all mode regions", "whole image")}
-    with tqdm(total=sum(map(len, data.groups.values())), desc="discovery", unit="image") as progress:
+    with tqdm(total=sum(map(len, data.groups.values())), desc="discovery", unit="image", disable=None) as progress:
         for found in _encoded(encoder, data, settings, batch_size=batch_size):
             for name, boxes in _found_boxes(found, settings, patch_size=encoder.patch_size).items():
                 tallies[name].add(boxes, found.truth, iou=settings.iou)

@@ -68,7 +68,7 @@ def evaluate(
         data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     if settings.predictions:
         return summary(
-            {v.name: _judge(v, read_predictions(v, settings)) for v in tqdm(data, desc="videos", unit="video")}
+            {v.name: _judge(v, read_predictions(v, settings)) for v in tqdm(data, desc="videos", unit="video", disable=None)}
         )
     found = {}
     for video in data:
@@ -182,7 +182,7 @@ def _encoded(
         return jax.device_put(tokens, jax.local_devices()[0])  # one after the other: on one device
 
     ahead = encode(0)
-    with tqdm(total=count, desc=f"video {video.name}", unit="frame") as progress:
+    with tqdm(total=count, desc=f"video {video.name}", unit="frame", disable=None) as progress:
         for begin in range(0, count, batch):
             tokens, ahead = ahead, encode(begin + batch) if begin + batch < count else None
             for frame in tokens[: count - begin]:

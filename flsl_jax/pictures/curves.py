@@ -1,6 +1,6 @@
-"""Training curves as a picture."""
+"""Training curves as a picture: of one run, or of several in one figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ _PANELS = (
     ("shares", ("attention_share", "mode_similarity", "position_share", "agreement", "feature_std")),
     ("bbox-aligned k-NN", ("knn_any", "knn_majority", "knn_token")),
 )
+# What runs are compared by: a panel each.
+_COMPARED = (
+    "loss", "inter", "intra", "volume", "mean_entropy", "teacher_entropy", "attention_share", "position_share",
+    "knn_any", "knn_token",
+)  # fmt: skip
 
 
 def save_curves(
@@ -29,13 +34,10 @@ def save_curves(
     plt = agg_pyplot()
     panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
     panels = [(title, names) for title, names in panels if names]
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for number, (axis, (title, names)) in enumerate(zip(axes.flat, panels)):
-        _draw_lines(axis, metrics, names)
+    figure, axes = _panels(plt, len(panels))
+    for number, (axis, (title, names)) in enumerate(zip(axes, panels)):
+        for color, name in zip(OKABE_ITO, names):
+            _draw_line(axis, metrics, name, color=color, label=name)
         if title.startswith("entropies"):
             axis.axhline(log_centroids, color="0.5", linestyle="--", linewidth=1, label="ln K")
         baseline = [line["knn_pixels_any"] for line in metrics if "knn_pixels_any" in line]
@@ -48,17 +50,41 @@ def save_curves(
     save_figure(figure, path)
 
 
-def _draw_lines(axis: Any, metrics: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    for color, name in zip(OKABE_ITO, names):
-        points = [(line["step"], float(line[name])) for line in metrics if name in line]
-        axis.plot(
-            *zip(*points),
-            color=color,
-            label=name,
-            linewidth=1.4,
-            marker="o" if len(points) < 30 else None,
-            markersize=3,
-        )
+def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
+    """Writes a picture of several runs, a panel for each quantity that any of them has, a colour for each run.
+
+    Args:
+        runs: lines of each run's metrics.jsonl, by the name in the legend.
+        path: of a PNG or SVG.
+    """
+    plt = agg_pyplot()
+    names = [name for name in _COMPARED if any(name in line for metrics in runs.values() for line in metrics)]
+    figure, axes = _panels(plt, len(names))
+    for axis, name in zip(axes, names):
+        for number, (run, metrics) in enumerate(runs.items()):
+            _draw_line(axis, metrics, name, color=OKABE_ITO[number % len(OKABE_ITO)], label=run)
+        axis.set(title=name, xlabel="step")
+        axis.grid(alpha=0.25)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(runs)), fontsize=9, frameon=False)
+    save_figure(figure, path)
+
+
+def _panels(plt: Any, count: int) -> tuple[Any, list[Any]]:
+    """A figure of so many panels in one or two columns."""
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def _draw_line(axis: Any, metrics: Sequence[dict[str, Any]], name: str, *, color: str, label: str) -> None:
+    points = [(line["step"], float(line[name])) for line in metrics if name in line]
+    if points:
+        marker = "o" if len(points) < 30 else None
+        axis.plot(*zip(*points), color=color, label=label, linewidth=1.4, marker=marker, markersize=3)
 
 
 def _mark_alarms(axis: Any, alarms: Sequence[AlarmMark], *, named: bool) -> None:

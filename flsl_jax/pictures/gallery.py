@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.pictures.curves import save_curves
+from flsl_jax.pictures.curves import compare_curves, save_curves
 from flsl_jax.pictures.images import ShownImage, file_stem
 from flsl_jax.pictures.kinds import KINDS, PictureSettings, Sheets, check_kind
 from flsl_jax.pictures.runs import Run
@@ -87,7 +88,7 @@ def draw(
             progress.set_description(name)
             if name == CURVES:
                 runs = [subject for subject in subjects if _has_curves(subject)]
-                written += [_draw_curves(subject, output, alone=len(runs) == 1) for subject in runs]
+                written += _draw_curves(runs, output, compare=compare)
                 progress.update(len(subjects))
                 continue
             ordered = sorted(subjects, key=_ratio) if KINDS[name].by_ratio else subjects
@@ -114,14 +115,27 @@ def _save(name: str, sheets: Mapping[str, Sheets], *, output: Path, compare: boo
     return written
 
 
-def _draw_curves(subject: Subject, output: Path, *, alone: bool) -> Drawing:
-    run = subject.run
-    assert run is not None
-    folder = output if alone else output / file_stem(subject.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "curves.png"
-    save_curves(run.metrics, path, log_centroids=run.log_centroids, alarms=run.alarms)
-    return Drawing(path, CURVES, f"training curves ({subject.name})")
+def _draw_curves(subjects: Sequence[Subject], output: Path, *, compare: bool) -> list[Drawing]:
+    """Of runs: one figure of them all, or one each."""
+    if compare and len(subjects) > 1:
+        output.mkdir(parents=True, exist_ok=True)
+        compare_curves(metrics_by_name(subjects), output / "curves.png")
+        return [Drawing(output / "curves.png", CURVES, "training curves")]
+    written = []
+    for subject in subjects:
+        run = subject.run
+        assert run is not None
+        folder = output if len(subjects) == 1 else output / file_stem(subject.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "curves.png"
+        save_curves(run.metrics, path, log_centroids=run.log_centroids, alarms=run.alarms)
+        written.append(Drawing(path, CURVES, f"training curves ({subject.name})"))
+    return written
+
+
+def metrics_by_name(subjects: Sequence[Subject]) -> dict[str, Sequence[dict[str, Any]]]:
+    """Metrics of those that are runs with any."""
+    return {subject.name: subject.run.metrics for subject in subjects if subject.run is not None and subject.run.metrics}
 
 
 def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from flsl_jax.config import Config, to_dict
 from flsl_jax.errors import UserError
-from flsl_jax.pictures.curves import save_curves
-from flsl_jax.pictures.gallery import CURVES, Drawing, Subject
+from flsl_jax.pictures.curves import compare_curves, save_curves
+from flsl_jax.pictures.gallery import CURVES, Drawing, Subject, metrics_by_name
 from flsl_jax.pictures.runs import Run
 
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -48,7 +48,7 @@ def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Dra
     """
     sections = [
         _Section("What was trained", "".join(map(_trained, subjects))),
-        _Section("Training", "".join(map(_training, [subject for subject in subjects if subject.run]))),
+        _Section("Training", _compared(subjects) + "".join(map(_training, [subject for subject in subjects if subject.run]))),
         _Section("Evaluation", _evaluation(subjects)),
         _Section("What it sees", _pictures(drawings)),
     ]
@@ -134,6 +134,17 @@ def _duration(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _compared(subjects: Sequence[Subject]) -> str:
+    """Curves of several runs in one figure; nothing for one."""
+    runs = metrics_by_name(subjects)
+    if len(runs) < 2:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "curves.svg"
+        compare_curves(runs, drawn)
+        return _figure(drawn, f"Curves of {', '.join(runs)}.", wide=True)
 
 
 def _training(subject: Subject) -> str:

@@ -1,5 +1,7 @@
 """Every picture that needs no network, drawn of features that are known; what is refused; what is written."""
 
+import functools
+
 import matplotlib
 import numpy as np
 import pytest
@@ -119,6 +121,14 @@ def test_runs_are_ordered_by_their_ratio(tmp_path):
     )
     assert drawing.path == tmp_path / "ratio.png"
     assert [item.run.intra_to_inter for item in subjects] == [0.1, 0.01]
+
+
+def test_curves_of_several_runs_are_one_figure_to_compare_and_else_one_each(tmp_path):
+    subjects = [subject(name, config=tiny_config(), metrics=[{"step": 1, "loss": 1.0}]) for name in ("one", "two")]
+    draw_curves = functools.partial(draw, ["curves"], subjects, [], settings=PictureSettings(), output=tmp_path)
+    assert [drawing.path for drawing in draw_curves(compare=True)] == [tmp_path / "curves.png"]
+    each = [tmp_path / name / "curves.png" for name in ("one", "two")]
+    assert [drawing.path for drawing in draw_curves(compare=False)] == each
 
 
 def test_set_pictures_have_a_row_an_image(tmp_path):

@@ -1,10 +1,7 @@
 """Images of a source, decoded by threads ahead of the network, in batches; held in memory only where they are few."""
 
-import collections
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,13 +9,13 @@ from tqdm import tqdm
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import Record, Source
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.ahead import computed_ahead
 
 log = logging.getLogger(__name__)
 
 Item = tuple[np.ndarray | np.generic, ...]
 Prepare = Callable[[Record, np.ndarray], Item | None]
 
-_THREADS = 8
 # Records that are read and decoded ahead of the one in hand.
 _AHEAD = 256
 # Sets of images up to this size are kept, so that training decodes them once for all its measurements.
@@ -69,7 +66,7 @@ class ImageStream:
             yield from self._kept
             return
         kept: list[Item] | None = []
-        for item in _ahead(self._item, len(self._source)):
+        for item in computed_ahead(self._item, range(len(self._source)), ahead=_AHEAD):
             if item is None:
                 continue
             if kept is not None:
@@ -98,19 +95,3 @@ class ImageStream:
                 log.warning("left out of the evaluation: %s", error)
                 return None
         return self._prepare(record, pixels)
-
-
-def _ahead(function: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """`function` of 0 … count - 1, in order, computed by threads ahead of the consumer."""
-    waiting: collections.deque[Future] = collections.deque()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        try:
-            for index in range(count):
-                waiting.append(threads.submit(function, index))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

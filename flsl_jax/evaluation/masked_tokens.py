@@ -1,10 +1,7 @@
 """Frozen tokens of images with masks, one image after another, encoded in batches of one shape."""
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -13,12 +10,12 @@ from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.ahead import computed_ahead
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.typing import Float, Int, UInt8
 
-_T = TypeVar("_T")
 Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig | SeparabilityConfig
-_THREADS, _READ_AHEAD = 8, 64
+_AHEAD = 64
 # Images of different shapes wait for others of their shape until so many batches of them are held.
 _WAITING_BATCHES = 2
 
@@ -103,7 +100,7 @@ def masked_tokens(
     with tqdm(
         total=len(indices), desc=title, unit="image", disable=True if len(indices) <= batch_size else None
     ) as bar:
-        for item in _ahead(prepare, [int(index) for index in indices]):
+        for item in computed_ahead(prepare, map(int, indices), ahead=_AHEAD):
             group = waiting.setdefault(item.image.shape, [])
             group.append(item)
             held = sum(map(len, waiting.values()))
@@ -124,18 +121,3 @@ def _encoded(group: list[_Prepared], encoder: Encoder, *, batch_size: int) -> It
     tokens = np.asarray(encoder.tokens(images), np.float32)
     for item, features in zip(group, tokens):
         yield MaskedTokens(index=item.index, tokens=features, mask=item.mask, judged=item.judged)
-
-
-def _ahead(function: Callable[[int], _T], indices: list[int]) -> Iterator[_T]:
-    """The function of each index in turn, computed by threads a little ahead."""
-    futures: deque[Future[_T]] = deque()
-    threads = ThreadPoolExecutor(_THREADS)
-    try:
-        for index in indices:
-            futures.append(threads.submit(function, index))
-            if len(futures) == _READ_AHEAD:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
-    finally:
-        threads.shutdown(cancel_futures=True)

@@ -46,7 +46,7 @@ def save_curves(
         _mark_alarms(axis, alarms, named=number == 0)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, edgecolor="none")
     save_figure(figure, path)
 
 

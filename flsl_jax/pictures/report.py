@@ -177,7 +177,13 @@ def _evaluation(subjects: Sequence[Subject]) -> str:
             same = json.dumps([result["task"], result.get("settings")], sort_keys=True)
             if result not in groups.setdefault(same, []):
                 groups[same].append(result)
-    return "".join(map(_protocol, groups.values()))
+    return "".join(_protocol(sorted(results, key=_baseline_rank)) for results in groups.values())
+
+
+def _baseline_rank(result: Mapping[str, Any]) -> int:
+    """Baselines stand behind models."""
+    kind = result["model"].get("source", "").partition(":")[0]
+    return ("untrained", "pixels").index(kind) + 1 if kind in ("untrained", "pixels") else 0
 
 
 def _protocol(results: Sequence[Mapping[str, Any]]) -> str:

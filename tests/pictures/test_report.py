@@ -37,12 +37,12 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def result(name, value, **settings):
+def result(name, value, *, source="", **settings):
     return {
         "task": "bbox_knn",
         "judges": "who <is> it?",
         "reference": "paper: 76.7 %",
-        "model": {"name": name},
+        "model": {"name": name, "source": source or name},
         "metrics": {"any": value, "token": None},
         "rows": [{"class": "star", "any": 0.25}],
         "settings": settings,
@@ -58,7 +58,12 @@ def page(tmp_path_factory):
         parameters={"backbone": 1000, "head": 234},
         metrics=[{"step": step, "loss": 1 / step, "images_per_sec": 4.0} for step in (600, 1200)],
         alarms=[Alarm(name="one_centroid", step=600, value=0.1, message="collapse to <few> centroids")],
-        results=[result("runs/a", 0.625, k=20), result("runs/b", 0.5, k=20), result("runs/b", 0.125, k=5)],
+        results=[
+            result("raw pixels", 0.25, k=20, source="pixels:runs/a"),
+            result("runs/a", 0.625, k=20),
+            result("runs/b", 0.5, k=20),
+            result("runs/b", 0.125, k=5),
+        ],
     )
     subjects = [
         Subject(name="a & b", encoder=RegionEncoder(), run=run),
@@ -97,7 +102,7 @@ def test_equal_protocols_share_a_table(page):
     _, text = page
     tables = re.findall(r"<thead><tr><th></th>(.*?)</tr></thead>\n<tbody>\n<tr><th>any</th>(.*?)</tr>", text)
     cells = [[re.findall(r">([^<]+)<", part) for part in table] for table in tables]
-    assert cells == [[["a", "b"], ["0.625", "0.5"]], [["b"], ["0.125"]]]
+    assert cells == [[["a", "b", "raw pixels"], ["0.625", "0.5", "0.25"]], [["b"], ["0.125"]]]
 
 
 def test_it_is_made_for_phones_and_paper(page):

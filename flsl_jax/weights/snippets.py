@@ -4,6 +4,7 @@
 `model.eval()` stands by itself because the models of mm* do not return themselves from it.
 """
 
+import json
 import re
 import string
 from collections.abc import Mapping
@@ -137,12 +138,13 @@ tokens = model(images).feature_maps[-1].flatten(2).transpose(1, 2)  # no norm af
 def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, str]) -> str:
     """The snippet of a format for one file, copy-ready."""
     layout = LAYOUTS[name]
+    file, pth = (json.dumps(str(place), ensure_ascii=False)[1:-1] for place in (path, path.with_suffix(".pth")))
     if path.suffix == ".pth":
         key = {"network": network}.get(layout.wrapper, layout.wrapper)
-        read = f'state = torch.load("{path}", weights_only=True)["{key}"]'
+        read = f'state = torch.load("{file}", weights_only=True)["{key}"]'
         strip = 'state = {name.removeprefix("module."): tensor for name, tensor in state.items()}'
     else:
-        read = f'from safetensors.torch import load_file\n\nstate = load_file("{path}")'
+        read = f'from safetensors.torch import load_file\n\nstate = load_file("{file}")'
         strip = f'state = {{name.removeprefix("{network}.").removeprefix("module."): tensor for name, tensor in state.items()}}'
     if layout.wrapper == "network" and (network == "student" or path.suffix != ".pth"):
         read += f"\n{strip}"
@@ -150,5 +152,5 @@ def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, st
     if path.suffix == ".safetensors":
         template = re.sub(r"# In a .*", "# Its configs read a .pth: convert with --output=$pth for them.", template)
     imports = "VisionTransformer, make_vit_noclass  # the FLSL release's" if name == "flsl" else "VisionTransformer  # DINO's"
-    values = {**fields, "path": str(path), "pth": str(path.with_suffix(".pth")), "read": read, "imports": imports}
+    values = {**fields, "path": file, "pth": pth, "read": read, "imports": imports}
     return string.Template(template).substitute(values).strip() + "\n"

@@ -12,21 +12,29 @@ from flsl_jax.weights.snippets import load_snippet
 from flsl_jax.weights.trained import Trained
 
 DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
+ARCHITECTURE = Architecture(patch_size=16, width=384, depth=12, num_heads=6)
+FIELDS = snippet_fields(Trained(architecture=ARCHITECTURE, backbones={}, heads={}, source="vits16"))
 
 
 def documented():
     """The snippet of every format for a ViT-S/16."""
-    architecture = Architecture(patch_size=16, width=384, depth=12, num_heads=6)
-    fields = snippet_fields(Trained(architecture=architecture, backbones={}, heads={}, source="vits16"))
     names = {
         name: f"vits16_{name}" if layout.kind == "folder" else f"vits16_{name}.pth" for name, layout in LAYOUTS.items()
     }
-    return {name: load_snippet(name, path=Path(path), network="teacher", fields=fields) for name, path in names.items()}
+    return {name: load_snippet(name, path=Path(path), network="teacher", fields=FIELDS) for name, path in names.items()}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_docs_show_what_is_printed(name):
     assert f"### {name}\n\n```python\n{documented()[name]}```" in DOCS.read_text()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_snippet_names_any_path(name):
+    path = Path('a "b"\\$c/é.pth')
+    snippet = load_snippet(name, path=path, network="teacher", fields=FIELDS)
+    found = [node.value for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Constant)]
+    assert any(isinstance(value, str) and value.removeprefix("local-dir:") == str(path) for value in found)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -65,8 +65,8 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> 
             _draw_line(axis, metrics, name, color=OKABE_ITO[number % len(OKABE_ITO)], label=run)
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.25)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(runs)), fontsize=9, frameon=False)
+    lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(3, len(runs)), fontsize=9, frameon=False)
     save_figure(figure, path)
 
 

@@ -183,7 +183,7 @@ def _evaluation(subjects: Sequence[Subject]) -> str:
 def _baseline_rank(result: Mapping[str, Any]) -> int:
     """Baselines stand behind models."""
     kind = result["model"].get("source", "").partition(":")[0]
-    return ("untrained", "pixels").index(kind) + 1 if kind in ("untrained", "pixels") else 0
+    return {"untrained": 1, "pixels": 2}.get(kind, 0)
 
 
 def _protocol(results: Sequence[Mapping[str, Any]]) -> str:

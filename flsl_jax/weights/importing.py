@@ -116,8 +116,7 @@ def import_weights(
         tensors, architecture, problems = _place_tokens(tensors, architecture, found, said, unused=unused, notes=notes)
     if problems:
         raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
-    heads_known = (num_heads or said.num_heads) is not None
-    if not heads_known:
+    if not (heads_known := bool(num_heads or said.num_heads)):
         notes.append(f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)")
     if not architecture.final_norm:
         notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")

@@ -1,4 +1,6 @@
-"""A run's workdir with random weights, written on eight devices, for the tests of conversion."""
+"""A run's workdir with random weights, written on eight devices, and its outputs, for the tests of conversion."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,12 @@ from flsl_jax import parallel
 from flsl_jax.config import ParallelConfig, to_dict
 from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.state import build_network
+from flsl_jax.weights import parity
+from flsl_jax.weights.layouts import LAYOUTS
 from tests.tiny import tiny_config
 
 STEP = 7
+SIZES = [(224, 224), (160, 288)]
 SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 16, "side": 14}
 
 
@@ -42,3 +47,23 @@ def write_run(workdir, config):
     checkpoints.save(STEP, state, run={"config": to_dict(config), "step": STEP})
     checkpoints.close()
     return workdir
+
+
+def place(folder, name, suffix=".safetensors"):
+    return folder / (name if LAYOUTS[name].kind == "folder" else f"{name}{suffix}")
+
+
+def images(size):
+    return np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
+
+
+def expected(trained, size, **changes):
+    """Our own network's outputs, in turn after each block and at the end."""
+    arch = dataclasses.replace(trained.architecture, **changes)
+    outputs = parity.forward(trained.backbones["teacher"], arch)(images(size))
+    return [*outputs.blocks, outputs.tokens]
+
+
+def assert_equal_outputs(found, wanted):
+    for ours, theirs in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(np.asarray(theirs), ours, rtol=1e-4, atol=1e-4)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import warnings
 
 import chex
 import jax
@@ -14,73 +13,26 @@ from flax import nnx
 import flsl_jax
 from flsl_jax.errors import UserError
 from flsl_jax.training.checkpoints import read_checkpoint
-from flsl_jax.weights import parity
 from flsl_jax.weights.canonical import backbone_params, head_params
-from flsl_jax.weights.counterparts import open_counterpart, read_canonical
+from flsl_jax.weights.counterparts import read_canonical
 from flsl_jax.weights.export import ExportOptions, check_shapes, export, write_trained
 from flsl_jax.weights.files import read_weights
 from flsl_jax.weights.layouts import LAYOUTS
-from flsl_jax.weights.metadata import snippet_fields
 from flsl_jax.weights.trained import read_trained
-from tests.frameworks import import_framework
-from tests.weights.conversion import SHAPE, STEP, small_config, write_run
+from tests.weights.conversion import (
+    SHAPE,
+    SIZES,
+    STEP,
+    assert_equal_outputs,
+    expected,
+    images,
+    place,
+    small_config,
+    write_run,
+)
 from tests.weights.test_layouts import GOLDEN
 
-SIZES = [(224, 224), (160, 288)]
 FILES = [name for name, layout in LAYOUTS.items() if layout.kind == "file"]
-MODULES = {
-    "flsl": "vision_transformer",
-    "dino": "vision_transformer",
-    "timm": "timm",
-    "detectron2": "detectron2.modeling.backbone.vit",
-    "mmdet-vitdet": "projects.ViTDet.vitdet",
-    "mmseg": "mmseg.models.backbones.vit",
-    "mmpretrain": "mmpretrain.models.backbones.vision_transformer",
-    "transformers": "transformers",
-    "transformers-vitdet": "transformers",
-}
-
-
-@pytest.fixture(scope="module", name="workdir")
-def _workdir(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "first", small_config())
-
-
-@pytest.fixture(scope="module", name="trained")
-def _trained(workdir):
-    return read_trained(workdir, networks=("teacher", "student"))
-
-
-@pytest.fixture(scope="module", name="converted")
-def _converted(workdir, tmp_path_factory):
-    """The report of a conversion with default options, made once for each format and suffix."""
-    folder = tmp_path_factory.mktemp("converted")
-
-    @functools.cache
-    def convert(name, suffix):
-        return export(workdir, place(folder, name, suffix), ExportOptions(format=name))
-
-    return lambda name, suffix=".safetensors": convert(name, suffix)
-
-
-def place(folder, name, suffix=".safetensors"):
-    return folder / (name if LAYOUTS[name].kind == "folder" else f"{name}{suffix}")
-
-
-def images(size):
-    return np.random.default_rng(1).normal(size=(2, *size, 3)).astype(np.float32)
-
-
-def expected(trained, size, **changes):
-    """Our own network's outputs, in turn after each block and at the end."""
-    arch = dataclasses.replace(trained.architecture, **changes)
-    outputs = parity.forward(trained.backbones["teacher"], arch)(images(size))
-    return [*outputs.blocks, outputs.tokens]
-
-
-def assert_equal_outputs(found, wanted):
-    for ours, theirs in zip(wanted, found, strict=True):
-        np.testing.assert_allclose(np.asarray(theirs), ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -161,43 +113,6 @@ def test_equals_a_twin_of_the_published_layout_loaded_strictly(name, trained, co
         assert_equal_outputs([*stream, tokens], expected(trained, size, **changes))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("flsl", "dino")])
-def test_equals_the_real_class_of_the_library_with_nothing_missing(name, trained, converted):
-    import_framework(MODULES[name])
-    report = converted(name)
-    assert report.parities["teacher"].holds
-    fields = snippet_fields(trained)
-    counterpart = open_counterpart(
-        report.path, name=name, network="teacher", architecture=trained.architecture, fields=fields
-    )
-    assert counterpart.name.startswith(name.split("-")[0])
-    changes = {"pos_resize": LAYOUTS[name].pos_resize, "final_norm": LAYOUTS[name].final_norm}
-    for size in SIZES:
-        found = counterpart.run(images(size))
-        assert_equal_outputs([*found.blocks, found.tokens], expected(trained, size, **changes))
-
-
-@pytest.mark.parametrize(
-    ("name", "suffix"),
-    [(name, suffix) for name in LAYOUTS for suffix in (".pth", ".safetensors") if name in FILES or suffix != ".pth"],
-)
-def test_the_printed_snippet_gives_the_tokens_where_its_framework_is_installed(name, suffix, trained, converted):
-    framework = import_framework(MODULES[name])
-    if hasattr(framework, "make_vit_noclass") != (name == "flsl"):
-        pytest.skip(f"{framework.__file__} is another project's")
-    import torch
-
-    snippet = converted(name, suffix).snippet
-    layout = LAYOUTS[name]
-    for size in SIZES:
-        names = {"images": torch.tensor(images(size)).permute(0, 3, 1, 2)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # detectron2's imports of timm
-            exec(snippet, names)
-        wanted = expected(trained, size, final_norm=layout.final_norm, pos_resize=layout.pos_resize)[-1]
-        np.testing.assert_allclose(names["tokens"].detach().numpy(), wanted, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", FILES)
 def test_the_printed_snippet_reads_the_file_for_a_strict_load(name, suffix, workdir, tmp_path):
@@ -263,22 +178,6 @@ def test_trap_detectron2_gets_prefixed_names_without_norm_and_no_heuristics(conv
     assert not any("norm.weight" in name and "blocks" not in name for name in names)
     assert "pretrain_use_cls_token=False" in report.snippet
     assert any("matching_heuristics" in line for line in report.allowances)
-
-
-def test_trap_another_number_of_heads_loads_and_the_comparison_sees_it(trained, converted):
-    pytest.importorskip("torch")
-    report = converted("flsl", ".pth")
-    assert "num_heads=4" in report.snippet
-    arch = dataclasses.replace(trained.architecture, pos_resize="bicubic_dino")
-    eight = dataclasses.replace(arch, num_heads=8)
-    ours, theirs = (
-        parity.forward(trained.backbones["teacher"], arch),
-        open_counterpart(
-            report.path, name="flsl", network="teacher", architecture=eight, fields=snippet_fields(trained)
-        ),
-    )
-    x = images((224, 224))
-    assert np.abs(ours(x).tokens - theirs.run(x).tokens).max() > 1e-2
 
 
 def test_trap_another_resize_of_the_position_embedding_is_measured_and_named(converted):

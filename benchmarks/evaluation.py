@@ -24,6 +24,7 @@ from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder
 from flsl_jax.evaluation.images import ImageStream
 from flsl_jax.evaluation.knn import place_bank, vote
+from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.models import Architecture, ViT
 
 _IMAGES = flags.DEFINE_integer("images", 128, "Images encoded.", 1)
@@ -125,6 +126,7 @@ def _unit(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints both comparisons: medians with their ranges."""
+    keep_host_memory()
     print(f"{jax.local_device_count()} × {jax.devices()[0].device_kind}")
     for title, unit, measured in (("encoding", "images/s", encoding()), ("search", "GFLOP/s", search())):
         medians = {name: statistics.median(rates) for name, rates in measured.items()}

@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from flsl_jax import parallel
 from flsl_jax.config import Config, parse_config
 from flsl_jax.data.views import make_views
+from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.training import cost
 from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update
 from flsl_jax.training.setup import Training, build_training
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_config(settings.to_dict())
     size = config.views.size
     images = np.random.default_rng(0).integers(0, 256, (_BATCH.value, size, size, 3), dtype=np.uint8)
+    keep_host_memory()
     mesh = parallel.make_mesh(config.parallel)
     training = build_training(config, mesh=mesh, steps_per_epoch=100)
     sides = [our_step(training, images)] + [torch_step(config, images, kind=kind) for kind in _TORCH.value]
@@ -177,8 +179,9 @@ def report_parts(training: Training, images: np.ndarray) -> None:
         return jnp.sum(nnx.merge(step.graph, params).head(x) ** 2)
 
     def update(state: Any) -> Any:
-        grads = clip_gradients(state.student, mode=step.config.optimizer.clip, max_norm=step.config.optimizer.clip_norm)
-        direction, _ = step.optimizer.update(grads, state.opt_state, state.student)
+        settings = step.config.optimizer
+        clipped = clip_gradients(state.student, mode=settings.clip, max_norm=settings.clip_norm)
+        direction, _ = step.optimizer.update(clipped.grads, state.opt_state, state.student)
         student = apply_update(
             state.student, direction, step=state.step, lr=1e-4, weight_decay=0.05, freeze_last_layer_steps=0
         )

@@ -57,8 +57,10 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.evaluation import results
+    from flsl_jax.host_memory import keep_host_memory
     from flsl_jax.weights.encoders import open_model
 
+    keep_host_memory()
     model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
     if folder is None:

@@ -18,6 +18,7 @@ from flsl_jax.config import Config, to_dict
 from flsl_jax.data.pipeline import HostBatch, Loader
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
+from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training import cost
 from flsl_jax.training.checkpoints import Checkpoints, committed_step
@@ -59,6 +60,7 @@ def train(config: Config, *, workdir: Path) -> Outcome:
             non-finite value during training, with the step, the term and the samples.
     """
     parallel.initialize_distributed(config.parallel)
+    keep_host_memory()
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
     loader = open_loader(config)

@@ -59,7 +59,9 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.album import Album, make_album
+    from flsl_jax.host_memory import keep_host_memory
 
+    keep_host_memory()
     written = make_album(
         Album(
             models=_MODEL.value, images=_IMAGES.value, output=Path(_OUTPUT.value), pictures=_PICTURES.value,

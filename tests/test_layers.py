@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flsl_jax"
 # From the bottom up: a module imports from the layers below its own and from its own package.
 LAYERS = (
-    {"typing", "errors"},
+    {"typing", "errors", "host_memory"},
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},

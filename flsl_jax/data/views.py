@@ -198,8 +198,9 @@ def treat(
         images = pixels.where(draws[:, 1] < treatment.grayscale_probability, pixels.grayscale(images), images)
     if may_blur:
         low, high = treatment.blur_sigma
-        blurred = pixels.gaussian_blur(images, low + (high - low) * draws[:, 13], max_sigma=high)
-        images = pixels.where(draws[:, 2] < blur_below, blurred, images)
+        # σ = 0 changes nothing. Beside a choice of blurred or not, XLA would compute the jitter anew in what reads the choice.
+        sigma = jnp.where(draws[:, 2] < blur_below, low + (high - low) * draws[:, 13], 0.0)
+        images = pixels.gaussian_blur(images, sigma, max_sigma=high)
     if treatment.solarise_probability > 0:
         images = pixels.where(draws[:, 3] < solarise_below, pixels.solarise(images), images)
     return pixels.normalise(images, mean=treatment.mean, std=treatment.std)

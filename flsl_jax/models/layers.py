@@ -1,5 +1,7 @@
 """Linear and LayerNorm with float32 parameters that are cast where they are used, and the exact GELU."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,31 +48,64 @@ def layer_norm(
 ) -> Float[Array, "*b D"]:
     """LayerNorm over the last axis, statistics in float32; the result is not fused into what reads it.
 
-    XLA on a CPU would otherwise compute the normalisation anew for every tile of the matrix product that follows.
+    XLA on a CPU would otherwise compute the normalisation anew for every tile of the matrix product that follows. The
+    derivative is written out: the backward pass keeps x and two numbers a row, and adds one array to the residual
+    stream's gradient, where XLA on a CPU would otherwise add up all the blocks behind again in every block.
     """
+    return _layer_norm(x, scale, bias, eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple[Array, ...]]:
     wide = x.astype(jnp.float32)
-    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normalised = centred * jax.lax.rsqrt(variance + eps) * scale + bias
-    return jax.lax.optimization_barrier(normalised.astype(x.dtype))
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    centred = wide - mean
+    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    normalised = centred * factor * scale + bias
+    return jax.lax.optimization_barrier(normalised.astype(x.dtype)), (x, mean, factor, scale)
 
 
-@jax.custom_jvp
+def _layer_norm_backward(eps: float, kept: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+    del eps
+    x, mean, factor, scale = kept
+    standard = (x.astype(jnp.float32) - mean) * factor
+    cotangent = cotangent.astype(jnp.float32)
+    towards = cotangent * scale
+    along = jnp.mean(towards * standard, axis=-1, keepdims=True)
+    dx = factor * (towards - jnp.mean(towards, axis=-1, keepdims=True) - standard * along)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), jnp.sum(cotangent * standard, axis=rows), jnp.sum(cotangent, axis=rows)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Exact GELU, `x Φ(x)` with the normal distribution's Φ by erf, as torch has it.
 
     `jax.nn.gelu` writes it with erfc, which XLA on a CPU takes three times as long for. The derivative is written out so
-    that the backward pass keeps one array of it and not two.
+    that the backward pass keeps x alone.
     """
     return x * _normal_cdf(x)
 
 
-@gelu.defjvp
-def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    cdf = _normal_cdf(x)
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
+    # Without the barrier XLA would keep the forward pass's Φ(x) too: more memory, and slower than computing it again.
+    x = jax.lax.optimization_barrier(x)
     density = jnp.exp(-0.5 * jnp.square(x)) * (2 * jnp.pi) ** -0.5
-    return x * cdf, dx * (cdf + x * density)
+    return (cotangent * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def _normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:

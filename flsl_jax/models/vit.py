@@ -221,9 +221,10 @@ class ViT(nnx.Module):
         hidden = gelu(linear(self._normalised(x, params["norm2"]), **mlp["fc1"]))
         return x + _scaled(linear(hidden, **mlp["fc2"]), params.get("ls2"), scales, branch=1)
 
-    def _heads(self, qkv: Float[Array, "B M E"]) -> Float[Array, "3 B M heads d"]:
-        batch, tokens, _ = qkv.shape
-        return jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.architecture.num_heads, -1), 2, 0)
+    def _heads(self, qkv: Float[Array, "B M E"]) -> list[Float[Array, "B M heads d"]]:
+        """Query, key and value."""
+        heads = self.architecture.num_heads
+        return [rearrange(x, "b m (heads d) -> b m heads d", heads=heads) for x in jnp.split(qkv, 3, axis=-1)]
 
     def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         query, key, value = self._heads(qkv)

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,20 +36,32 @@ def decay_mask(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim - _is_stacked(path) > 1, params)
 
 
-def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], max_norm: float) -> Params:
+@flax.struct.dataclass
+class Clipped:
+    """Gradients after clipping, and their l2 norm over all parameters before it."""
+
+    grads: Params
+    norm: Float[Array, ""]
+
+
+def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], max_norm: float) -> Clipped:
     """Gradients whose l2 norm is at most `max_norm`, per parameter tensor (as the release does) or over all of them."""
-    if mode == "none":
-        return grads
-    if mode == "global":
-        norm = optax.tree.norm(grads)
-        return jax.tree.map(lambda grad: grad * jnp.minimum(1.0, max_norm / (norm + 1e-6)), grads)
 
-    def clip(path: tuple[Any, ...], grad: Array) -> Array:
+    def square(path: tuple[Any, ...], grad: Array) -> Array:
         axes = tuple(range(1 if _is_stacked(path) else 0, grad.ndim))
-        norm = jnp.sqrt(jnp.sum(jnp.square(grad), axis=axes, keepdims=True))
-        return grad * jnp.minimum(1.0, max_norm / (norm + 1e-6))
+        return jnp.sum(jnp.square(grad), axis=axes, keepdims=True)
 
-    return jax.tree_util.tree_map_with_path(clip, grads)
+    def clip(grad: Array, squared: Array) -> Array:
+        return grad * jnp.minimum(1.0, max_norm / (jnp.sqrt(squared) + 1e-6))
+
+    # The barrier keeps XLA from reading the gradients a second time for the sum of the sums.
+    squares = jax.lax.optimization_barrier(jax.tree_util.tree_map_with_path(square, grads))
+    total = sum(jnp.sum(squared) for squared in jax.tree.leaves(squares))
+    if mode == "tensor":
+        grads = jax.tree.map(clip, grads, squares)
+    elif mode == "global":
+        grads = jax.tree.map(lambda grad: clip(grad, total), grads)
+    return Clipped(grads=grads, norm=jnp.sqrt(total))
 
 
 def make_optimizer(

@@ -112,9 +112,8 @@ class TrainStep:
             state.student, state=state, images=images, sample=sample
         )
         settings, step = self.config.optimizer, state.step
-        grad_norm = optax.tree.norm(grads)
         clipped = clip_gradients(grads, mode=settings.clip, max_norm=settings.clip_norm)
-        direction, opt_state = self.optimizer.update(clipped, state.opt_state, state.student)
+        direction, opt_state = self.optimizer.update(clipped.grads, state.opt_state, state.student)
         lr, weight_decay = self.schedules.lr(step), self.schedules.weight_decay(step)
         student = apply_update(
             state.student,
@@ -126,7 +125,7 @@ class TrainStep:
             freeze_backbone_steps=self.freeze_backbone_steps,
         )
         momentum = self.schedules.momentum(step)
-        metrics |= {"grad_norm": grad_norm, "lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        metrics |= {"grad_norm": clipped.norm, "lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         new_state = TrainState(
             step=step + 1,
             student=student,

@@ -41,7 +41,7 @@ def test_decay_spares_biases_norms_and_one_dimensional_parameters():
 
 def test_tensor_clip_treats_each_block_as_a_tensor_of_its_own():
     grads = make_params()
-    clipped = clip_gradients(grads, mode="tensor", max_norm=1.0)
+    clipped = clip_gradients(grads, mode="tensor", max_norm=1.0).grads
     kernel = np.asarray(grads["backbone"]["blocks"]["mlp"]["fc1"]["kernel"], np.float64)
     for before, after in zip(kernel, clipped["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]):
         norm = np.sqrt((before**2).sum())
@@ -51,9 +51,16 @@ def test_tensor_clip_treats_each_block_as_a_tensor_of_its_own():
 
 def test_global_clip_bounds_the_whole_norm_and_leaves_small_gradients_alone():
     grads = make_params()
-    np.testing.assert_allclose(optax.tree.norm(clip_gradients(grads, mode="global", max_norm=2.0)), 2.0, rtol=1e-5)
-    chex.assert_trees_all_equal(clip_gradients(grads, mode="global", max_norm=1e6), grads)
-    chex.assert_trees_all_equal(clip_gradients(grads, mode="none", max_norm=1e-6), grads)
+    np.testing.assert_allclose(optax.tree.norm(clip_gradients(grads, mode="global", max_norm=2.0).grads), 2.0, rtol=1e-5)
+    chex.assert_trees_all_equal(clip_gradients(grads, mode="global", max_norm=1e6).grads, grads)
+    chex.assert_trees_all_equal(clip_gradients(grads, mode="none", max_norm=1e-6).grads, grads)
+
+
+@pytest.mark.parametrize("mode", ["tensor", "global", "none"])
+def test_norm_is_that_of_all_gradients_before_the_clip(mode):
+    grads = make_params()
+    every = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)]).astype(np.float64)
+    np.testing.assert_allclose(clip_gradients(grads, mode=mode, max_norm=0.5).norm, np.linalg.norm(every), rtol=1e-6)
 
 
 def steps_with_ours(params, grads_of, *, steps, **freeze):

@@ -1,0 +1,53 @@
+"""LayerNorm and GELU, whose derivatives are written out, against float64 and JAX's own derivatives."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flsl_jax.models.layers import gelu, layer_norm
+
+
+def plain_layer_norm(x, *, scale, bias, eps):
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps) * scale + bias
+
+
+def result_and_gradients(function, x, scale, bias, cotangent):
+    result, backward = jax.vjp(lambda x, scale, bias: function(x, scale=scale, bias=bias, eps=1e-3), x, scale, bias)
+    return result, *backward(cotangent.astype(result.dtype))
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e3])
+def test_layer_norm_and_its_gradients_equal_those_of_the_equation_in_float64(lead, spread):
+    rng = np.random.default_rng(0)
+    x = 3.0 * spread + spread * rng.normal(size=(*lead, 16))
+    values = (x, 1.0 + rng.normal(size=16), rng.normal(size=16), rng.normal(size=(*lead, 16)))
+    values = tuple(value.astype(np.float32) for value in values)
+    with jax.enable_x64(True):
+        expected = result_and_gradients(plain_layer_norm, *(jnp.asarray(value, jnp.float64) for value in values))
+    ours = result_and_gradients(layer_norm, *map(jnp.asarray, values))
+    for one, other in zip(ours, expected):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(np.abs(other).max()))
+
+
+def test_layer_norm_in_bfloat16_keeps_float32_inside():
+    x, cotangent = (jax.random.normal(jax.random.key(key), (64, 32)).astype(jnp.bfloat16) for key in (0, 1))
+    scale, bias = jnp.linspace(0.5, 1.5, 32), jnp.linspace(-1.0, 1.0, 32)
+    wide = result_and_gradients(layer_norm, x.astype(jnp.float32), scale, bias, cotangent)
+    narrow = result_and_gradients(layer_norm, x, scale, bias, cotangent)
+    assert [value.dtype for value in narrow] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32]
+    chex.assert_trees_all_close(narrow[2:], wide[2:], rtol=1e-6)
+    for one, other in zip(narrow[:2], wide[:2]):  # rounded once, at the end
+        np.testing.assert_array_equal(one, other.astype(jnp.bfloat16))
+
+
+def test_gelu_and_its_derivative_equal_jax():
+    with jax.enable_x64(True):
+        x = jnp.linspace(-12.0, 12.0, 241)
+        exact = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
+        for ours, theirs in [(gelu, exact), (jax.grad(gelu), jax.grad(exact))]:
+            np.testing.assert_allclose(jax.vmap(ours)(x), jax.vmap(theirs)(x), rtol=0, atol=1e-15)

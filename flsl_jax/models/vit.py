@@ -1,5 +1,6 @@
 """Vision transformer as DeiT, without class token (METHOD, "Networks")."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -165,21 +166,27 @@ class ViT(nnx.Module):
     def _apply(
         self, x: Float[Array, "B M D"], params: Any, *, draws: Array | None = None, collect: bool = False
     ) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
-        """Runs the blocks whose parameters are given; with `collect` also hands out every block's output."""
+        """Runs the blocks whose parameters are given; with `collect` also hands out every block's output.
+
+        Between the blocks all tokens of the batch are rows of one matrix, as every product with a kernel reads them.
+        """
+        batch, tokens, width = x.shape
         scales = None
         if draws is not None:
             rates = np.linspace(0.0, self.drop_path, self.architecture.depth, dtype=np.float32)
-            scales = _branch_scales(draws, rates).astype(self.dtype)
-        body = self._block
+            scales = jnp.repeat(_branch_scales(draws, rates).astype(self.dtype), tokens, axis=1)
+        body = functools.partial(self._block, batch=batch)
         if self.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT[self.remat])
-        return _apply_blocks(body, x, params, scales, scan=self.scan_blocks, collect=collect)
+        rows = x.reshape(batch * tokens, width)
+        rows, outputs = _apply_blocks(body, rows, params, scales, scan=self.scan_blocks, collect=collect)
+        return rows.reshape(x.shape), outputs.reshape(-1, *x.shape) if collect else None
 
     def _patches(self, tokens: Float[Array, "B M D"], grid: tuple[int, int]) -> Float[Array, "B h w D"]:
         """The patch tokens on their grid, without the prefix."""
         return tokens[:, self.architecture.num_prefix :].reshape(tokens.shape[0], *grid, -1)
 
-    def _normalised(self, x: Float[Array, "B M D"], params: Any) -> Float[Array, "B M D"]:
+    def _normalised(self, x: Float[Array, "*b D"], params: Any) -> Float[Array, "*b D"]:
         return layer_norm(x, **params, eps=self.architecture.norm_eps)
 
     def _embed(self, images: Array) -> tuple[Float[Array, "B M D"], tuple[int, int]]:
@@ -213,10 +220,11 @@ class ViT(nnx.Module):
         return resize_embedding(embedding, grid=grid, mode=arch.pos_resize)
 
     def _block(
-        self, x: Float[Array, "B M D"], params: Any, scales: Float[Array, "B 2"] | None
-    ) -> Float[Array, "B M D"]:
+        self, x: Float[Array, "R D"], params: Any, scales: Float[Array, "R 2"] | None, *, batch: int
+    ) -> Float[Array, "R D"]:
         attention, mlp = params["attn"], params["mlp"]
-        mixed = self._attend(linear(self._normalised(x, params["norm1"]), **attention["qkv"]))
+        qkv = linear(self._normalised(x, params["norm1"]), **attention["qkv"])
+        mixed = self._attend(qkv.reshape(batch, -1, qkv.shape[-1])).reshape(x.shape)
         x = x + _scaled(linear(mixed, **attention["proj"]), params.get("ls1"), scales, branch=0)
         hidden = gelu(linear(self._normalised(x, params["norm2"]), **mlp["fc1"]))
         return x + _scaled(linear(hidden, **mlp["fc2"]), params.get("ls2"), scales, branch=1)
@@ -267,22 +275,22 @@ def _branch_scales(draws: Float[Array, "B L 2"], rates: np.ndarray) -> Float[Arr
 
 
 def _scaled(
-    branch_output: Float[Array, "B M D"], layer_scale: Any | None, drop_scales: Float[Array, "B 2"] | None, *, branch: int
-) -> Float[Array, "B M D"]:
+    branch_output: Float[Array, "R D"], layer_scale: Any | None, drop_scales: Float[Array, "R 2"] | None, *, branch: int
+) -> Float[Array, "R D"]:
     if layer_scale is not None:
         branch_output = branch_output * layer_scale["gamma"].astype(branch_output.dtype)
-    return branch_output if drop_scales is None else branch_output * drop_scales[:, branch, None, None]
+    return branch_output if drop_scales is None else branch_output * drop_scales[:, branch, None]
 
 
 def _apply_blocks(
     body: Callable[[Array, Any, Array | None], Array],
-    x: Float[Array, "B M D"],
+    x: Float[Array, "R D"],
     params: Any,
-    scales: Float[Array, "L B 2"] | None,
+    scales: Float[Array, "L R 2"] | None,
     *,
     scan: bool,
     collect: bool,
-) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
+) -> tuple[Float[Array, "R D"], Float[Array, "L R D"] | None]:
     """The blocks one after the other; with `collect` also every block's output."""
     if scan:
 
@@ -291,11 +299,9 @@ def _apply_blocks(
             return carry, carry if collect else None
 
         return jax.lax.scan(step, x, (params, scales))
-    depth = jax.tree.leaves(params)[0].shape[0]
+    leaves, structure = jax.tree.flatten(params)
     outputs = []
-    for layer in range(depth):
-        x = body(
-            x, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params), None if scales is None else scales[layer]
-        )
+    for layer, own in enumerate(zip(*map(jnp.unstack, leaves))):
+        x = body(x, jax.tree.unflatten(structure, own), None if scales is None else scales[layer])
         outputs.append(x)
     return x, jnp.stack(outputs) if collect else None

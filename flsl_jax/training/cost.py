@@ -141,7 +141,7 @@ def estimate_memory(config: Config, *, parameters: int, devices: int, compute_by
     """An estimate, before anything is allocated or compiled; nothing is computed for it.
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
-    dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.84 to 1.05 times XLA's own account in all
+    dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.85 to 1.06 times XLA's own account in all
     `remat` modes, with scanned and unrolled blocks; an accelerator's compiler may save some of it.
 
     Args:

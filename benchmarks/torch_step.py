@@ -200,6 +200,22 @@ def _blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))[:, 0]
 
 
+_held: tuple[TorchStep, np.ndarray] | None = None
+
+
+def hold(config: Config, images: np.ndarray, compiled: bool) -> None:
+    """Keeps a step and its images in this process, on the GPU where there is one."""
+    global _held
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _held = TorchStep(config, device=device, compiled=compiled, autocast=device == "cuda"), images
+
+
+def held_step() -> float:
+    """The loss of one step of what `hold` keeps."""
+    work, images = _held
+    return work.step(images)
+
+
 def _one_per_window(tokens: torch.Tensor, *, window: int) -> torch.Tensor:
     batch, count, width = tokens.shape
     cells = math.isqrt(count) // window

@@ -144,7 +144,7 @@ def _round(x: Array) -> Array:
 def _rgb_to_hsv(images: Images) -> tuple[Array, Array, Array]:
     """Hue, saturation and value as 8-bit levels (Pillow's `convert("HSV")`)."""
     red, green, blue = images[..., 0], images[..., 1], images[..., 2]
-    value, low = jnp.maximum(jnp.maximum(red, green), blue), jnp.minimum(jnp.minimum(red, green), blue)
+    value, low = jnp.max(images, axis=-1), jnp.min(images, axis=-1)
     span = value - low
     saturation = _whole_levels(span / jnp.maximum(value, 1.0))
     return jnp.where(span > 0, _hue(red, green, blue, value=value, span=span), 0.0), saturation, value

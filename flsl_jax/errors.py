@@ -55,6 +55,7 @@ _PLAIN_WORDS = (
     (r"could not convert string to float.*", "expected a number"),
     (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
     (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
+    (r"\"'(\w+)'\"", r'unknown key "\1"; the file that --config names shows those that there are'),
 )
 
 

@@ -95,6 +95,7 @@ def import_weights(
     """
     file = read_weights(path)
     said = describe(file)
+    num_heads = num_heads or said.num_heads
     torch_file = file.path.suffix != ".safetensors"
     found = find_source(file.tensors, chosen=source, described=said.source, torch_file=torch_file)
     if found is None:
@@ -109,14 +110,14 @@ def import_weights(
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     _add_absent_biases(tensors, notes)
     architecture, problems = _architecture(
-        tensors, found, said, num_heads=num_heads or said.num_heads, assumed_heads=assumed_heads, path=file.path
+        tensors, found, said, num_heads=num_heads, assumed_heads=assumed_heads, path=file.path
     )
     problems = [f"unknown {name}" for name in unknown] + problems
     if not problems:
         tensors, architecture, problems = _place_tokens(tensors, architecture, found, said, unused=unused, notes=notes)
     if problems:
         raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
-    if not (heads_known := bool(num_heads or said.num_heads)):
+    if not num_heads:
         notes.append(f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)")
     if not architecture.final_norm:
         notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")
@@ -126,7 +127,7 @@ def import_weights(
         architecture=architecture,
         backbone=tensors,
         head=parts.head,
-        heads_known=heads_known,
+        heads_known=bool(num_heads),
         mean=said.mean,
         std=said.std,
         unused=unused,

@@ -39,8 +39,30 @@ class LayerNorm(nnx.Module):
 
 def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:
     """`x @ kernel + bias` in the dtype of x; as one product of two matrices, whose gradient XLA on a CPU has 2.5× faster."""
-    rows = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    rows = _product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
     return (rows + bias.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _product(rows: Array, kernel: Array) -> Array:
+    """`rows @ kernel`; the kernel's gradient is computed as wide as it can be, which XLA on a CPU has a fifth faster."""
+    return rows @ kernel
+
+
+def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return rows @ kernel, (rows, kernel)
+
+
+def _product_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    rows, kernel = kept
+    inputs, outputs = kernel.shape
+    if inputs <= outputs:
+        return cotangent @ kernel.T, rows.T @ cotangent
+    # Without the barrier XLA would turn the product of the transposes round again.
+    return cotangent @ kernel.T, jax.lax.optimization_barrier(cotangent.T @ rows).T
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def layer_norm(
@@ -63,9 +85,10 @@ def _layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
 def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple[Array, ...]]:
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
-    centred = wide - mean
-    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    normalised = centred * factor * scale + bias
+    # As flax has it: E[x²] − E[x]² reads x once, where the mean of squared differences would first write them.
+    variance = jnp.maximum(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+    factor = jax.lax.rsqrt(variance + eps)
+    normalised = (wide - mean) * factor * scale + bias
     return jax.lax.optimization_barrier(normalised.astype(x.dtype)), (x, mean, factor, scale)
 
 
@@ -74,11 +97,16 @@ def _layer_norm_backward(eps: float, kept: tuple[Array, ...], cotangent: Array) 
     x, mean, factor, scale = kept
     standard = (x.astype(jnp.float32) - mean) * factor
     cotangent = cotangent.astype(jnp.float32)
-    towards = cotangent * scale
-    along = jnp.mean(towards * standard, axis=-1, keepdims=True)
-    dx = factor * (towards - jnp.mean(towards, axis=-1, keepdims=True) - standard * along)
+    along = cotangent * standard
+    offset, slope = (_scaled_mean(values, scale) for values in (cotangent, along))
+    dx = factor * (cotangent * scale - offset - standard * slope)
     rows = tuple(range(x.ndim - 1))
-    return dx.astype(x.dtype), jnp.sum(cotangent * standard, axis=rows), jnp.sum(cotangent, axis=rows)
+    return dx.astype(x.dtype), jnp.sum(along, axis=rows), jnp.sum(cotangent, axis=rows)
+
+
+def _scaled_mean(values: Float[Array, "*b D"], scale: Float[Array, " D"]) -> Float[Array, "*b 1"]:
+    """Mean of `values * scale` over the last axis, as a product with a vector: XLA on a CPU would write the first one out."""
+    return jnp.matmul(values, scale, precision=jax.lax.Precision.HIGHEST)[..., None] / scale.shape[0]
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

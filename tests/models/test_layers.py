@@ -1,4 +1,4 @@
-"""LayerNorm and GELU, whose derivatives are written out, against float64 and JAX's own derivatives."""
+"""The layers, whose derivatives are written out, against float64 and JAX's own derivatives."""
 
 import chex
 import jax
@@ -6,7 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flsl_jax.models.layers import gelu, layer_norm
+from flsl_jax.models.layers import gelu, layer_norm, linear
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
+@pytest.mark.parametrize("lead", [(), (5,), (2, 4)])
+def test_linear_and_its_gradients_equal_numpy(inputs, outputs, lead):
+    rng = np.random.default_rng(0)
+    x, kernel, bias, cotangent = (rng.normal(size=s) for s in ((*lead, inputs), (inputs, outputs), outputs, (*lead, outputs)))
+    with jax.enable_x64(True):
+        arrays = map(jnp.asarray, (x, kernel, bias))
+        result, backward = jax.vjp(lambda x, kernel, bias: linear(x, kernel=kernel, bias=bias), *arrays)
+        gradients = backward(jnp.asarray(cotangent))
+    rows, towards = x.reshape(-1, inputs), cotangent.reshape(-1, outputs)
+    expected = (x @ kernel + bias, cotangent @ kernel.T, rows.T @ towards, towards.sum(axis=0))
+    chex.assert_trees_all_close((result, *gradients), expected, rtol=1e-12, atol=1e-12)
 
 
 def plain_layer_norm(x, *, scale, bias, eps):

@@ -28,7 +28,7 @@ def monitor_values(
     Returns:
         mean_entropy: H(p̄), nats; ln K when all centroids are used alike.
         student_entropy, teacher_entropy: mean H(p), nats; ln K when nothing is decided.
-        used_centroids: centroids that are some teacher row's most probable one.
+        used_centroids: centroids that are some teacher row's most probable one; in a tie all of them are.
         agreement: share of rows whose most probable centroid is the same for student and teacher.
         feature_std: mean over channels of the standard deviation of l2-normalised tokens, times √D: near 1 when they
             fill the sphere, 0 when all are alike.

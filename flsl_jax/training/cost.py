@@ -143,7 +143,8 @@ def estimate_memory(config: Config, *, parameters: int, devices: int, compute_by
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
     dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.90 to 1.07 times XLA's own account with scanned
-    blocks in all `remat` modes, 1.04 to 1.15 times with unrolled ones; an accelerator's compiler may save some of it.
+    blocks in all `remat` modes, 1.04 to 1.15 times with unrolled ones and none (on a CPU remat does nothing for them); an
+    accelerator's compiler may save some of it.
 
     Args:
         config: batch, views, network, `micro_batches`, `fsdp`.

@@ -1,6 +1,7 @@
 """Errors a person can cause and mend, and the one way a front door reports them."""
 
 import difflib
+import os
 import re
 import sys
 import typing
@@ -45,6 +46,9 @@ def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Se
         near = difflib.get_close_matches(error.flagname, list(flag_values), n=1)
         meant = f"did you mean --{near[0]}?" if near else "--help lists them"
         raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
+    except BrokenPipeError:  # --help into `head` or a pager that was left; Python would complain again when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception as error:  # absl and config files raise as they please; all of it is the command line's fault
         raise UserError(f"command line: {_plain_words(str(error))}") from error
 

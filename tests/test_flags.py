@@ -107,3 +107,10 @@ def test_wrong_flags_are_one_line(flag, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_into_a_pipe_that_is_closed_ends_quietly():
+    command = [sys.executable, "-m", "flsl_jax.convert", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)

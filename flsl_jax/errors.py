@@ -18,8 +18,8 @@ class UserError(ValueError):
 def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a front door's `main` on what the flags leave over, and exits: 0 when the job is done, 2 after one clear line.
 
-    `--help` prints the door's own flags. Flags that are unknown or of a wrong type, and keys that a config lacks, are one
-    line like every other `UserError`.
+    `--help` prints the door's own flags and exits with 0. Flags that are unknown or of a wrong type, and keys that a config
+    lacks, are one line like every other `UserError`.
     """
     from absl import app, flags
 
@@ -33,7 +33,7 @@ def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Sequence[str]:
-    """Sets the flags from a command line, program name first, and returns what is left over.
+    """Sets the flags from a command line, program name first, and returns what is left over; ends the program after `--help`.
 
     Raises:
         UserError: a flag is unknown, or its value is of another type; names the flag.
@@ -46,6 +46,8 @@ def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Se
         near = difflib.get_close_matches(error.flagname, list(flag_values), n=1)
         meant = f"did you mean --{near[0]}?" if near else "--help lists them"
         raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
+    except SystemExit:  # absl ends --help with 1, as if it had failed
+        sys.exit(0)
     except BrokenPipeError:  # --help into `head` or a pager that was left; Python would complain again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -109,8 +109,16 @@ def test_wrong_flags_are_one_line(flag, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+HELP = (sys.executable, "-m", "flsl_jax.convert", "--help")
+
+
+def test_help_names_the_flags_and_is_no_failure():
+    done = subprocess.run(HELP, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--output" in done.stdout
+
+
 def test_help_into_a_pipe_that_is_closed_ends_quietly():
-    command = [sys.executable, "-m", "flsl_jax.convert", "--help"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(HELP, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 0)

@@ -105,7 +105,7 @@ def _layer_norm_backward(eps: float, kept: tuple[Array, ...], cotangent: Array) 
 
 
 def _scaled_mean(values: Float[Array, "*b D"], scale: Float[Array, " D"]) -> Float[Array, "*b 1"]:
-    """Mean of `values * scale` over the last axis, as a product with a vector: XLA on a CPU would write the first one out."""
+    """Mean of `values * scale` over the last axis, as a product with a vector: of a sum, XLA on a CPU writes the terms out."""
     return jnp.matmul(values, scale, precision=jax.lax.Precision.HIGHEST)[..., None] / scale.shape[0]
 
 

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     training = build_training(config, mesh=mesh, steps_per_epoch=100)
     sides = [our_step(training, images)] + [torch_step(config, images, kind=kind) for kind in _TORCH.value]
     sides = [side for side in sides if side is not None]
-    flops, peak = cost.step_flops_per_image(config), peak_flops()
+    flops, peak = training.flops_per_image, peak_flops()
     print(
         f"{jax.devices()[0].device_kind} × {jax.device_count()}, JAX {jax.__version__}, batch {_BATCH.value}, {size} px"
     )
@@ -175,7 +175,7 @@ def report_parts(training: Training, images: np.ndarray) -> None:
     """Milliseconds an image of the views, the backbone forward, forward and backward, the head, and the update."""
     step, state = training.pure_step, training.init()
     pixels, sample = jnp.asarray(images), jnp.arange(len(images), dtype=jnp.uint32)
-    views = jax.jit(lambda x, s: make_views(x, s, seed=0, recipe=step.recipe))
+    views = jax.jit(lambda x, s: make_views(x, s, seed=0, recipe=step.encoding.recipe))
     crops = views(pixels, sample).students[0]
     crops = crops.reshape(-1, *crops.shape[2:])
 

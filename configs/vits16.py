@@ -63,6 +63,16 @@ def get_config() -> ConfigDict:
             "center_momentum": 0.9,
         }
     )
+    config.guide = ConfigDict(
+        {
+            "model": "",
+            "num_heads": 0,
+            "block": -2,
+            "inv_temp": 0.2 / 384**0.5,
+            "sharpness": 1e4,
+            "weight": schedule(1.0, 1.0),
+        }
+    )
     config.views = ConfigDict(
         {
             "recipe": "paper",

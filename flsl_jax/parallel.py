@@ -123,3 +123,20 @@ def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
 def to_devices(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Global array from the rows of this process (an asynchronous copy)."""
     return jax.make_array_from_process_local_data(sharding, rows)
+
+
+def place(tree: Any, like: Any) -> Any:
+    """A tree of host arrays on the devices, each process giving its part; all processes hold the same tree.
+
+    Args:
+        tree: pytree of NumPy arrays.
+        like: the same tree of `jax.ShapeDtypeStruct` with shardings.
+    """
+
+    def leaf(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return np.array(values[index], target.dtype)
+
+        return jax.make_array_from_callback(target.shape, target.sharding, part)
+
+    return jax.tree.map(leaf, tree, like)

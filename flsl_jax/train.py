@@ -29,6 +29,7 @@ from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
 from flsl_jax.training.writers import Writers, open_writers, read_metrics
+from flsl_jax.weights.guide import open_guide
 from flsl_jax.weights.initial import Initial, read_initial
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,14 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
     validation = Validation.open(config)
-    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch)
+    guide = open_guide(config)
+    if guide is not None:
+        log.info("guided by block %d of %s", config.guide.block, guide.report)
+    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch, guide=guide)
     initial = None
-    if config.init_from and not has_checkpoint(workdir):
-        initial = read_initial(config)
-    prepare_workdir(config, workdir)
+    if not has_checkpoint(workdir):
+        initial = read_initial(config) if config.init_from else None
+        write_config(config, workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints", keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
@@ -107,8 +111,12 @@ def has_checkpoint(workdir: Path) -> bool:
     return (workdir / "checkpoints").is_dir() and committed_step(workdir / "checkpoints") is not None
 
 
-def prepare_workdir(config: Config, workdir: Path) -> None:
-    """Makes the folder and writes `config.json`; the first process only."""
+def write_config(config: Config, workdir: Path) -> None:
+    """Writes `config.json` into the workdir, which is made where it is not there; the first process only.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -157,7 +165,9 @@ class _Run:
         total = self._training.total_steps
         end = min(total, self._config.stop_at_step or total)
         if start:
-            state = self._checkpoints.restore(start, self._training.abstract_state)
+            state = self._restored(start)
+            # Only now: a config that does not fit the checkpoint leaves the one that does.
+            write_config(self._config, self._workdir)
             log.info("continuing from the checkpoint of step %d in %s", start, self._workdir)
         else:
             state = self._start()
@@ -179,6 +189,11 @@ class _Run:
         if start < step == end and measured:
             draw_features(self._training, state.teacher, self._shown, self._workdir / "features.png")
         return Outcome(step=step, finished=step == end and measured)
+
+    def _restored(self, step: int) -> TrainState:
+        abstract = self._training.abstract_state
+        state = self._checkpoints.restore(step, abstract.changing())
+        return TrainState(**state, guide=self._training.place_guide())
 
     def _start(self) -> TrainState:
         state, initial = self._training.init(), self._initial
@@ -241,7 +256,7 @@ class _Run:
                 writers.tick(item.step, values)
                 continue
             self._last = values
-            writers.write(item.step, values | clock.rates(item.step, cost.step_flops_per_image(self._config)))
+            writers.write(item.step, values | clock.rates(item.step, self._training.flops_per_image))
             for alarm in self._monitor.update(item.step, values):
                 log.warning("step %d: %s", alarm.step, alarm.message)
 
@@ -280,7 +295,7 @@ class _Run:
     def _save(self, state: Any, step: int, *, measured: bool) -> None:
         self._checkpoints.save(
             step,
-            state,
+            state.changing(),
             run={"config": to_dict(self._config), "step": step},
             best_metric=self._knn.get("knn_any") if measured else None,
         )

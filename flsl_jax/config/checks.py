@@ -25,7 +25,8 @@ def check(config: Config) -> None:
         "objective.student_temp": objective.student_temp, "objective.teacher_temp.start": objective.teacher_temp.start,
         "objective.teacher_temp.end": objective.teacher_temp.end, "optimizer.lr": optimizer.lr,
         "optimizer.clip_norm": optimizer.clip_norm, "model.init_std": config.model.init_std,
-        "checkpoint.every_epochs": config.checkpoint.every_epochs,
+        "checkpoint.every_epochs": config.checkpoint.every_epochs, "guide.inv_temp": config.guide.inv_temp,
+        "guide.sharpness": config.guide.sharpness,
     }  # fmt: skip
     for name, value in positive.items():
         require(value > 0, f"config.{name} is {value}; expected more than 0")
@@ -35,9 +36,11 @@ def check(config: Config) -> None:
         not warmup or bool(config.init_from),
         f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
     )
-    for name in ("start", "end"):
-        share = getattr(objective.projected_weight, name)
-        require(0 <= share <= 1, f"config.objective.projected_weight.{name} is {share}; expected a share from 0 to 1")
+    require(config.guide.num_heads >= 0, f"config.guide.num_heads is {config.guide.num_heads}; expected 0 or more")
+    for path, weight in (("objective.projected_weight", objective.projected_weight), ("guide.weight", config.guide.weight)):
+        for name in ("start", "end"):
+            share = getattr(weight, name)
+            require(0 <= share <= 1, f"config.{path}.{name} is {share}; expected a share from 0 to 1")
     for name in ("base_area", "student_area", "local_area", "aspect", "blur_sigma"):
         span, key = getattr(views, name), f"config.views.{name}"
         require(

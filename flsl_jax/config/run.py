@@ -81,6 +81,24 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GuideConfig:
+    """A second stage: the frozen backbone of an earlier run says which of the teacher's tokens make up the positives.
+
+    `model`: a run, one of its checkpoints or a weight file ("": no second stage). `num_heads`: of a weight file that does not
+    say (0: those of 64 channels each). `block`: whose output is compared, negative ones counted from the last. `inv_temp`
+    and `sharpness` multiply, see `flsl_jax.objective.guided_weights`. `weight` is the share, in the positives' attention, of
+    the guide's beside the teacher's own. Defaults are the release's.
+    """
+
+    model: str = ""
+    num_heads: int = 0
+    block: int = -2
+    inv_temp: float = 0.2 / 384**0.5
+    sharpness: float = 1e4
+    weight: ScheduleConfig = ScheduleConfig(start=1.0, end=1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """Crops and pixel treatments. `local_size` and `local_area` matter to the released recipe only."""
 
@@ -199,6 +217,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     head: HeadConfig = HeadConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    guide: GuideConfig = GuideConfig()
     views: ViewsConfig = ViewsConfig()
     data: SourceConfig = SourceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

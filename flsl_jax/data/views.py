@@ -71,14 +71,15 @@ class ViewRecipe:
 
 @flax.struct.dataclass
 class Views:
-    """Normalised views, and where the student views lie in the base crop.
+    """Normalised views, and what the student views are before their treatment and where they lie in the base crop.
 
-    `teacher` [B, T, S, S, 3]; `students`: for every group [B, V, s, s, 3]; `boxes`: for every group [B, V, 4], (y0, x0,
-    y1, x1) in pixels of the base crop.
+    `teacher` [B, T, S, S, 3]; `students`: for every group [B, V, s, s, 3]; `crops`: alike, untreated, in levels from 0 to
+    255; `boxes`: for every group [B, V, 4], (y0, x0, y1, x1) in pixels of the base crop.
     """
 
     teacher: Float[Array, "B T S S 3"]
     students: tuple[Array, ...]
+    crops: tuple[Array, ...]
     boxes: tuple[Array, ...]
 
 
@@ -141,15 +142,15 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
     number = recipe.teacher_views
     copies = jnp.broadcast_to(levels[:, None], (len(levels), number, *levels.shape[1:]))
     teacher = _treat_views(copies, draws[:, :number], recipe.treatment)
-    students, boxes = [], []
+    students, crops, boxes = [], [], []
     for group in recipe.students:
         own = draws[:, number : number + len(group.teacher_of)]
         box = random_crop_box(own[..., :BOX_DRAWS], size=recipe.size, area=group.area, aspect=recipe.aspect)
-        crops = jax.vmap(functools.partial(crop_resize, levels, size=group.size), in_axes=1, out_axes=1)(box)
-        students.append(_treat_views(crops, own, recipe.treatment))
+        crops.append(jax.vmap(functools.partial(crop_resize, levels, size=group.size), in_axes=1, out_axes=1)(box))
+        students.append(_treat_views(crops[-1], own, recipe.treatment))
         boxes.append(box)
         number += len(group.teacher_of)
-    return Views(teacher=teacher, students=tuple(students), boxes=tuple(boxes))
+    return Views(teacher=teacher, students=tuple(students), crops=tuple(crops), boxes=tuple(boxes))
 
 
 def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Float[Array, "B V U"]:

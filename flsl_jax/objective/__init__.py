@@ -1,5 +1,6 @@
 """The FLSL objective as pure functions on arrays."""
 
+from flsl_jax.objective.guidance import guided_weights
 from flsl_jax.objective.losses import FlslLoss, flsl_loss, inter_view_loss, intra_view_loss, volume_maximization
 from flsl_jax.objective.mean_shift import mean_shift, mean_shift_weights
 from flsl_jax.objective.positions import query_positions, sample_tokens
@@ -10,6 +11,7 @@ __all__ = [
     "FlslLoss",
     "flsl_loss",
     "gather_tokens",
+    "guided_weights",
     "inter_view_loss",
     "intra_view_loss",
     "mean_shift",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import Config
+from flsl_jax.training.guide import GuideNetwork
 from flsl_jax.training.state import build_network
 
 # Dense (not sparse) peaks in FLOP/s of what JAX calls one device, from the makers' data sheets: bfloat16 products with
@@ -94,9 +95,10 @@ def _student_groups(config: Config) -> list[_StudentGroup]:
     return [group(1, views.size, objective.query_window), group(2, views.local_size, objective.local_query_window)]
 
 
-def step_flops_per_image(config: Config) -> float:
+def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -> float:
     """FLOPs of a training step per image: teacher views once, student views three times (forward and backward), head on
-    the queries' modes, mean-shift; views' pixels, losses and the optimizer are left out."""
+    the queries' modes, mean-shift, a guide's blocks on the base crop and the student views; views' pixels, losses and the
+    optimizer are left out."""
     model, head = config.model, config.head
     per_mode = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
 
@@ -110,16 +112,29 @@ def step_flops_per_image(config: Config) -> float:
         cross_shift = 4 * group.queries * teacher_tokens * model.width
         mode_flops = group.queries * 4 * per_mode
         total += group.count * (3 * encode(group.tokens) + mode_flops + 3 * self_shift + cross_shift)
-    return total
+        if guide is not None:
+            guide_shift = 2 * group.queries * teacher_tokens * guide.architecture.width
+            total += group.count * (_guide_flops(guide, tokens=group.tokens) + guide_shift)
+    return total if guide is None else total + _guide_flops(guide, tokens=teacher_tokens)
+
+
+def _guide_flops(guide: GuideNetwork, *, tokens: int) -> int:
+    """Of the blocks up to the one whose output is compared."""
+    arch = guide.architecture
+    depth = range(arch.depth)[guide.block] + 1
+    return forward_flops(
+        tokens=tokens + arch.num_prefix, patch_size=arch.patch_size, width=arch.width, depth=depth
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
     """Bytes on one device.
 
-    `state`: parameters, teacher, moments and gradients. `activations`: what the student's backbone keeps for the backward
-    pass, and, of the block that is being differentiated, what is recomputed and the gradients in flight. `logits`: of
-    student and teacher, their probabilities and gradients. `pixels`: the views, as float32, while they are made and read.
+    `state`: parameters, teacher, moments and gradients; a guide's parameters. `activations`: what the student's backbone
+    keeps for the backward pass, and, of the block that is being differentiated, what is recomputed and the gradients in
+    flight. `logits`: of student and teacher, their probabilities and gradients. `pixels`: the views, as float32, while they
+    are made and read.
     """
 
     state: float
@@ -138,7 +153,9 @@ _STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
 _BLOCK_IN_FLIGHT = 0.9
 
 
-def estimate_memory(config: Config, *, parameters: int, devices: int, compute_bytes: int) -> MemoryEstimate:
+def estimate_memory(
+    config: Config, *, parameters: int, devices: int, compute_bytes: int, guide_parameters: int = 0
+) -> MemoryEstimate:
     """An estimate, before anything is allocated or compiled; nothing is computed for it.
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
@@ -151,6 +168,7 @@ def estimate_memory(config: Config, *, parameters: int, devices: int, compute_by
         parameters: of backbone and head.
         devices: over which the batch is spread.
         compute_bytes: of a number in matrix products: 2 (bfloat16) or 4 (float32).
+        guide_parameters: of a second stage's frozen backbone; what it computes is not kept.
     """
     images = config.batch_size / devices
     part = images / config.compute.micro_batches
@@ -167,7 +185,7 @@ def estimate_memory(config: Config, *, parameters: int, devices: int, compute_by
         pixels += part * group.count * group.size**2 * 3 * 4
         queries += group.count * group.queries
     return MemoryEstimate(
-        state=_STATE_COPIES * 4 * parameters / config.parallel.fsdp,
+        state=4 * (_STATE_COPIES * parameters + guide_parameters) / config.parallel.fsdp,
         activations=activations,
         logits=_LOGITS_COPIES * 4 * images * queries * config.head.centroids,
         pixels=_PIXEL_COPIES * pixels,

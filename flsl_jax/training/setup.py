@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +15,12 @@ from flsl_jax.config import Config, ViewsConfig
 from flsl_jax.data.views import Treatment, ViewRecipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
 from flsl_jax.training import cost
+from flsl_jax.training.encoding import Encoding
+from flsl_jax.training.guide import Guide
 from flsl_jax.training.optimizer import make_optimizer
+from flsl_jax.training.schedules import make_schedules
 from flsl_jax.training.state import TrainState, compute_dtype, create_state, network_graph
-from flsl_jax.training.step import Metrics, TrainStep, jit_step, make_schedules
+from flsl_jax.training.step import Metrics, TrainStep, jit_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,21 +28,30 @@ class Training:
     """The compiled step and what it runs on.
 
     `step` maps (state, images, sample) to (state, metrics), donating the state. `abstract_state` is the state's shapes
-    with their shardings; `init` makes the state on the devices, already sharded.
+    with their shardings; `init` makes the state on the devices, already sharded, `place_guide` the part of it that
+    checkpoints leave out. `flops_per_image`: of a step.
     """
 
     step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
     pure_step: TrainStep
     init: Callable[[], TrainState]
+    place_guide: Callable[[], Any]
     abstract_state: TrainState
     batch_sharding: NamedSharding
     replicated: NamedSharding
     total_steps: int
     steps_per_epoch: int
+    flops_per_image: float
 
 
-def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Training:
+def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: Guide | None = None) -> Training:
     """Builds the step for a mesh. Nothing is compiled or allocated yet.
+
+    Args:
+        config: a checked configuration.
+        mesh: the devices.
+        steps_per_epoch: of the data.
+        guide: what `config.guide.model` names, opened; None without a second stage.
 
     Raises:
         UserError: `objective.prior` cannot be read or does not fit the head.
@@ -51,11 +64,18 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
     )
+    graph, schedules = network_graph(config), make_schedules(config, steps_per_epoch=steps_per_epoch)
     step = TrainStep(
         config=config,
-        graph=network_graph(config),
-        recipe=view_recipe(config.views),
-        schedules=make_schedules(config, steps_per_epoch=steps_per_epoch),
+        graph=graph,
+        encoding=Encoding(
+            config=config,
+            graph=graph,
+            recipe=view_recipe(config.views),
+            schedules=schedules,
+            guide=None if guide is None else guide.network,
+        ),
+        schedules=schedules,
         optimizer=optimizer,
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
@@ -65,20 +85,29 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int) -> Train
     def create() -> TrainState:
         return create_state(config, optimizer=optimizer)
 
-    shapes = jax.eval_shape(create)
+    guide_params = {} if guide is None else guide.params
+    shapes = jax.eval_shape(create).replace(guide=guide_params)
     shardings = parallel.state_shardings(shapes, mesh=mesh)
+    abstract_state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+    create_sharded = jax.jit(create, out_shardings=shardings.replace(guide={}))
+
+    def place_guide() -> Any:
+        return parallel.place(guide_params, abstract_state.guide)
+
     batch = parallel.batch_sharding(mesh)
     return Training(
         step=jit_step(step, state_sharding=shardings, batch_sharding=batch, replicated=parallel.replicated(mesh)),
         pure_step=step,
-        init=jax.jit(create, out_shardings=shardings),
-        abstract_state=jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
-        ),
+        init=lambda: create_sharded().replace(guide=place_guide()),
+        place_guide=place_guide,
+        abstract_state=abstract_state,
         batch_sharding=batch,
         replicated=parallel.replicated(mesh),
         total_steps=config.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
+        flops_per_image=cost.step_flops_per_image(config, guide=None if guide is None else guide.network),
     )
 
 
@@ -123,17 +152,26 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
 
 def describe(config: Config, training: Training) -> str:
     """What a person should see before the first step: devices, parameters, cost and memory."""
-    devices, params = jax.devices(), training.abstract_state.student
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    devices, params, guide = jax.devices(), training.abstract_state.student, training.abstract_state.guide
     dtype = compute_dtype(config)
-    estimate = cost.estimate_memory(config, parameters=count, devices=len(devices), compute_bytes=dtype.itemsize)
+    estimate = cost.estimate_memory(
+        config,
+        parameters=_count(params),
+        guide_parameters=_count(guide),
+        devices=len(devices),
+        compute_bytes=dtype.itemsize,
+    )
     return "\n".join(
         [
             f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
             f"{dtype.name}",
             cost.parameter_table(params),
             f"{training.total_steps} steps, {training.steps_per_epoch} an epoch; "
-            f"{cost.step_flops_per_image(config) / 1e9:.2f} GFLOP an image",
+            f"{training.flops_per_image / 1e9:.2f} GFLOP an image",
             cost.describe_memory(estimate),
         ]
     )
+
+
+def _count(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,25 +1,27 @@
 """The training state: one frozen pytree, made sharded, never on one device first."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
+from flsl_jax import parallel
 from flsl_jax.config import Config
 from flsl_jax.models import Architecture, Flsl, Head, ViT
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """Everything that a step changes, and the frozen guide of a second stage.
 
     `step`: updates done, int32. `student`, `teacher`: parameter trees of one graph, float32. `opt_state`: the
-    optimizer's. `center`: the teacher logits' running mean, float32 [K] (used with `targets="centering"` only). Leaves
-    may also be shapes or shardings, as JAX's transformations make them.
+    optimizer's. `center`: the teacher logits' running mean, float32 [K] (used with `targets="centering"` only). `guide`: the
+    parameters of `GuideNetwork`, never changed; empty without one. Leaves may also be shapes or shardings, as JAX's
+    transformations make them.
     """
 
     step: Any
@@ -27,6 +29,11 @@ class TrainState:
     teacher: Any
     opt_state: Any
     center: Any
+    guide: Any = flax.struct.field(default_factory=dict)
+
+    def changing(self) -> dict[str, Any]:
+        """All but the guide, by name: what checkpoints hold."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "guide"}
 
 
 def compute_dtype(config: Config) -> jnp.dtype:
@@ -51,32 +58,37 @@ def architecture_of(config: Config) -> Architecture:
     )
 
 
-def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
-    """Backbone and head as the config describes them, freshly initialised."""
-    model, head, dtype = config.model, config.head, compute_dtype(config)
+def backbone_of(architecture: Architecture, config: Config, *, rngs: nnx.Rngs) -> ViT:
+    """A backbone, freshly initialised, computed as the config says: dtype, scan, remat, attention."""
     scan = config.compute.scan_blocks == "scan"
     if config.compute.scan_blocks == "auto":
         # XLA for CPUs computes only once what unrolled blocks would recompute, which leaves remat without effect.
         backend = jax.default_backend()
         scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
+    return ViT(
+        architecture,
+        drop_path=config.model.drop_path,
+        init_std=config.model.init_std,
+        dtype=compute_dtype(config),
+        scan_blocks=scan,
+        remat=config.compute.remat,
+        attention=config.compute.attention,
+        rngs=rngs,
+    )
+
+
+def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
+    """Backbone and head as the config describes them, freshly initialised."""
+    head = config.head
     return Flsl(
-        backbone=ViT(
-            architecture_of(config),
-            drop_path=model.drop_path,
-            init_std=model.init_std,
-            dtype=dtype,
-            scan_blocks=scan,
-            remat=config.compute.remat,
-            attention=config.compute.attention,
-            rngs=rngs,
-        ),
+        backbone=backbone_of(architecture_of(config), config, rngs=rngs),
         head=Head(
-            width=model.width,
+            width=config.model.width,
             hidden=head.hidden,
             bottleneck=head.bottleneck,
             centroids=head.centroids,
             norm_last_layer=head.norm_last_layer,
-            dtype=dtype,
+            dtype=compute_dtype(config),
             rngs=rngs,
         ),
     )
@@ -97,18 +109,9 @@ def start_from(state: TrainState, *, backbone: Any, head: Any | None, abstract_s
         abstract_state: the state's shapes with their shardings.
     """
 
-    def place(tree: Any, like: Any) -> Any:
-        def leaf(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
-            def part(index: tuple[slice, ...]) -> np.ndarray:
-                return np.array(values[index], target.dtype)
-
-            return jax.make_array_from_callback(target.shape, target.sharding, part)
-
-        return jax.tree.map(leaf, tree, like)
-
     def network(current: Any, like: Any) -> Any:
-        own_head = current["head"] if head is None else place(head, like["head"])
-        return {**current, "backbone": place(backbone, like["backbone"]), "head": own_head}
+        own_head = current["head"] if head is None else parallel.place(head, like["head"])
+        return {**current, "backbone": parallel.place(backbone, like["backbone"]), "head": own_head}
 
     return state.replace(
         student=network(state.student, abstract_state.student), teacher=network(state.teacher, abstract_state.teacher)
@@ -116,7 +119,8 @@ def start_from(state: TrainState, *, backbone: Any, head: Any | None, abstract_s
 
 
 def create_state(config: Config, *, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step: the teacher starts as a copy of the student. Pure: jit it with shardings."""
+    """The state before the first step, without a guide: the teacher starts as a copy of the student. Pure: jit it with
+    shardings."""
     params = nnx.to_pure_dict(nnx.split(build_network(config, rngs=nnx.Rngs(config.seed)), nnx.Param)[1])
     return TrainState(
         step=jnp.zeros((), jnp.int32),

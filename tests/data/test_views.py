@@ -168,6 +168,17 @@ def test_untreated_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None
                 assert difference.mean() < 0.05
 
 
+@recipes
+def test_crops_are_the_student_views_before_their_treatment(recipe: ViewRecipe) -> None:
+    still = dataclasses.replace(_OFF, blur_and_solarise=recipe.treatment.blur_and_solarise, alternative_blur_probability=0.0)
+    images, sample = _images(5), np.arange(5)
+    treated = _views(images, sample, recipe=recipe)
+    untreated = _views(images, sample, recipe=dataclasses.replace(recipe, treatment=still))
+    for crops, students, others in zip(treated.crops, untreated.students, treated.students, strict=True):
+        np.testing.assert_allclose(crops, _levels(students, still), atol=1e-3)
+        assert np.abs(crops - _levels(others, still)).max() > 50
+
+
 def _treated(count: int, treatment: Treatment, image: np.ndarray) -> np.ndarray:
     """Grey levels of one image under `count` keys."""
     draws = jax.random.uniform(jax.random.key(11), (count, TREATMENT_DRAWS))

@@ -46,3 +46,13 @@ def total(queries, tokens, head, teacher_probs, *, inv_temp, temp, prior, weight
     logits = modes @ head
     terms = intra(queries, modes), inter(logits, teacher_probs, temp), volume(logits, temp, prior)
     return sum(weight * term for weight, term in zip(weights, terms))
+
+
+def guided_weights(queries, tokens, inv_temp, sharpness):
+    """METHOD, objective 7, the second stage: sigmoid(s · (a − mean a)), renormalised; one query at a time."""
+    weights = np.zeros((*queries.shape[:-1], tokens.shape[-2]))
+    for place in np.ndindex(queries.shape[:-1]):
+        attention = softmax(np.array([inv_temp * queries[place] @ token for token in tokens[place[:-1]]]))
+        members = 1 / (1 + np.exp(-sharpness * (attention - attention.mean())))
+        weights[place] = members / members.sum()
+    return weights

@@ -1,0 +1,48 @@
+"""Every value that changes with the step, from the config's epochs."""
+
+import dataclasses
+
+from flsl_jax.config import Config, ScheduleConfig
+from flsl_jax.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSchedules:
+    """Every value that changes with the step."""
+
+    lr: Schedule
+    weight_decay: Schedule
+    momentum: Schedule
+    teacher_temp: Schedule
+    self_inv_temp: Schedule
+    cross_inv_temp: Schedule
+    intra_weight: Schedule
+    projected_weight: Schedule
+    guide_weight: Schedule
+
+
+def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
+    """Schedules in steps from the config's epochs; the learning rate scales with the batch size (per 256 images)."""
+    total = config.epochs * steps_per_epoch
+
+    def schedule(values: ScheduleConfig) -> Schedule:
+        steps = round(values.epochs * steps_per_epoch) or total
+        return Schedule(kind=values.kind, start=values.start, end=values.end, steps=steps)
+
+    return StepSchedules(
+        lr=Schedule(
+            kind="cosine",
+            start=config.optimizer.lr * config.batch_size / 256,
+            end=config.optimizer.final_lr,
+            steps=total,
+            warmup_steps=round(config.optimizer.warmup_epochs * steps_per_epoch),
+        ),
+        weight_decay=schedule(config.optimizer.weight_decay),
+        momentum=schedule(config.teacher.momentum),
+        teacher_temp=schedule(config.objective.teacher_temp),
+        self_inv_temp=schedule(config.objective.self_inv_temp),
+        cross_inv_temp=schedule(config.objective.cross_inv_temp),
+        intra_weight=schedule(config.objective.intra_weight),
+        projected_weight=schedule(config.objective.projected_weight),
+        guide_weight=schedule(config.guide.weight),
+    )

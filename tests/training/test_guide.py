@@ -1,0 +1,210 @@
+"""The second stage: what the guide sees and where its attention goes; frozen, sharded, in no checkpoint; bad guides refused."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flsl_jax.data.pixels import normalise
+from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD, make_views
+from flsl_jax.errors import UserError
+from flsl_jax.models import ViT
+from flsl_jax.objective import num_queries
+from flsl_jax.train import train
+from flsl_jax.training import cost
+from flsl_jax.training.checkpoints import read_checkpoint
+from flsl_jax.training.encoding import encode_views
+from flsl_jax.training.setup import build_training
+from flsl_jax.training.writers import read_metrics
+from flsl_jax.weights.guide import open_guide
+from tests.objective import reference
+from tests.tiny import tiny_config
+from tests.training.test_init_from import random_backbone, save
+from tests.training.test_step import assert_same_losses, make_batch
+
+SHARED = {"inv_temp": 0.05, "sharpness": 200.0}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A weight file of a backbone that is wider and deeper than the run's: path, architecture, parameters."""
+    architecture, params = random_backbone(width=64, depth=3, num_heads=1)
+    return save(tmp_path_factory.mktemp("guide") / "x.safetensors", architecture, params), architecture, params
+
+
+def guided_config(source, **groups):
+    return tiny_config(**groups | {"guide": SHARED | {"model": source[0]} | groups.get("guide", {})})
+
+
+def build(config, *, devices=1, fsdp=1):
+    mesh = jax.make_mesh(
+        (devices // fsdp, fsdp),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=jax.devices()[:devices],
+    )
+    return build_training(config, mesh=mesh, steps_per_epoch=4, guide=open_guide(config))
+
+
+def run(config, *, steps=2, **devices):
+    """Metrics of each step, the first state and the last, on the host."""
+    training = build(config, **devices)
+    state, history = training.init(), []
+    first = jax.device_get(state)
+    for step in range(steps):
+        batch = (jax.device_put(x, training.batch_sharding) for x in make_batch(step, config.batch_size))
+        state, metrics = training.step(state, *batch)
+        history.append(jax.device_get(metrics))
+    return history, first, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def reference_run(source):
+    return run(guided_config(source))
+
+
+@pytest.mark.parametrize("block", [0, -2, 2])
+def test_features_are_the_residual_stream_after_the_block_of_normalised_levels(source, block):
+    _, architecture, params = source
+    guide = open_guide(guided_config(source, guide={"block": block}))
+    levels = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), maxval=255.0)
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(architecture, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    stream = model.intermediates(normalise(levels, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    expected = stream[range(3)[block] + 1].reshape(2, 16, 64)
+    ours = guide.network.features(jax.tree.map(jnp.asarray, guide.params), levels)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_the_untreated_crops(source, recipe):
+    """From views to positives in float64 NumPy, but for the networks."""
+    share = 0.75
+    weight = {"start": share, "end": share}
+    config = guided_config(source, model={"drop_path": 0.0}, views={"recipe": recipe}, guide={"weight": weight})
+    training = build(config)
+    encoding, state = training.pure_step.encoding, training.init()
+    images, sample = map(jnp.asarray, make_batch(0))
+    ours = encoding(state.student, state=state, images=images, sample=sample)
+    views = make_views(images, sample, seed=config.seed, recipe=encoding.recipe)
+    student, teacher = (nnx.merge(encoding.graph, params) for params in (state.student, state.teacher))
+    teacher_tokens = np.asarray(encode_views(teacher, views.teacher), np.float64)
+    base = np.asarray(encoding.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
+    expected, place = [], 0
+    for group, pixels, crops in zip(encoding.recipe.students, views.students, views.crops, strict=True):
+        tokens = np.asarray(encode_views(student, pixels))
+        guide_tokens = np.asarray(encoding.guide.features(state.guide, crops), np.float64)
+        count = num_queries((group.size // 8,) * 2, window=config.objective.query_window)
+        for view, paired in enumerate(group.teacher_of):
+            queries = np.asarray(ours.queries[:, place : place + count], np.float64)
+            place += count
+            indices = np.abs(queries[:, :, None] - tokens[:, view, None]).max(-1).argmin(-1)
+            asking = np.take_along_axis(guide_tokens[:, view], indices[..., None], axis=1)
+            guided = reference.guided_weights(asking, base, SHARED["inv_temp"], SHARED["sharpness"])
+            own = reference.mean_shift(queries, teacher_tokens[:, paired], config.objective.cross_inv_temp.start)
+            expected.append((1 - share) * own + share * guided @ teacher_tokens[:, paired])
+    np.testing.assert_allclose(ours.positives, np.concatenate(expected, axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_with_a_weight_of_zero_the_run_is_the_one_without_a_guide(source):
+    history, _, state = run(guided_config(source, guide={"weight": {"start": 0.0, "end": 0.0}}))
+    training = build(tiny_config())
+    alone = training.init()
+    for step, metrics in enumerate(history):
+        alone, expected = training.step(alone, *map(jnp.asarray, make_batch(step)))
+        assert_same_losses([metrics], [jax.device_get(expected)])
+    chex.assert_trees_all_close(state.teacher, jax.device_get(alone.teacher), rtol=1e-5, atol=1e-6)
+
+
+def test_with_a_weight_of_one_the_teachers_own_attention_plays_no_part(source, reference_run):
+    history, *_ = run(guided_config(source, objective={"cross_inv_temp": {"start": 0.5, "end": 0.5}}))
+    assert_same_losses(history, reference_run[0])
+    other, *_ = run(guided_config(source, guide={"sharpness": 1.0}))
+    assert abs(other[-1]["inter"] - history[-1]["inter"]) > 1e-5
+
+
+@pytest.mark.parametrize("changes", [{"devices": 8, "fsdp": 4}, {"micro_batches": 4}], ids=["devices", "micro_batches"])
+def test_devices_shards_and_micro_batches_change_nothing(source, reference_run, changes):
+    parts = changes.pop("micro_batches", 1)
+    history, *_ = run(guided_config(source, compute={"micro_batches": parts}), **changes)
+    assert_same_losses(history, reference_run[0])
+
+
+def test_the_guide_stays_as_it_was_and_is_sharded_like_the_rest(source, reference_run):
+    _, first, last = reference_run
+    chex.assert_trees_all_equal(first.guide, source[2])
+    chex.assert_trees_all_equal(last.guide, first.guide)
+    kernel = build(guided_config(source), devices=8, fsdp=4).init().guide["blocks"]["mlp"]["fc1"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+
+
+def test_checkpoints_leave_the_guide_out_and_a_stopped_run_goes_on_as_if_never_stopped(source, tmp_path):
+    config = guided_config(source, epochs=1)  # of four steps
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(config, workdir=whole)
+    train(guided_config(source, epochs=1, stop_at_step=2), workdir=stopped)
+    train(config, workdir=stopped)
+    (_, expected, _), (step, state, _) = (read_checkpoint(folder / "checkpoints") for folder in (whole, stopped))
+    assert step == 4
+    assert state.keys() == {"step", "student", "teacher", "opt_state", "center"}
+    chex.assert_trees_all_equal(state, expected)
+    losses = [[line["loss"] for line in read_metrics(folder / "metrics.jsonl")] for folder in (whole, stopped)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_guides_the_next_by_its_teacher(tmp_path):
+    train(tiny_config(epochs=1, stop_at_step=2), workdir=tmp_path / "first")
+    guide = open_guide(tiny_config(guide={"model": str(tmp_path / "first")}))
+    _, state, _ = read_checkpoint(tmp_path / "first" / "checkpoints")
+    chex.assert_trees_all_equal(guide.params, state["teacher"]["backbone"])
+    assert "teacher of" in guide.report
+
+
+def test_the_cost_counts_the_guides_blocks_and_its_memory(source):
+    guide = open_guide(guided_config(source))
+    config = tiny_config()
+    more = cost.step_flops_per_image(config, guide=guide.network) - cost.step_flops_per_image(config)
+    blocks = cost.forward_flops(tokens=16, patch_size=8, width=64, depth=2)  # up to block -2 of three
+    assert more == pytest.approx(3 * blocks + 2 * 2 * 4 * 16 * 64)  # base and two crops; two views of four queries
+    memory = [
+        cost.estimate_memory(config, parameters=0, guide_parameters=count, devices=1, compute_bytes=4).total
+        for count in (0, 10**6)
+    ]
+    assert memory[1] - memory[0] == 4 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        ({"model": "nowhere.safetensors"}, "config.guide: nowhere.safetensors does not exist"),
+        ({"num_heads": 3}, "config.guide: .*; 3 do not divide it"),
+        ({"block": 3}, r"config.guide.block is 3, but config.guide.model = '.*' has 3 blocks; expected -3 to 2"),
+        ({"block": -4}, "config.guide.block is -4"),
+    ],
+)
+def test_bad_guides_are_refused_before_anything_is_made(source, tmp_path, guide, message):
+    with pytest.raises(UserError, match=message):
+        train(guided_config(source, guide=guide), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_guide_of_other_patches_is_refused(tmp_path):
+    path = save(tmp_path / "x.safetensors", *random_backbone(patch_size=4, width=64))
+    with pytest.raises(UserError, match=r"has patches of 4 pixels; expected those of config.model.patch_size = 8"):
+        open_guide(tiny_config(guide={"model": path}))
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        ({"weight": {"start": 1.5}}, "config.guide.weight.start is 1.5; expected a share from 0 to 1"),
+        ({"sharpness": 0.0}, "config.guide.sharpness is 0.0; expected more than 0"),
+        ({"inv_temp": -1.0}, "config.guide.inv_temp is -1.0; expected more than 0"),
+        ({"modle": "x"}, 'unknown key config.guide.modle; did you mean "model"?'),
+    ],
+)
+def test_values_out_of_range_are_named(guide, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        tiny_config(guide=guide)

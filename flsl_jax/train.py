@@ -107,8 +107,12 @@ def open_loader(config: Config) -> Loader:
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run in the folder continues; what it started from matters no more then."""
-    return (workdir / "checkpoints").is_dir() and committed_step(workdir / "checkpoints") is not None
+    """Whether a run in the folder continues; what it started from matters no more then.
+
+    Every process must ask, before any makes the folder, and hears the first one's answer: orbax waits for all of them.
+    """
+    folder = workdir / "checkpoints"
+    return parallel.as_first(folder.is_dir()) and parallel.as_first(committed_step(folder) is not None)
 
 
 def write_config(config: Config, workdir: Path) -> None:

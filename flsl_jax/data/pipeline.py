@@ -16,6 +16,7 @@ from grain.experimental import DatasetOptions, WithOptionsIterDataset, index_shu
 from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.decode import DecodeError, base_crop, decode_image
+from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader
 from flsl_jax.data.sources import Source
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
@@ -27,6 +28,7 @@ _MAX_TRIES = 16
 # What a worker sends at a time. Small enough that 8 workers fit into the 64 MB of shared memory of a default container.
 _CHUNK_BYTES = 2 << 20
 _CHUNKS_AHEAD = 2
+_SLOTS = _CHUNKS_AHEAD + 4
 # The index shuffle draws from at least 2¹⁶ numbers until one is in range: 0.15 ms for each of 200 records.
 _SMALL = 1 << 16
 
@@ -124,6 +126,10 @@ class _ChunkReader:
     area: tuple[float, float]
     aspect: tuple[float, float]
     flip: bool
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_size * 3 * self.crop_size**2
 
     @property
     def chunks_per_batch(self) -> int:
@@ -245,15 +251,21 @@ class Loader:
         """
         per_batch = self._reader.chunks_per_batch
         stop_step = sys.maxsize // per_batch if num_steps is None else start_step + num_steps
-        chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch))
-        steps = range(start_step, stop_step)
-        return Batches(chunks, steps=steps, assemble=self._assemble, has_workers=self._workers > 0)
+        workers = min(self._workers, (stop_step - start_step) * per_batch)
+        memory = None
+        if workers:
+            memory = ChunkMemory(workers=workers, slots=_SLOTS, slot_bytes=self._reader.chunk_bytes)
+        chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch, memory=memory, workers=workers))
+        assemble = functools.partial(self._assemble, memory=memory)
+        return Batches(chunks, steps=range(start_step, stop_step), assemble=assemble, memory=memory)
 
-    def _chunks(self, start: int, stop: int) -> grain.IterDataset:
-        dataset = grain.MapDataset.range(start, stop).map(self._reader)
+    def _chunks(self, start: int, stop: int, *, memory: ChunkMemory | None, workers: int) -> grain.IterDataset:
+        read: Callable[[int], dict[str, object]] = self._reader
+        if memory is not None:
+            read = SharingReader(read=self._reader, memory=memory, first=start, workers=workers)
+        dataset = grain.MapDataset.range(start, stop).map(read)
         chunks = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         # Chunks stay whole and in order: a worker reads every W-th of them, and grain takes them in turns.
-        workers = min(self._workers, stop - start)
         if workers:
             if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which only a front door has parsed
                 flags.FLAGS.mark_as_parsed()
@@ -261,7 +273,7 @@ class Loader:
             chunks = chunks.mp_prefetch(options, worker_init_fn=start_worker)
         return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=1 << 16))
 
-    def _assemble(self, step: int, chunks: grain.DatasetIterator) -> HostBatch:
+    def _assemble(self, step: int, chunks: grain.DatasetIterator, *, memory: ChunkMemory | None) -> HostBatch:
         """Copies chunks out of shared memory, which is then free again."""
         reader = self._reader
         images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, 3), np.uint8)
@@ -269,7 +281,11 @@ class Loader:
         replaced: list[Replacement] = []
         for first in range(0, reader.local_size, reader.chunk_size):
             chunk = next(chunks)
-            images[first : first + reader.chunk_size] = chunk["images"]
+            place = images[first : first + reader.chunk_size]
+            if isinstance(chunk["images"], SharedChunk):
+                memory.take(chunk["images"], place)
+            else:
+                place[...] = chunk["images"]
             records[first : first + reader.chunk_size] = chunk["records"]
             replaced.extend(chunk["replaced"])
         self._report(replaced, exhausted=bool((records < 0).any()))
@@ -316,12 +332,12 @@ class Batches(Iterator[HostBatch]):
         *,
         steps: range,
         assemble: Callable[[int, grain.DatasetIterator], HostBatch],
-        has_workers: bool,
+        memory: ChunkMemory | None,
     ) -> None:
         self._steps, self._assemble = iter(steps), assemble
         self._chunks = [chunks]
         # Also before the interpreter takes itself apart, when grain could no longer stop its workers.
-        self._stop = weakref.finalize(self, _stop, self._chunks, has_workers)
+        self._stop = weakref.finalize(self, _stop, self._chunks, memory)
 
     def __next__(self) -> HostBatch:
         step = next(self._steps, None)
@@ -335,7 +351,10 @@ class Batches(Iterator[HostBatch]):
         self._stop()
 
 
-def _stop(chunks: list[grain.DatasetIterator], has_workers: bool) -> None:
-    chunks.pop().close()
-    if has_workers:  # their iterators close themselves again when deleted, which must not be at the interpreter's end
-        gc.collect()
+def _stop(chunks: list[grain.DatasetIterator], memory: ChunkMemory | None) -> None:
+    try:
+        chunks.pop().close()
+    finally:
+        if memory is not None:
+            gc.collect()  # workers' iterators close themselves again when deleted, not to be at the interpreter's end
+            memory.close()

@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 # Records tried for one sample before the data set counts as broken.
 _MAX_TRIES = 16
-# What a worker sends at a time. Small enough that 8 workers fit into the 64 MB of shared memory of a default container.
+# What a worker sends at a time. Grain holds up to six chunks of each where training is slower than they are; those that have
+# no place in shared memory, of which a default container has 64 MB, go through a pipe.
 _CHUNK_BYTES = 2 << 20
 _CHUNKS_AHEAD = 2
-_SLOTS = _CHUNKS_AHEAD + 4
+_MAX_SLOTS = 6
+_SHARED_BYTES = 60 << 20
 # The index shuffle draws from at least 2¹⁶ numbers until one is in range: 0.15 ms for each of 200 records.
 _SMALL = 1 << 16
 
@@ -254,7 +256,9 @@ class Loader:
         workers = min(self._workers, (stop_step - start_step) * per_batch)
         memory = None
         if workers:
-            memory = ChunkMemory(workers=workers, slots=_SLOTS, slot_bytes=self._reader.chunk_bytes)
+            size = self._reader.chunk_bytes
+            slots = min(max(_SHARED_BYTES // (workers * size), 1), _MAX_SLOTS)
+            memory = ChunkMemory(workers=workers, slots=slots, slot_bytes=size)
         chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch, memory=memory, workers=workers))
         assemble = functools.partial(self._assemble, memory=memory)
         return Batches(chunks, steps=range(start_step, stop_step), assemble=assemble, memory=memory)
@@ -271,7 +275,7 @@ class Loader:
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_CHUNKS_AHEAD)
             chunks = chunks.mp_prefetch(options, worker_init_fn=start_worker)
-        return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=1 << 16))
+        return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=sys.maxsize))
 
     def _assemble(self, step: int, chunks: grain.DatasetIterator, *, memory: ChunkMemory | None) -> HostBatch:
         """Copies chunks out of shared memory, which is then free again."""

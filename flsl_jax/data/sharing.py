@@ -74,7 +74,7 @@ class ChunkMemory:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharingReader:
-    """A reader of chunks, as a worker runs it: the images go to shared memory where that has room.
+    """A reader of chunks, as a worker runs it: the images go to shared memory where that has room, else they stay as they are.
 
     `read` makes a chunk by its number, a dictionary with `images`. Worker w of W reads the numbers first + w, first + w + W, …
     """

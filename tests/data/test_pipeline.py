@@ -178,11 +178,11 @@ def test_chunks_have_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_equal(_read(_loader(source), 0, 3), whole)
 
 
-@pytest.mark.parametrize("slots", [1, 6])  # of shared memory; with one, grain shares what does not fit
+@pytest.mark.parametrize("slots", [1, 6])  # with one place in shared memory, some chunks go through a pipe
 def test_workers_have_no_influence_and_leave_nothing_behind(
     folder: Path, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flsl_jax.data.pipeline._SLOTS", slots)
+    monkeypatch.setattr("flsl_jax.data.pipeline._MAX_SLOTS", slots)
     shared = Path("/dev/shm")
     before = set(os.listdir(shared)) if shared.exists() else set()
     source = FolderSource(folder)

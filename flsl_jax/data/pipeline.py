@@ -16,7 +16,7 @@ from grain.experimental import DatasetOptions, WithOptionsIterDataset, index_shu
 from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.decode import DecodeError, base_crop, decode_image
-from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader
+from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
 from flsl_jax.data.sources import Source
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
@@ -25,12 +25,9 @@ log = logging.getLogger(__name__)
 
 # Records tried for one sample before the data set counts as broken.
 _MAX_TRIES = 16
-# What a worker sends at a time. Grain holds up to six chunks of each where training is slower than they are; those that have
-# no place in shared memory, of which a default container has 64 MB, go through a pipe.
+# What a worker sends at a time, and how many grain asks each for ahead.
 _CHUNK_BYTES = 2 << 20
 _CHUNKS_AHEAD = 2
-_MAX_SLOTS = 6
-_SHARED_BYTES = 60 << 20
 # The index shuffle draws from at least 2¹⁶ numbers until one is in range: 0.15 ms for each of 200 records.
 _SMALL = 1 << 16
 
@@ -254,11 +251,7 @@ class Loader:
         per_batch = self._reader.chunks_per_batch
         stop_step = sys.maxsize // per_batch if num_steps is None else start_step + num_steps
         workers = min(self._workers, (stop_step - start_step) * per_batch)
-        memory = None
-        if workers:
-            size = self._reader.chunk_bytes
-            slots = min(max(_SHARED_BYTES // (workers * size), 1), _MAX_SLOTS)
-            memory = ChunkMemory(workers=workers, slots=slots, slot_bytes=size)
+        memory = open_memory(workers=workers, slot_bytes=self._reader.chunk_bytes) if workers else None
         chunks = iter(self._chunks(start_step * per_batch, stop_step * per_batch, memory=memory, workers=workers))
         assemble = functools.partial(self._assemble, memory=memory)
         return Batches(chunks, steps=range(start_step, stop_step), assemble=assemble, memory=memory)

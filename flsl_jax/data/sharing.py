@@ -5,13 +5,23 @@ hands its pages out one by one, zeroed, and takes them back. That is a tenth of 
 """
 
 import dataclasses
+import logging
+import os
+import shutil
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+log = logging.getLogger(__name__)
+
+# Where Linux keeps shared memory. A default container has 64 MB of it, for everybody in it.
+_FOLDER = Path("/dev/shm")
+# Of each worker, where there is room: what grain holds of it at most.
+_MAX_SLOTS = 6
 # Of every slot: whether there is a chunk in it that was not taken yet.
 _FREE, _FULL = 0, 1
 
@@ -32,8 +42,11 @@ class ChunkMemory:
 
     Args:
         workers: how many write; each has slots of its own.
-        slots: of each worker. Pages are in use from the first chunk on that is put there.
+        slots: of each worker.
         slot_bytes: of the largest chunk.
+
+    Raises:
+        OSError: there is not that much.
     """
 
     def __init__(self, *, workers: int, slots: int, slot_bytes: int) -> None:
@@ -42,6 +55,17 @@ class ChunkMemory:
         # The flags come first, on pages of their own.
         self._first = -(-self._count // 4096) * 4096
         self._memory = SharedMemory(create=True, size=self._first + self._count * slot_bytes)
+        try:
+            self._reserve()
+        except OSError:
+            self.close()
+            raise
+
+    def _reserve(self) -> None:
+        """Takes the pages now: one that is missing later kills the worker that first writes to it (SIGBUS)."""
+        if _FOLDER.is_dir():
+            with (_FOLDER / self._memory.name).open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self._memory.size)
 
     def put(self, images: UInt8[np.ndarray, "b H W 3"], *, worker: int) -> SharedChunk | None:
         """Copies a chunk into a free slot of the worker; None where there is none, or the chunk is too large."""
@@ -61,8 +85,8 @@ class ChunkMemory:
 
     def close(self) -> None:
         """Gives the memory back; workers that still have it keep theirs until they end."""
-        self._memory.close()
         self._memory.unlink()
+        self._memory.close()
 
     # No view is kept: memory that has any cannot be closed.
     def _flags(self) -> UInt8[np.ndarray, " slots"]:
@@ -70,6 +94,20 @@ class ChunkMemory:
 
     def _pixels(self, chunk: SharedChunk) -> UInt8[np.ndarray, "b H W 3"]:
         return np.ndarray(chunk.shape, np.uint8, self._memory.buf, self._first + chunk.slot * self._slot_bytes)
+
+
+def open_memory(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
+    """Memory for the chunks of some workers, of half of what is free; None where that has no place for one chunk of each."""
+    free = shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else None
+    slots = _MAX_SLOTS if free is None else min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
+    try:
+        if slots:
+            return ChunkMemory(workers=workers, slots=slots, slot_bytes=slot_bytes)
+        reason = f"{workers} × {slot_bytes / 1e6:.1f} MB of images do not fit into half of {_FOLDER}, {free / 1e6:.1f} MB free"
+    except OSError as error:
+        reason = str(error)
+    log.info("no shared memory for the workers' images (%s): they go through pipes, which is slower", reason)
+    return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

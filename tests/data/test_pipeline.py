@@ -17,6 +17,7 @@ from PIL import Image
 
 from flsl_jax.data.decode import base_crop
 from flsl_jax.data.pipeline import GlobalOrder, HostBatch, Loader, sample_rng
+from flsl_jax.data.sharing import ChunkMemory
 from flsl_jax.data.sources import FolderSource, Record
 from flsl_jax.errors import UserError
 
@@ -178,21 +179,51 @@ def test_chunks_have_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
     _assert_equal(_read(_loader(source), 0, 3), whole)
 
 
-@pytest.mark.parametrize("slots", [1, 6])  # with one place in shared memory, some chunks go through a pipe
+@pytest.mark.parametrize("slots", [0, 1, 6])
 def test_workers_have_no_influence_and_leave_nothing_behind(
     folder: Path, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flsl_jax.data.pipeline._MAX_SLOTS", slots)
+    monkeypatch.setattr("flsl_jax.data.sharing._MAX_SLOTS", slots)
+    taken = []
+    take = ChunkMemory.take
+    monkeypatch.setattr(ChunkMemory, "take", lambda self, chunk, out: (taken.append(chunk.slot), take(self, chunk, out)))
     shared = Path("/dev/shm")
     before = set(os.listdir(shared)) if shared.exists() else set()
     source = FolderSource(folder)
     expected = _read(_loader(source), 3, 7)
-    _assert_equal(_read(_loader(source, workers=2), 3, 7), expected)
+    batches = _loader(source, workers=2).batches(3, 7)
+    with contextlib.closing(batches):
+        first = next(batches)
+        time.sleep(1 if slots == 1 else 0)  # they get ahead, and one slot is then full
+        _assert_equal([first, *batches], expected)
+    # All of a worker's chunks through shared memory, some of them, none.
+    assert len(taken) == {0: 0, 1: len(taken), 6: 7}[slots]
+    assert set(taken) <= set(range(2 * slots))
+    assert slots != 1 or 0 < len(taken) < 7
     if shared.exists():
         deadline = time.monotonic() + 10
         while set(os.listdir(shared)) - before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not {name for name in set(os.listdir(shared)) - before if name.startswith("psm_")}
+
+
+class _ProcessReader:
+    """Chunks that say which process made them."""
+
+    chunk_bytes, chunks_per_batch = 3, 2
+
+    def __call__(self, index: int) -> dict[str, object]:
+        return {"images": np.zeros((1, 1, 1, 3), np.uint8), "index": index, "process": os.getpid()}
+
+
+def test_one_process_makes_every_wth_chunk_so_that_a_slot_has_one_writer() -> None:
+    loader = _loader(_Pixels(11), workers=3)
+    loader._reader = _ProcessReader()
+    chunks = [*loader._chunks(5, 14, memory=None, workers=3)]
+    assert [chunk["index"] for chunk in chunks] == [*range(5, 14)]
+    processes = [chunk["process"] for chunk in chunks]
+    assert processes == processes[:3] * 3
+    assert len(set(processes)) == 3
 
 
 def test_damaged_files_are_replaced_by_the_next_counted_and_named_once(

@@ -1,13 +1,18 @@
 """Shared slots: what is put is what is taken; full ones are refused and free again; pickled they are the same; none is left."""
 
+import argparse
 import contextlib
+import errno
+import logging
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader
+from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
 
 SHAPE = (3, 4, 4, 3)
 
@@ -59,10 +64,57 @@ def test_a_reader_shares_while_there_is_room_and_hands_out_the_chunk_itself_othe
     np.testing.assert_array_equal(chunks[2]["images"], chunk(10))
 
 
-@pytest.mark.skipif(not Path("/dev/shm").exists(), reason="needs /dev/shm")
+needs_folder = pytest.mark.skipif(not Path("/dev/shm").exists(), reason="needs /dev/shm")
+
+
+@needs_folder
 def test_closed_it_leaves_nothing_behind() -> None:
-    before = {path.name for path in Path("/dev/shm").iterdir()}
     memory = ChunkMemory(workers=1, slots=1, slot_bytes=10)
-    assert {path.name for path in Path("/dev/shm").iterdir()} - before
+    file = Path("/dev/shm", memory._memory.name)
+    assert file.exists()
     memory.close()
-    assert {path.name for path in Path("/dev/shm").iterdir()} <= before
+    assert not file.exists()
+
+
+@needs_folder
+def test_its_pages_are_taken_at_once() -> None:
+    with contextlib.closing(ChunkMemory(workers=2, slots=2, slot_bytes=1 << 20)) as memory:
+        assert Path("/dev/shm", memory._memory.name).stat().st_blocks * 512 >= 4 << 20
+
+
+def _usage(free: int) -> object:
+    return lambda _: shutil.disk_usage("/")._replace(free=free)
+
+
+@needs_folder
+@pytest.mark.parametrize(("free", "slots"), [(23_999, 0), (24_000, 1), (60_000, 2), (1 << 30, 6)])
+def test_half_of_what_is_free_is_used_and_nothing_where_that_is_too_little(
+    free: int, slots: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flsl_jax.data.sharing.shutil", argparse.Namespace(disk_usage=_usage(free)))
+    with caplog.at_level(logging.INFO):
+        memory = open_memory(workers=3, slot_bytes=4_000)
+    if slots:
+        with contextlib.closing(memory):
+            assert memory._slots == slots
+    else:
+        assert memory is None
+        assert "3 × 0.0 MB of images do not fit into half of /dev/shm, 0.0 MB free" in caplog.text
+
+
+@needs_folder
+def test_memory_that_cannot_be_had_is_done_without_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = []
+
+    def full(number: int, start: int, size: int) -> None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{number}")))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with caplog.at_level(logging.INFO):
+        assert open_memory(workers=1, slot_bytes=10) is None
+    assert "No space left on device" in caplog.text
+    assert len(names) == 1
+    assert not names[0].exists()

@@ -175,7 +175,7 @@ def report_parts(training: Training, images: np.ndarray) -> None:
     """Milliseconds an image of the views, the backbone forward, forward and backward, the head, and the update."""
     step, state = training.pure_step, training.init()
     pixels, sample = jnp.asarray(images), jnp.arange(len(images), dtype=jnp.uint32)
-    views = jax.jit(lambda x, s: make_views(x, s, seed=0, recipe=step.encoding.recipe))
+    views = jax.jit(lambda x, s: make_views(x, s, seed=0, recipe=step.encoding.recipe).replace(crops=()))
     crops = views(pixels, sample).students[0]
     crops = crops.reshape(-1, *crops.shape[2:])
 

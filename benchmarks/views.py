@@ -17,7 +17,7 @@ from absl import app, flags
 
 from flsl_jax.data import pixels
 from flsl_jax.data.resample import crop_resize
-from flsl_jax.data.views import make_views, paper_recipe, released_recipe
+from flsl_jax.data.views import ViewRecipe, Views, make_views, paper_recipe, released_recipe
 
 _BATCH = flags.DEFINE_integer("batch", 16, "Images a call.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 224, "Height and width of the base crops in pixels.", lower_bound=8)
@@ -43,6 +43,11 @@ def report(name: str, function: Callable[..., object], *arguments: jax.Array) ->
     print(f"{line}   compiled in {compile_seconds:.1f} s", flush=True)
 
 
+def _views(images: jax.Array, sample: jax.Array, *, recipe: ViewRecipe) -> Views:
+    """As a step without a guide has them."""
+    return make_views(images, sample, seed=0, recipe=recipe).replace(crops=())
+
+
 def main(arguments: Sequence[str]) -> None:
     """Measures both recipes, then a crop, a jitter and a blur alone."""
     if len(arguments) > 1:
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{batch} images of {size} × {size} pixels on {jax.devices()[0].device_kind}, JAX {jax.__version__}")
     recipes = {"paper": paper_recipe(size=size), "released": released_recipe(size=size, local_size=size * 96 // 224)}
     for name, recipe in recipes.items():
-        report(f"{name} recipe", functools.partial(make_views, seed=0, recipe=recipe), images, sample)
+        report(f"{name} recipe", functools.partial(_views, recipe=recipe), images, sample)
     floats, ones = levels.astype(jnp.float32), jnp.ones(batch)
     box = jnp.broadcast_to(jnp.asarray([0.1, 0.0, 0.9, 0.8]) * size, (batch, 4)).round()
     report("crop, one view", functools.partial(crop_resize, size=size), floats, box)

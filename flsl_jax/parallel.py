@@ -98,6 +98,14 @@ def as_first(answer: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
 
 
+def all_same(digest: str) -> bool:
+    """Whether every process has the same SHA-256, in hexadecimal; all of them must ask, and all hear the same."""
+    if jax.process_count() == 1:
+        return True
+    digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    return bool((digests == digests[0]).all())
+
+
 def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
     """Refuses a batch that the devices, or the processes in their order, cannot share evenly.
 

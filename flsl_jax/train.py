@@ -22,6 +22,7 @@ from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training import cost
 from flsl_jax.training.checkpoints import Checkpoints, committed_step
+from flsl_jax.training.guide import check_same_guide
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
@@ -68,10 +69,7 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
     validation = Validation.open(config)
-    guide = open_guide(config)
-    if guide is not None:
-        log.info("guided by block %d of %s", config.guide.block, guide.report)
-    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch, guide=guide)
+    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch, guide=open_guide(config))
     initial = None
     if not has_checkpoint(workdir):
         initial = read_initial(config) if config.init_from else None
@@ -195,8 +193,8 @@ class _Run:
         return Outcome(step=step, finished=step == end and measured)
 
     def _restored(self, step: int) -> TrainState:
-        abstract = self._training.abstract_state
-        state = self._checkpoints.restore(step, abstract.changing())
+        check_same_guide(self._training.guide, config=self._config, saved=self._checkpoints.description(step))
+        state = self._checkpoints.restore(step, self._training.abstract_state.changing())
         return TrainState(**state, guide=self._training.place_guide())
 
     def _start(self) -> TrainState:
@@ -297,10 +295,11 @@ class _Run:
         return True
 
     def _save(self, state: Any, step: int, *, measured: bool) -> None:
+        guide = self._training.guide
         self._checkpoints.save(
             step,
             state.changing(),
-            run={"config": to_dict(self._config), "step": step},
+            run={"config": to_dict(self._config), "step": step, "guide": None if guide is None else guide.description()},
             best_metric=self._knn.get("knn_any") if measured else None,
         )
 

@@ -22,6 +22,7 @@ from flsl_jax.train import train
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.writers import read_metrics
 from tests.tiny import tiny_config
+from tests.training.test_init_from import random_backbone, save
 
 ROOT = Path(__file__).parents[1]
 TIMING = ("images_per_sec", "data_wait_share", "mfu")
@@ -167,13 +168,26 @@ def run_on_two_processes(workdir, *flags):
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
 
 
-def test_two_processes_then_one_go_on_as_if_nothing_had_happened(tmp_path, uninterrupted):
-    run_on_two_processes(tmp_path, "--config.stop_at_step=6")
-    assert run(tmp_path).returncode == 0
-    for ours, reference in zip(metrics(tmp_path), metrics(uninterrupted), strict=True):
-        assert ours["step"] == reference["step"]
+def assert_close_runs(ours, reference):
+    for line, expected in zip(metrics(ours), metrics(reference), strict=True):
+        assert line["step"] == expected["step"]
         for name in ("loss", "intra", "inter", "volume"):
-            np.testing.assert_allclose(ours[name], reference[name], rtol=1e-6, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(line[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_two_processes_twice_then_one_go_on_as_if_nothing_had_happened(tmp_path, uninterrupted):
+    run_on_two_processes(tmp_path, "--config.stop_at_step=4")
+    run_on_two_processes(tmp_path, "--config.stop_at_step=7")
+    assert run(tmp_path).returncode == 0
+    assert_close_runs(tmp_path, uninterrupted)
+
+
+def test_two_processes_are_guided_as_one_is(tmp_path):
+    path = save(tmp_path / "x.safetensors", *random_backbone())
+    flags = (f"--config.guide.model={path}", "--config.guide.num_heads=2", "--config.stop_at_step=3")
+    assert run(tmp_path / "one", *flags).returncode == 0
+    run_on_two_processes(tmp_path / "two", *flags)
+    assert_close_runs(tmp_path / "two", tmp_path / "one")
 
 
 def test_fsdp_on_eight_devices_continues_on_one(tmp_path, uninterrupted):

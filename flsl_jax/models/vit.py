@@ -153,28 +153,12 @@ class ViT(nnx.Module):
             IndexError: there is no such block.
         """
         tokens, _ = self._embed(images)
-        number = range(self.architecture.depth)[block]
-        tokens = self._first_blocks(tokens, number)
-        own = jax.tree.map(lambda leaf: leaf[number], self._block_params())
+        params, number = self._block_params(), range(self.architecture.depth)[block]
+        if number:
+            tokens, _ = self._apply(tokens, jax.tree.map(lambda leaf: leaf[:number], params))
+        own = jax.tree.map(lambda leaf: leaf[number], params)
         qkv = linear(self._normalised(tokens, own["norm1"]), **own["attn"]["qkv"]).astype(jnp.float32)
         return AttentionInputs(*self._heads(qkv))
-
-    def block_output(self, images: Float[Array, "B H W 3"], *, block: int) -> Float[Array, "B h w D"]:
-        """The residual stream after one block (negative: counted from the last), float32; no final norm.
-
-        The blocks after it are not computed.
-
-        Raises:
-            IndexError: there is no such block.
-        """
-        tokens, grid = self._embed(images)
-        tokens = self._first_blocks(tokens, range(self.architecture.depth)[block] + 1)
-        return self._patches(tokens, grid).astype(jnp.float32)
-
-    def _first_blocks(self, tokens: Float[Array, "B M D"], count: int) -> Float[Array, "B M D"]:
-        if not count:
-            return tokens
-        return self._apply(tokens, jax.tree.map(lambda leaf: leaf[:count], self._block_params()))[0]
 
     def _block_params(self) -> Any:
         return nnx.to_pure_dict(nnx.state(self.blocks, nnx.Param))

@@ -91,6 +91,10 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
         return restored["state"]
 
+    def description(self, step: int) -> dict[str, Any]:
+        """What was saved as `run` with a step."""
+        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+
     def wait(self) -> None:
         """Until the save under way is committed; raises what went wrong with it."""
         self._manager.wait_until_finished()

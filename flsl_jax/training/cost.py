@@ -61,10 +61,10 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAKS[max(matches, key=len)] if matches else None
 
 
-def forward_flops(*, tokens: int, patch_size: int, width: int, depth: int) -> int:
-    """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L(24ND² + 4N²D)."""
+def forward_flops(*, tokens: int, patch_size: int, width: int, depth: int, mlp_ratio: int = 4) -> int:
+    """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L((8 + 4r)ND² + 4N²D), r hidden channels of the MLP over D."""
     n, d = tokens, width
-    return 2 * n * 3 * patch_size**2 * d + depth * (24 * n * d**2 + 4 * n**2 * d)
+    return 2 * n * 3 * patch_size**2 * d + depth * ((8 + 4 * mlp_ratio) * n * d**2 + 4 * n**2 * d)
 
 
 def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> int:
@@ -119,11 +119,13 @@ def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -
 
 
 def _guide_flops(guide: GuideNetwork, *, tokens: int) -> int:
-    """Of the blocks up to the one whose output is compared."""
     arch = guide.architecture
-    depth = range(arch.depth)[guide.block] + 1
     return forward_flops(
-        tokens=tokens + arch.num_prefix, patch_size=arch.patch_size, width=arch.width, depth=depth
+        tokens=tokens + arch.num_prefix,
+        patch_size=arch.patch_size,
+        width=arch.width,
+        depth=arch.depth,
+        mlp_ratio=arch.mlp_ratio,
     )
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import flax.struct
 import jax
 from flax import nnx
 
+from flsl_jax.config import Config
 from flsl_jax.data import pixels
+from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.objective import gather_tokens, guided_weights
 from flsl_jax.typing import Array, Float, Int
@@ -31,13 +34,12 @@ class GuideFeatures:
 class GuideNetwork:
     """The guide without its parameters, which the training state carries.
 
-    `graph`, `architecture`: of its `ViT`. `block`: whose output is compared (negative: counted from the last). `mean`, `std`:
-    of the levels 0 to 1 that it was trained with.
+    `graph`, `architecture`: of its `ViT`, which ends with the block whose output is compared. `mean`, `std`: of the levels 0
+    to 1 that it was trained with.
     """
 
     graph: nnx.GraphDef
     architecture: Architecture
-    block: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -45,7 +47,7 @@ class GuideNetwork:
         """One feature a patch, row by row, of images in levels from 0 to 255."""
         model: ViT = nnx.merge(self.graph, params)
         flat = pixels.normalise(images.reshape(-1, *images.shape[-3:]), mean=self.mean, std=self.std)
-        output = model.block_output(flat, block=self.block)
+        output = model(flat)
         return output.reshape(*images.shape[:-3], -1, output.shape[-1])
 
 
@@ -56,3 +58,45 @@ class Guide:
     network: GuideNetwork
     params: Any
     report: str
+
+    @property
+    def name(self) -> str:
+        """What was read, in a line."""
+        return self.report.splitlines()[0]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that its features depend on."""
+        network = self.network
+        digest = hashlib.sha256(repr((network.architecture, network.mean, network.std)).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+            digest.update(leaf.tobytes())
+        return digest.hexdigest()
+
+    def description(self) -> dict[str, str]:
+        """What a checkpoint says of it; plain JSON."""
+        return {"name": self.name, "sha256": self.digest}
+
+
+def check_same_guide(guide: Guide | None, *, config: Config, saved: dict[str, Any]) -> None:
+    """Refuses to continue a run when the guide's place is what it was and its content is not: nobody asked for that.
+
+    Args:
+        guide: as opened now.
+        config: of now; another `guide.model`, `block` or `num_heads` than the saved one is a wish.
+        saved: the description of the run in the checkpoint.
+
+    Raises:
+        UserError: names both.
+    """
+    before = saved.get("guide")
+    if guide is None or before is None or before["sha256"] == guide.digest:
+        return
+    settings, old = dataclasses.asdict(config.guide), saved["config"]["guide"]
+    if all(settings[key] == old[key] for key in ("model", "block", "num_heads")):
+        raise UserError(
+            f"config.guide.model = {config.guide.model!r} is no longer the guide that this run began with "
+            f"({before['name']}; now {guide.name}); put that one back, name it by its checkpoint (RUN/checkpoints/STEP) "
+            "where it is still there, or take another --workdir"
+        )

@@ -16,7 +16,7 @@ from flsl_jax.data.views import Treatment, ViewRecipe, paper_recipe, released_re
 from flsl_jax.errors import UserError
 from flsl_jax.training import cost
 from flsl_jax.training.encoding import Encoding
-from flsl_jax.training.guide import Guide
+from flsl_jax.training.guide import Guide, GuideNetwork
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.schedules import make_schedules
 from flsl_jax.training.state import TrainState, compute_dtype, create_state, network_graph
@@ -28,20 +28,28 @@ class Training:
     """The compiled step and what it runs on.
 
     `step` maps (state, images, sample) to (state, metrics), donating the state. `abstract_state` is the state's shapes
-    with their shardings; `init` makes the state on the devices, already sharded, `place_guide` the part of it that
-    checkpoints leave out. `flops_per_image`: of a step.
+    with their shardings; `create` makes the state on the devices, already sharded, but for the guide. `flops_per_image`:
+    of a step.
     """
 
     step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
     pure_step: TrainStep
-    init: Callable[[], TrainState]
-    place_guide: Callable[[], Any]
+    create: Callable[[], TrainState]
+    guide: Guide | None
     abstract_state: TrainState
     batch_sharding: NamedSharding
     replicated: NamedSharding
     total_steps: int
     steps_per_epoch: int
     flops_per_image: float
+
+    def init(self) -> TrainState:
+        """The state before the first step, on the devices."""
+        return self.create().replace(guide=self.place_guide())
+
+    def place_guide(self) -> Any:
+        """The part of the state that checkpoints leave out, on the devices."""
+        return {} if self.guide is None else parallel.place(self.guide.params, self.abstract_state.guide)
 
 
 def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: Guide | None = None) -> Training:
@@ -55,7 +63,37 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
 
     Raises:
         UserError: `objective.prior` cannot be read or does not fit the head.
+        ValueError: the config names a guide that is not given, or the other way round.
     """
+    if bool(config.guide.model) != (guide is not None):
+        given = "none" if guide is None else guide.name
+        raise ValueError(f"config.guide.model is {config.guide.model!r}, but the guide given is {given}")
+    network = None if guide is None else guide.network
+    step = _make_step(config, steps_per_epoch=steps_per_epoch, guide=network)
+
+    def create() -> TrainState:
+        return create_state(config, optimizer=step.optimizer)
+
+    shapes = jax.eval_shape(create).replace(guide={} if guide is None else guide.params)
+    shardings = parallel.state_shardings(shapes, mesh=mesh)
+    batch = parallel.batch_sharding(mesh)
+    return Training(
+        step=jit_step(step, state_sharding=shardings, batch_sharding=batch, replicated=parallel.replicated(mesh)),
+        pure_step=step,
+        create=jax.jit(create, out_shardings=shardings.replace(guide={})),
+        guide=guide,
+        abstract_state=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+        ),
+        batch_sharding=batch,
+        replicated=parallel.replicated(mesh),
+        total_steps=config.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        flops_per_image=cost.step_flops_per_image(config, guide=network),
+    )
+
+
+def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | None) -> TrainStep:
     freeze = round(config.optimizer.freeze_last_layer_epochs * steps_per_epoch)
     freeze_backbone = round(config.head.warmup_epochs * steps_per_epoch)
     optimizer = make_optimizer(
@@ -65,7 +103,7 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
         freeze_backbone_steps=freeze_backbone,
     )
     graph, schedules = network_graph(config), make_schedules(config, steps_per_epoch=steps_per_epoch)
-    step = TrainStep(
+    return TrainStep(
         config=config,
         graph=graph,
         encoding=Encoding(
@@ -73,41 +111,13 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
             graph=graph,
             recipe=view_recipe(config.views),
             schedules=schedules,
-            guide=None if guide is None else guide.network,
+            guide=guide,
         ),
         schedules=schedules,
         optimizer=optimizer,
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
         prior=read_prior(config.objective.prior, centroids=config.head.centroids),
-    )
-
-    def create() -> TrainState:
-        return create_state(config, optimizer=optimizer)
-
-    guide_params = {} if guide is None else guide.params
-    shapes = jax.eval_shape(create).replace(guide=guide_params)
-    shardings = parallel.state_shardings(shapes, mesh=mesh)
-    abstract_state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
-    )
-    create_sharded = jax.jit(create, out_shardings=shardings.replace(guide={}))
-
-    def place_guide() -> Any:
-        return parallel.place(guide_params, abstract_state.guide)
-
-    batch = parallel.batch_sharding(mesh)
-    return Training(
-        step=jit_step(step, state_sharding=shardings, batch_sharding=batch, replicated=parallel.replicated(mesh)),
-        pure_step=step,
-        init=lambda: create_sharded().replace(guide=place_guide()),
-        place_guide=place_guide,
-        abstract_state=abstract_state,
-        batch_sharding=batch,
-        replicated=parallel.replicated(mesh),
-        total_steps=config.epochs * steps_per_epoch,
-        steps_per_epoch=steps_per_epoch,
-        flops_per_image=cost.step_flops_per_image(config, guide=None if guide is None else guide.network),
     )
 
 

@@ -1,23 +1,30 @@
 """The guide of a second stage, from an earlier run or a weight file, fitted to the run that it guides."""
 
+import dataclasses
+import logging
+
 import jax
 import numpy as np
 from flax import nnx
 
+from flsl_jax import parallel
 from flsl_jax.config import Config
 from flsl_jax.errors import UserError
 from flsl_jax.training.guide import Guide, GuideNetwork
 from flsl_jax.training.state import backbone_of
 from flsl_jax.weights.load import load_network
 
+log = logging.getLogger(__name__)
+
 
 def open_guide(config: Config) -> Guide | None:
     """What `config.guide.model` names: the teacher of a run, or a weight file's backbone; None where it names nothing.
 
-    It may differ from the run's network in all but the patch size, since its tokens must lie where the run's do.
+    It may differ from the run's network in all but the patch size, since its tokens must lie where the run's do. What
+    comes after the block that is compared is left out. All processes open it together.
 
     Raises:
-        UserError: it cannot be read, its patches are of another size, or it has no such block.
+        UserError: it cannot be read, its patches are of another size, it has no such block, or processes read different ones.
     """
     settings = config.guide
     if not settings.model:
@@ -37,12 +44,23 @@ def open_guide(config: Config) -> Guide | None:
             f"config.guide.block is {settings.block}, but config.guide.model = {settings.model!r} has {arch.depth} blocks; "
             f"expected {-arch.depth} to {arch.depth - 1}"
         )
-    params = nnx.split(loaded.model, nnx.Param)[1]
-    graph = nnx.split(nnx.eval_shape(lambda: backbone_of(arch, config, rngs=nnx.Rngs(0))), nnx.Param)[0]
-    return Guide(
-        network=GuideNetwork(
-            graph=graph, architecture=arch, block=settings.block, mean=tuple(loaded.mean), std=tuple(loaded.std)
-        ),
-        params=jax.tree.map(np.asarray, nnx.to_pure_dict(params)),
+    depth = range(arch.depth)[settings.block] + 1
+    params = nnx.to_pure_dict(nnx.split(loaded.model, nnx.Param)[1])
+    params.pop("norm", None)
+    params["blocks"] = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
+    kept = dataclasses.replace(arch, depth=depth, final_norm=False)
+    graph = nnx.split(nnx.eval_shape(lambda: backbone_of(kept, config, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    guide = Guide(
+        network=GuideNetwork(graph=graph, architecture=kept, mean=tuple(loaded.mean), std=tuple(loaded.std)),
+        params=jax.tree.map(np.asarray, params),
         report=loaded.report,
     )
+    if not parallel.all_same(guide.digest):
+        raise UserError(
+            f"the processes read different guides from config.guide.model = {settings.model!r} (here: {guide.name}); a run "
+            "that is still training changes: name one of its checkpoints (RUN/checkpoints/STEP)"
+        )
+    # As with `flsl_jax.load`: a wrong number of heads gives wrong features, and an assumed one is not to be missed.
+    level = logging.INFO if loaded.heads_known else logging.WARNING
+    log.log(level, "guided by block %d of %s", settings.block, loaded.report)
+    return guide

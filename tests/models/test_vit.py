@@ -183,17 +183,6 @@ def test_attention_inputs_are_what_the_block_attends_with(block):
         scan.attention_inputs(images, block=3)
 
 
-@pytest.mark.parametrize("scan_blocks", [True, False])
-@pytest.mark.parametrize("block", [0, 1, -1])
-def test_a_blocks_output_is_its_part_of_the_residual_stream(block, scan_blocks):
-    model = build(num_prefix=1, scan_blocks=scan_blocks)
-    model, images = with_params(model, params_of(model)), random_images()
-    expected = model.intermediates(images)[range(3)[block] + 1]
-    np.testing.assert_allclose(model.block_output(images, block=block), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(IndexError):
-        model.block_output(images, block=3)
-
-
 def test_attention_equals_jax_and_stays_finite_for_large_logits():
     query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 7, 2, 8))
 

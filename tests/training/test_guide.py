@@ -1,5 +1,7 @@
 """The second stage: what the guide sees and where its attention goes; frozen, sharded, in no checkpoint; bad guides refused."""
 
+import logging
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flsl_jax import parallel
+from flsl_jax.config import ParallelConfig
 from flsl_jax.data.pixels import normalise
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD, make_views
 from flsl_jax.errors import UserError
@@ -22,7 +26,7 @@ from flsl_jax.weights.guide import open_guide
 from tests.objective import reference
 from tests.tiny import tiny_config
 from tests.training.test_init_from import random_backbone, save
-from tests.training.test_step import assert_same_losses, make_batch
+from tests.training.test_step import assert_same_losses, build, make_batch, run
 
 SHARED = {"inv_temp": 0.05, "sharpness": 200.0}
 
@@ -38,31 +42,15 @@ def guided_config(source, **groups):
     return tiny_config(**groups | {"guide": SHARED | {"model": source[0]} | groups.get("guide", {})})
 
 
-def build(config, *, devices=1, fsdp=1):
-    mesh = jax.make_mesh(
-        (devices // fsdp, fsdp),
-        ("data", "fsdp"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-        devices=jax.devices()[:devices],
-    )
-    return build_training(config, mesh=mesh, steps_per_epoch=4, guide=open_guide(config))
-
-
-def run(config, *, steps=2, **devices):
-    """Metrics of each step, the first state and the last, on the host."""
-    training = build(config, **devices)
-    state, history = training.init(), []
-    first = jax.device_get(state)
-    for step in range(steps):
-        batch = (jax.device_put(x, training.batch_sharding) for x in make_batch(step, config.batch_size))
-        state, metrics = training.step(state, *batch)
-        history.append(jax.device_get(metrics))
-    return history, first, jax.device_get(state)
+def cut(params, depth):
+    """What a guide keeps of a backbone's parameters: the first blocks, and no final norm."""
+    kept = {name: leaf for name, leaf in params.items() if name != "norm"}
+    return kept | {"blocks": jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])}
 
 
 @pytest.fixture(scope="module")
 def reference_run(source):
-    return run(guided_config(source))
+    return run(guided_config(source), steps=2)
 
 
 @pytest.mark.parametrize("block", [0, -2, 2])
@@ -87,8 +75,8 @@ def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_th
     training = build(config)
     encoding, state = training.pure_step.encoding, training.init()
     images, sample = map(jnp.asarray, make_batch(0))
-    ours = encoding(state.student, state=state, images=images, sample=sample)
-    views = make_views(images, sample, seed=config.seed, recipe=encoding.recipe)
+    ours = jax.jit(lambda state: encoding(state.student, state=state, images=images, sample=sample))(state)
+    views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=encoding.recipe))()
     student, teacher = (nnx.merge(encoding.graph, params) for params in (state.student, state.teacher))
     teacher_tokens = np.asarray(encode_views(teacher, views.teacher), np.float64)
     base = np.asarray(encoding.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
@@ -109,7 +97,7 @@ def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_th
 
 
 def test_with_a_weight_of_zero_the_run_is_the_one_without_a_guide(source):
-    history, _, state = run(guided_config(source, guide={"weight": {"start": 0.0, "end": 0.0}}))
+    history, state = run(guided_config(source, guide={"weight": {"start": 0.0, "end": 0.0}}), steps=2)
     training = build(tiny_config())
     alone = training.init()
     for step, metrics in enumerate(history):
@@ -119,23 +107,23 @@ def test_with_a_weight_of_zero_the_run_is_the_one_without_a_guide(source):
 
 
 def test_with_a_weight_of_one_the_teachers_own_attention_plays_no_part(source, reference_run):
-    history, *_ = run(guided_config(source, objective={"cross_inv_temp": {"start": 0.5, "end": 0.5}}))
+    history, _ = run(guided_config(source, objective={"cross_inv_temp": {"start": 0.5, "end": 0.5}}), steps=2)
     assert_same_losses(history, reference_run[0])
-    other, *_ = run(guided_config(source, guide={"sharpness": 1.0}))
+    other, _ = run(guided_config(source, guide={"sharpness": 1.0}), steps=2)
     assert abs(other[-1]["inter"] - history[-1]["inter"]) > 1e-5
 
 
 @pytest.mark.parametrize("changes", [{"devices": 8, "fsdp": 4}, {"micro_batches": 4}], ids=["devices", "micro_batches"])
 def test_devices_shards_and_micro_batches_change_nothing(source, reference_run, changes):
     parts = changes.pop("micro_batches", 1)
-    history, *_ = run(guided_config(source, compute={"micro_batches": parts}), **changes)
+    history, _ = run(guided_config(source, compute={"micro_batches": parts}), steps=2, **changes)
     assert_same_losses(history, reference_run[0])
 
 
 def test_the_guide_stays_as_it_was_and_is_sharded_like_the_rest(source, reference_run):
-    _, first, last = reference_run
-    chex.assert_trees_all_equal(first.guide, source[2])
-    chex.assert_trees_all_equal(last.guide, first.guide)
+    expected = cut(source[2], 2)
+    chex.assert_trees_all_equal(jax.device_get(build(guided_config(source)).init().guide), expected)
+    chex.assert_trees_all_equal(reference_run[1].guide, expected)
     kernel = build(guided_config(source), devices=8, fsdp=4).init().guide["blocks"]["mlp"]["fc1"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
@@ -158,8 +146,50 @@ def test_a_run_guides_the_next_by_its_teacher(tmp_path):
     train(tiny_config(epochs=1, stop_at_step=2), workdir=tmp_path / "first")
     guide = open_guide(tiny_config(guide={"model": str(tmp_path / "first")}))
     _, state, _ = read_checkpoint(tmp_path / "first" / "checkpoints")
-    chex.assert_trees_all_equal(guide.params, state["teacher"]["backbone"])
+    chex.assert_trees_all_equal(guide.params, cut(state["teacher"]["backbone"], 1))
     assert "teacher of" in guide.report
+
+
+def altered(params, *, block, norm=1.0):
+    """A backbone's parameters with another bias in one block, and its final norm multiplied."""
+    params = jax.tree.map(np.copy, params)
+    params["blocks"]["norm1"]["bias"][block] += 1
+    params["norm"]["scale"] *= norm
+    return params
+
+
+def test_a_guide_that_has_changed_under_its_name_is_refused_and_one_that_was_asked_for_is_not(source, tmp_path):
+    _, architecture, params = source
+    path = save(tmp_path / "x.safetensors", architecture, params)
+    workdir = tmp_path / "run"
+
+    def go_on(stop_at_step, **guide):
+        train(tiny_config(epochs=2, stop_at_step=stop_at_step, guide=SHARED | {"model": path} | guide), workdir=workdir)
+
+    go_on(1)
+    # The last block and the final norm have no part in it.
+    save(tmp_path / "x.safetensors", architecture, altered(params, block=2, norm=2.0))
+    go_on(2)
+    save(tmp_path / "x.safetensors", architecture, altered(params, block=1))
+    with pytest.raises(UserError, match=r"is no longer the guide that this run began with \(.*; now .*\); put that one back"):
+        go_on(3)
+    go_on(3, block=0)
+    save(tmp_path / "y.safetensors", architecture, params)
+    go_on(4, model=str(tmp_path / "y.safetensors"))
+
+
+def test_a_number_of_heads_that_was_assumed_is_a_warning(source, caplog):
+    with caplog.at_level(logging.INFO):
+        open_guide(guided_config(source))
+        open_guide(guided_config(source, guide={"num_heads": 2}))
+    assumed, said = [record for record in caplog.records if "guided by block -2 of" in record.message]
+    assert (assumed.levelname, said.levelname) == ("WARNING", "INFO")
+
+
+def test_a_guide_that_the_config_names_and_nobody_opened_is_an_error(source):
+    mesh = parallel.make_mesh(ParallelConfig())
+    with pytest.raises(ValueError, match="but the guide given is none"):
+        build_training(guided_config(source), mesh=mesh, steps_per_epoch=4)
 
 
 def test_the_cost_counts_the_guides_blocks_and_its_memory(source):

@@ -11,6 +11,7 @@ import pytest
 from flsl_jax import parallel
 from flsl_jax.config import ParallelConfig
 from flsl_jax.training.setup import build_training
+from flsl_jax.weights.guide import open_guide
 from tests.tiny import tiny_config
 
 STEPS_PER_EPOCH = 4
@@ -29,7 +30,7 @@ def build(config, *, devices=1, fsdp=1):
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
         devices=jax.devices()[:devices],
     )
-    return build_training(config, mesh=mesh, steps_per_epoch=STEPS_PER_EPOCH)
+    return build_training(config, mesh=mesh, steps_per_epoch=STEPS_PER_EPOCH, guide=open_guide(config))
 
 
 def run(config, *, steps, devices=1, fsdp=1):

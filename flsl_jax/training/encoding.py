@@ -98,7 +98,7 @@ class Encoding:
         teacher_tokens = jax.lax.stop_gradient(encode_views(teacher_network, views.teacher))
         parts = [
             self._encode_group(student_network, group, own, teacher_tokens=teacher_tokens, step=state.step)
-            for group, own in zip(self.recipe.students, self._groups(views, images, keys, state.guide), strict=True)
+            for group, own in zip(self.recipe.students, self._by_size(views, images, keys, state.guide), strict=True)
         ]
         first, *others = parts
         names = ("queries", "modes", "positives", "attention_entropy")
@@ -106,10 +106,10 @@ class Encoding:
             **{name: jnp.concatenate([getattr(part, name) for part in (first, *others)], axis=1) for name in names}
         )
 
-    def _groups(
+    def _by_size(
         self, views: Views, images: UInt8[Array, "B S S 3"], keys: Key[Array, " B"], guide_params: Any
     ) -> list[_GroupViews]:
-        """The student views by size."""
+        """The student views of one size are encoded together; with what the guide sees of them."""
         features: list[GuideFeatures | None] = [None] * len(views.students)
         if self.guide is not None:
             base = self.guide.features(guide_params, images.astype(jnp.float32))

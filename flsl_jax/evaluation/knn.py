@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flsl_jax import parallel
+from flsl_jax.evaluation.features import map_stream
 from flsl_jax.evaluation.nearest import BANK_BLOCK, QUERY_BLOCK, search_blocks
 from flsl_jax.typing import Array, Float, Int
 
@@ -110,8 +111,11 @@ def vote(
         top: labels that are returned, t; all classes where these are fewer.
         query_block: queries compared at a time.
     """
-    found = [
-        _block_votes(
+    length, points = sum(map(len, queries)), queries[0].shape[1]
+    size = min(max(1, query_block // points), length)
+
+    def block_votes(block: Float[np.ndarray, "g P D"]) -> tuple[Int[Array, "g P t"], Int[Array, "g t"]]:
+        return _block_votes(
             block,
             bank.features,
             bank.labels,
@@ -121,20 +125,14 @@ def vote(
             num_classes=bank.num_classes,
             top=min(top, bank.num_classes),
         )
-        for block in _query_blocks(queries, size=max(1, query_block // queries[0].shape[1]))
-    ]
-    length = sum(map(len, queries))
-    each, group = (np.concatenate(parts)[:length] for parts in zip(*map(jax.device_get, found), strict=True))
+
+    blocks = (
+        [_rows(queries, start * points, (start + size) * points).reshape(-1, *queries[0].shape[1:])]
+        for start in range(0, length, size)
+    )
+    found = map_stream(block_votes, blocks, batch_size=size)
+    each, group = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Votes(each=each, group=group)
-
-
-def _query_blocks(queries: Sequence[np.ndarray], *, size: int) -> Iterator[np.ndarray]:
-    """Groups of the arrays one after another, `size` a block; the last one is filled up with copies of its last group."""
-    length = sum(map(len, queries))
-    size, points = min(size, length), queries[0].shape[1]
-    for start in range(0, length, size):
-        block = _rows(queries, start * points, (start + size) * points).reshape(-1, *queries[0].shape[1:])
-        yield block[np.minimum(np.arange(size), len(block) - 1)]
 
 
 @functools.partial(jax.jit, static_argnames=("sharding", "k", "num_classes", "top"))

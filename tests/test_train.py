@@ -184,7 +184,7 @@ def test_two_processes_twice_then_one_go_on_as_if_nothing_had_happened(tmp_path,
 
 def test_two_processes_are_guided_as_one_is(tmp_path):
     path = save(tmp_path / "x.safetensors", *random_backbone())
-    flags = (f"--config.guide.model={path}", "--config.guide.num_heads=2", "--config.stop_at_step=3")
+    flags = (f"--config.guide.model={path}", "--config.guide.num_heads=2", "--config.stop_at_step=2")
     assert run(tmp_path / "one", *flags).returncode == 0
     run_on_two_processes(tmp_path / "two", *flags)
     assert_close_runs(tmp_path / "two", tmp_path / "one")

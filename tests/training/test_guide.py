@@ -1,5 +1,6 @@
 """The second stage: what the guide sees and where its attention goes; frozen, sharded, in no checkpoint; bad guides refused."""
 
+import dataclasses
 import logging
 
 import chex
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 
 from flsl_jax import parallel
-from flsl_jax.config import ParallelConfig
+from flsl_jax.config import ParallelConfig, to_dict
 from flsl_jax.data.pixels import normalise
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD, make_views
 from flsl_jax.errors import UserError
@@ -20,6 +21,7 @@ from flsl_jax.train import train
 from flsl_jax.training import cost
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.encoding import encode_views
+from flsl_jax.training.guide import check_same_guide
 from flsl_jax.training.setup import build_training
 from flsl_jax.training.writers import read_metrics
 from flsl_jax.weights.guide import open_guide
@@ -46,6 +48,14 @@ def cut(params, depth):
     """What a guide keeps of a backbone's parameters: the first blocks, and no final norm."""
     kept = {name: leaf for name, leaf in params.items() if name != "norm"}
     return kept | {"blocks": jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])}
+
+
+def altered(params, *, block, norm=1.0):
+    """A backbone's parameters with another bias in one block, and its final norm multiplied."""
+    params = jax.tree.map(np.copy, params)
+    params["blocks"]["norm1"]["bias"][block] += 1
+    params["norm"]["scale"] *= norm
+    return params
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +138,17 @@ def test_the_guide_stays_as_it_was_and_is_sharded_like_the_rest(source, referenc
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
-def test_checkpoints_leave_the_guide_out_and_a_stopped_run_goes_on_as_if_never_stopped(source, tmp_path):
-    config = guided_config(source, epochs=1)  # of four steps
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def test_checkpoints_leave_the_guide_out_a_stopped_run_goes_on_and_guides_the_next(source, tmp_path):
+    _, architecture, params = source
+    file, whole, stopped = tmp_path / "x.safetensors", tmp_path / "whole", tmp_path / "stopped"
+    save(file, architecture, params)
+    config = guided_config([str(file)], epochs=1)  # of four steps
     train(config, workdir=whole)
-    train(guided_config(source, epochs=1, stop_at_step=2), workdir=stopped)
+    train(dataclasses.replace(config, stop_at_step=2), workdir=stopped)
+    save(file, architecture, altered(params, block=0))
+    with pytest.raises(UserError, match="is no longer the guide that this run began with"):
+        train(config, workdir=stopped)
+    save(file, architecture, params)
     train(config, workdir=stopped)
     (_, expected, _), (step, state, _) = (read_checkpoint(folder / "checkpoints") for folder in (whole, stopped))
     assert step == 4
@@ -140,42 +156,34 @@ def test_checkpoints_leave_the_guide_out_and_a_stopped_run_goes_on_as_if_never_s
     chex.assert_trees_all_equal(state, expected)
     losses = [[line["loss"] for line in read_metrics(folder / "metrics.jsonl")] for folder in (whole, stopped)]
     assert losses[0] == losses[1]
-
-
-def test_a_run_guides_the_next_by_its_teacher(tmp_path):
-    train(tiny_config(epochs=1, stop_at_step=2), workdir=tmp_path / "first")
-    guide = open_guide(tiny_config(guide={"model": str(tmp_path / "first")}))
-    _, state, _ = read_checkpoint(tmp_path / "first" / "checkpoints")
-    chex.assert_trees_all_equal(guide.params, cut(state["teacher"]["backbone"], 1))
+    # By its teacher it guides the next.
+    guide = open_guide(tiny_config(guide={"model": str(whole)}))
+    chex.assert_trees_all_equal(guide.params, cut(expected["teacher"]["backbone"], 1))
     assert "teacher of" in guide.report
 
 
-def altered(params, *, block, norm=1.0):
-    """A backbone's parameters with another bias in one block, and its final norm multiplied."""
-    params = jax.tree.map(np.copy, params)
-    params["blocks"]["norm1"]["bias"][block] += 1
-    params["norm"]["scale"] *= norm
-    return params
-
-
-def test_a_guide_that_has_changed_under_its_name_is_refused_and_one_that_was_asked_for_is_not(source, tmp_path):
+def test_only_a_guide_that_has_changed_under_its_name_is_refused(source, tmp_path):
     _, architecture, params = source
     path = save(tmp_path / "x.safetensors", architecture, params)
-    workdir = tmp_path / "run"
+    config = guided_config([path])
+    began = {"config": to_dict(config), "guide": open_guide(config).description()}
 
-    def go_on(stop_at_step, **guide):
-        train(tiny_config(epochs=2, stop_at_step=stop_at_step, guide=SHARED | {"model": path} | guide), workdir=workdir)
+    def go_on(**guide):
+        now = guided_config([path], guide=guide)
+        check_same_guide(open_guide(now), config=now, saved=began)
 
-    go_on(1)
+    go_on(weight={"start": 0.5, "end": 0.5})
     # The last block and the final norm have no part in it.
     save(tmp_path / "x.safetensors", architecture, altered(params, block=2, norm=2.0))
-    go_on(2)
+    go_on()
     save(tmp_path / "x.safetensors", architecture, altered(params, block=1))
     with pytest.raises(UserError, match=r"is no longer the guide that this run began with \(.*; now .*\); put that one back"):
-        go_on(3)
-    go_on(3, block=0)
-    save(tmp_path / "y.safetensors", architecture, params)
-    go_on(4, model=str(tmp_path / "y.safetensors"))
+        go_on()
+    go_on(block=0)
+    save(tmp_path / "y.safetensors", architecture, altered(params, block=1))
+    go_on(model=str(tmp_path / "y.safetensors"))
+    go_on(model="")
+    check_same_guide(open_guide(config), config=config, saved={"config": to_dict(tiny_config()), "guide": None})
 
 
 def test_a_number_of_heads_that_was_assumed_is_a_warning(source, caplog):

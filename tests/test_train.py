@@ -176,8 +176,8 @@ def assert_close_runs(ours, reference):
 
 
 def test_two_processes_twice_then_one_go_on_as_if_nothing_had_happened(tmp_path, uninterrupted):
-    run_on_two_processes(tmp_path, "--config.stop_at_step=4")
-    run_on_two_processes(tmp_path, "--config.stop_at_step=7")
+    run_on_two_processes(tmp_path, "--config.stop_at_step=6")
+    run_on_two_processes(tmp_path, "--config.stop_at_step=10")
     assert run(tmp_path).returncode == 0
     assert_close_runs(tmp_path, uninterrupted)
 

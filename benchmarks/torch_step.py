@@ -6,6 +6,7 @@ views made on the device image by image in torchvision's manner.
 
 import math
 import random
+import time
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from flsl_jax.config import Config
 
+_COMPILE_MODES = {"compile": "default", "tuned": "max-autotune-no-cudagraphs"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -63,20 +65,18 @@ class _Network(nn.Module):
 
 
 class TorchStep:
-    """State and update; `step(images)` takes uint8 base crops [B, S, S, 3] and returns the loss.
+    """State and update; `step(images)` takes uint8 base crops [B, S, S, 3] on the device and returns the loss there.
 
     Args:
         config: a config of the paper's recipe, without drop path.
         device: of everything.
-        compiled: the encoders and the objective through `torch.compile`.
+        kind: "eager"; "compile": encoders and objective through `torch.compile`; "tuned": so with max-autotune, without
+            views of its own (student and teacher read the normalised crops) and all tensors clipped at once.
         autocast: matrix products in bfloat16.
-        views: make the views from the base crops; without, student and teacher read the normalised crops themselves.
     """
 
-    def __init__(
-        self, config: Config, *, device: str, compiled: bool = False, autocast: bool = False, views: bool = True
-    ) -> None:
-        self.config, self.device, self.autocast, self.views = config, device, autocast, views
+    def __init__(self, config: Config, *, device: str, kind: str = "eager", autocast: bool = False) -> None:
+        self.config, self.device, self.autocast, self.views = config, device, autocast, kind != "tuned"
         self.student, self.teacher = _Network(config).to(device), _Network(config).to(device)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
@@ -85,22 +85,23 @@ class TorchStep:
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=1e-4, fused=True
         )
-        self.loss = torch.compile(self._loss) if compiled else self._loss
+        self.loss = self._loss if kind == "eager" else torch.compile(self._loss, mode=_COMPILE_MODES[kind])
 
-    def step(self, images: np.ndarray) -> float:
-        pixels = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float()
+    def step(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.permute(0, 3, 1, 2).float()
         teacher_views = torch.cat([self._treated(pixels) for _ in range(2)])
         student_views = torch.cat([self._treated(self._cropped(pixels)) for _ in range(2)])
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(student_views, teacher_views)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for parameter in self.student.parameters():  # per tensor, as the method clips
-            torch.nn.utils.clip_grad_norm_([parameter], self.config.optimizer.clip_norm)
+        grads = [parameter.grad for parameter in self.student.parameters()]  # per tensor, as the method clips
+        factors = [(self.config.optimizer.clip_norm / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(grads)]
+        torch._foreach_mul_(grads, factors)
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - 0.996)
-        return loss.item()
+        return loss.detach()
 
     def _loss(self, student_views: torch.Tensor, teacher_views: torch.Tensor) -> torch.Tensor:
         settings = self.config.objective
@@ -200,20 +201,28 @@ def _blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))[:, 0]
 
 
-_held: tuple[TorchStep, np.ndarray] | None = None
+class HeldStep:
+    """A step and its images, on the GPU where there is one; `facts` says what it is and how long it took to get ready."""
 
+    def __init__(self, config: Config, images: np.ndarray, kind: str) -> None:
+        start = time.perf_counter()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.set_float32_matmul_precision("high")
+        self._work = TorchStep(config, device=self._device, kind=kind, autocast=self._device == "cuda")
+        self._images = torch.as_tensor(images).to(self._device)
+        self.run(2)
+        seconds = time.perf_counter() - start
+        self.facts = f"PyTorch {torch.__version__} on {self._device}, first two steps after {seconds:.1f} s"
 
-def hold(config: Config, images: np.ndarray, compiled: bool) -> None:
-    """Keeps a step and its images in this process, on the GPU where there is one."""
-    global _held
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _held = TorchStep(config, device=device, compiled=compiled, autocast=device == "cuda"), images
+    def run(self, steps: int) -> float:
+        """The loss of the last of `steps` steps."""
+        for _ in range(steps):
+            loss = self._work.step(self._images)
+        return loss.item()
 
-
-def held_step() -> float:
-    """The loss of one step of what `hold` keeps."""
-    work, images = _held
-    return work.step(images)
+    def peak_gib(self) -> float:
+        """The most that the GPU has held for this process, in GiB; NaN without one."""
+        return torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else math.nan
 
 
 def _one_per_window(tokens: torch.Tensor, *, window: int) -> torch.Tensor:

@@ -33,6 +33,7 @@ test: $(STAMP)  ## Run the whole test suite, on a CPU and without network
 
 lint: $(STAMP)  ## Check style and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -27,7 +27,9 @@ from flsl_jax.config import Config, parse_config
 from flsl_jax.training.setup import build_training
 
 _WRITE = flags.DEFINE_bool("write", False, "Write the reference instead of comparing with it.")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32", "default", "bfloat16"], 'Of "float32", "default", "bfloat16", "cudnn".')
+_DTYPES = flags.DEFINE_list(
+    "dtypes", ["float32", "default", "bfloat16"], 'Of "float32", "default", "bfloat16", "cudnn".'
+)
 _REFERENCE = flags.DEFINE_string("reference", "benchmarks/reference.json", "File with the reference.")
 
 _STEPS, _BATCH = 5, 4
@@ -57,7 +59,9 @@ def case(dtype: str) -> Config:
 def smooth_images(seed: int) -> np.ndarray:
     """Images with structure at every scale, so that attention and the views' resize have something to do."""
     rng = np.random.default_rng(seed)
-    coarse = [rng.uniform(0, 1, (_BATCH, side, side, 3)).repeat(224 // side, 1).repeat(224 // side, 2) for side in (4, 14, 56)]
+    coarse = [
+        rng.uniform(0, 1, (_BATCH, side, side, 3)).repeat(224 // side, 1).repeat(224 // side, 2) for side in (4, 14, 56)
+    ]
     return (255 * sum(coarse) / len(coarse)).astype(np.uint8)
 
 

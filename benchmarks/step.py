@@ -43,7 +43,9 @@ _TORCH = flags.DEFINE_list(
 _TOGETHER = flags.DEFINE_bool("together", False, "Compile all sides at once: sooner, but autotuning is disturbed.")
 _READY_SECONDS = flags.DEFINE_integer("ready_seconds", 0, "Sides that take longer to get ready are left out; 0: none.")
 _PARTS = flags.DEFINE_bool("parts", False, "Measure the parts of our first step too.")
-_COMPILE = flags.DEFINE_bool("compile", False, "Measure what compiling our first step takes, without and with its cache.")
+_COMPILE = flags.DEFINE_bool(
+    "compile", False, "Measure what compiling our first step takes, without and with its cache."
+)
 _PROFILE = flags.DEFINE_string("profile", "", "Folder for a trace of three steps; what the device ran is printed.")
 _JSON = flags.DEFINE_string("json", "", "File for the results.")
 

@@ -96,7 +96,9 @@ class TorchStep:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grads = [parameter.grad for parameter in self.student.parameters()]  # per tensor, as the method clips
-        factors = [(self.config.optimizer.clip_norm / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(grads)]
+        factors = [
+            (self.config.optimizer.clip_norm / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(grads)
+        ]
         torch._foreach_mul_(grads, factors)
         self.optimizer.step()
         with torch.no_grad():

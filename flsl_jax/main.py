@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
     try:
         values = _CONFIG.value.to_dict()
-    except OSError as error:  # ml_collections notices a missing file when it is read first, and tells it over several lines
+    except (
+        OSError
+    ) as error:  # ml_collections notices a missing file when it is read first, and tells it over several lines
         raise UserError("--config: " + " ".join(str(error).split())) from error
     config = parse_config(values)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -299,7 +299,11 @@ class _Run:
         self._checkpoints.save(
             step,
             state.changing(),
-            run={"config": to_dict(self._config), "step": step, "guide": None if guide is None else guide.description()},
+            run={
+                "config": to_dict(self._config),
+                "step": step,
+                "guide": None if guide is None else guide.description(),
+            },
             best_metric=self._knn.get("knn_any") if measured else None,
         )
 

@@ -26,14 +26,18 @@ _PICTURES = flags.DEFINE_list(
     "pictures", [], f"Which pictures, of {', '.join(NAMES)}; by default all but tsne, neighbours and ratio."
 )
 _QUERY = flags.DEFINE_multi_string(
-    "query", [], "x,y of a patch that probes ask about, in pixels of the image file; repeat it for more. Default: three places."
+    "query",
+    [],
+    "x,y of a patch that probes ask about, in pixels of the image file; repeat it for more. Default: three places.",
 )
 _SIZE = flags.DEFINE_integer("size", 0, "Shorter side in pixels that images are resized to; 0: as trained.", 0, 8192)
 _LIMIT = flags.DEFINE_integer("limit", 8, "Images at most.", lower_bound=1, upper_bound=200)
 _COMPARE = flags.DEFINE_bool("compare", False, "Several models in the columns of one sheet, instead of a folder each.")
 _REPORT = flags.DEFINE_bool("report", False, "Also write report.html: training, evaluations and pictures on one page.")
 _FOREGROUND = flags.DEFINE_bool("foreground", False, "Of pca: also without the background.")
-_INV_TEMP = flags.DEFINE_float("inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens is this times √D.", 0.0)
+_INV_TEMP = flags.DEFINE_float(
+    "inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens is this times √D.", 0.0
+)
 _SIMILARITY = flags.DEFINE_float("mode_similarity", 0.9, "Of clusters: cosine from which two modes are one.", -1.0, 1.0)
 _SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; by default those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)

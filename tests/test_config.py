@@ -64,7 +64,10 @@ def test_a_saved_config_of_another_version_is_read_but_for_what_it_alone_knows(c
         ({"batch_size": 10, "compute": {"micro_batches": 4}}, "does not divide config.batch_size = 10"),
         ({"model": 3}, "config.model is 3; expected a group of keys"),
         ({"evaluation": {"bbox_kn": {}}}, 'did you mean "bbox_knn"?'),
-        ({"evaluation": {"clustering": {"clusters": (27, -1)}}}, r"config.evaluation.clustering.clusters is \(27, -1\)"),
+        (
+            {"evaluation": {"clustering": {"clusters": (27, -1)}}},
+            r"config.evaluation.clustering.clusters is \(27, -1\)",
+        ),
         ({"evaluation": {"clustering": {"clusters": ()}}}, r"expected numbers such as \(0, 27\)"),
         ({"evaluation": {"every_epochs": 1.0, "tasks": ("vidoe",)}}, 'did you mean "video"?'),
         ({"head": {"centroids": 0}}, "config.head.centroids is 0; expected at least 1"),

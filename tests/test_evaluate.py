@@ -117,7 +117,9 @@ def test_models_open_by_one_word(workdir):
 
 
 def test_a_weight_file_that_does_not_say_its_heads_takes_those_that_it_is_told(tmp_path):
-    architecture = Architecture(patch_size=8, width=128, depth=1, num_heads=4, grid=(4, 4), pos_resize="bicubic_antialias")
+    architecture = Architecture(
+        patch_size=8, width=128, depth=1, num_heads=4, grid=(4, 4), pos_resize="bicubic_antialias"
+    )
     model = ViT(architecture, init_std=0.2, rngs=nnx.Rngs(0))
     tensors = backbone_tensors(nnx.to_pure_dict(nnx.split(model, nnx.Param)[1]), architecture)
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / "bare.safetensors")

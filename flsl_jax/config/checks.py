@@ -37,7 +37,10 @@ def check(config: Config) -> None:
         f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
     )
     require(config.guide.num_heads >= 0, f"config.guide.num_heads is {config.guide.num_heads}; expected 0 or more")
-    for path, weight in (("objective.projected_weight", objective.projected_weight), ("guide.weight", config.guide.weight)):
+    for path, weight in (
+        ("objective.projected_weight", objective.projected_weight),
+        ("guide.weight", config.guide.weight),
+    ):
         for name in ("start", "end"):
             share = getattr(weight, name)
             require(0 <= share <= 1, f"config.{path}.{name} is {share}; expected a share from 0 to 1")

@@ -44,7 +44,9 @@ def adjust_hue(images: Images, shift: PerImage) -> Images:
     """Turn the hue by `shift` of a full circle, -0.5 to 0.5, through 8-bit HSV as torchvision does with Pillow."""
     hue, saturation, value = _rgb_to_hsv(images)
     turned = hue + jnp.trunc(shift * 255.0)[:, None, None]
-    hue = turned - 256.0 * jnp.floor(turned / 256.0)  # exact of whole numbers; `mod` takes several times as long on a CPU
+    hue = turned - 256.0 * jnp.floor(
+        turned / 256.0
+    )  # exact of whole numbers; `mod` takes several times as long on a CPU
     return _hsv_to_rgb(hue, saturation, value)
 
 

@@ -68,7 +68,10 @@ def evaluate(
         data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     if settings.predictions:
         return summary(
-            {v.name: _judge(v, read_predictions(v, settings)) for v in tqdm(data, desc="videos", unit="video", disable=None)}
+            {
+                v.name: _judge(v, read_predictions(v, settings))
+                for v in tqdm(data, desc="videos", unit="video", disable=None)
+            }
         )
     found = {}
     for video in data:

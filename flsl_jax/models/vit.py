@@ -232,7 +232,9 @@ class ViT(nnx.Module):
     def _heads(self, qkv: Float[Array, "B M E"]) -> list[Float[Array, "B M heads d"]]:
         """Query, key and value."""
         # Split along the heads: split along channels, XLA on a CPU copies the gradient twice, the second time far slower.
-        return jnp.split(rearrange(qkv, "b m (heads d) -> b m heads d", heads=3 * self.architecture.num_heads), 3, axis=2)
+        return jnp.split(
+            rearrange(qkv, "b m (heads d) -> b m heads d", heads=3 * self.architecture.num_heads), 3, axis=2
+        )
 
     def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         query, key, value = self._heads(qkv)

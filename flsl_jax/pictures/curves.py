@@ -66,7 +66,9 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> 
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.25)
     lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(3, len(runs)), fontsize=9, frameon=False)
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=min(3, len(runs)), fontsize=9, frameon=False
+    )
     save_figure(figure, path)
 
 

@@ -135,7 +135,9 @@ def _draw_curves(subjects: Sequence[Subject], output: Path, *, compare: bool) ->
 
 def metrics_by_name(subjects: Sequence[Subject]) -> dict[str, Sequence[dict[str, Any]]]:
     """Metrics of those that are runs with any."""
-    return {subject.name: subject.run.metrics for subject in subjects if subject.run is not None and subject.run.metrics}
+    return {
+        subject.name: subject.run.metrics for subject in subjects if subject.run is not None and subject.run.metrics
+    }
 
 
 def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings) -> None:
@@ -145,7 +147,9 @@ def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage],
         return
     for subject in subjects:
         if KINDS[name].by_ratio and subject.run is None:
-            raise UserError(f"--pictures={name}: {subject.name} is no run, so its υ/η is not known; name workdirs of runs")
+            raise UserError(
+                f"--pictures={name}: {subject.name} is no run, so its υ/η is not known; name workdirs of runs"
+            )
     check_kind(name, [subject.encoder for subject in subjects], images, settings)
 
 

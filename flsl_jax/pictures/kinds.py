@@ -204,7 +204,9 @@ KINDS: Mapping[str, Kind] = {
         scale=Scale("ASS", "viridis", high=1.0),
     ),
     "ass_last": Kind(
-        shows="ASS of the last layer, an image a row (Fig. 6)", sheets=_ass_last, scale=Scale("ASS", "viridis", high=1.0)
+        shows="ASS of the last layer, an image a row (Fig. 6)",
+        sheets=_ass_last,
+        scale=Scale("ASS", "viridis", high=1.0),
     ),
     "ratio": Kind(
         shows="ASS of the last layer against υ/η, a run a column (Fig. 5)",

@@ -70,9 +70,7 @@ def otsu_threshold(values: Float[np.ndarray, " N"]) -> float:
     return float((ordered[best] + ordered[best + 1]) / 2)
 
 
-def _foreground(
-    rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray, "_ _ D"]]
-) -> Bool[np.ndarray, " N"]:
+def _foreground(rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray, "_ _ D"]]) -> Bool[np.ndarray, " N"]:
     """The side of the first component's threshold of which less lies at a border; never less than three tokens."""
     first = principal_coordinates(rows)[:, 0]
     above = first > otsu_threshold(first)

@@ -48,7 +48,9 @@ def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Dra
     """
     sections = [
         _Section("What was trained", "".join(map(_trained, subjects))),
-        _Section("Training", _compared(subjects) + "".join(map(_training, [subject for subject in subjects if subject.run]))),
+        _Section(
+            "Training", _compared(subjects) + "".join(map(_training, [subject for subject in subjects if subject.run]))
+        ),
         _Section("Evaluation", _evaluation(subjects)),
         _Section("What it sees", _pictures(drawings)),
     ]

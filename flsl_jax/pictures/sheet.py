@@ -246,4 +246,12 @@ def _draw_query(axis: Any, query: Query | None) -> None:
     """A ring that shows on any colour: white on black."""
     if query is not None:
         for color, width in (("black", 3.0), ("white", 1.4)):
-            axis.plot(query.x, query.y, "o", markersize=8, markerfacecolor="none", markeredgecolor=color, markeredgewidth=width)
+            axis.plot(
+                query.x,
+                query.y,
+                "o",
+                markersize=8,
+                markerfacecolor="none",
+                markeredgecolor=color,
+                markeredgewidth=width,
+            )

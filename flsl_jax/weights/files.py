@@ -122,7 +122,9 @@ def _read_safetensors(path: Path, *, size: int) -> WeightFile:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dictionary)
             return WeightFile(path=path, tensors=tensors, metadata=handle.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f"{path} is truncated or damaged ({size} bytes; safetensors says: {error}); copy it anew") from error
+        raise UserError(
+            f"{path} is truncated or damaged ({size} bytes; safetensors says: {error}); copy it anew"
+        ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} holds numbers that NumPy has no type for ({error}); save it as float32, float16 or bfloat16"
@@ -155,7 +157,9 @@ def _read_torch(path: Path) -> WeightFile:
     with _torch_errors(path), torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a single {type(content).__name__}, not a dictionary of named tensors; {_EXPECTED}")
+        raise UserError(
+            f"{path} holds a single {type(content).__name__}, not a dictionary of named tensors; {_EXPECTED}"
+        )
     tensors, others = {}, []
     for top, value in content.items():
         found = {} if _NOT_WEIGHTS.search(str(top)) else dict(_flat_tensors(value, str(top)))
@@ -218,5 +222,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); repair it, or move it away from the weights") from error
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); repair it, or move it away from the weights"
+        ) from error
     return values if isinstance(values, dict) else {}

@@ -118,7 +118,9 @@ def import_weights(
     if problems:
         raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
     if not num_heads:
-        notes.append(f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)")
+        notes.append(
+            f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)"
+        )
     if not architecture.final_norm:
         notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")
     return Imported(
@@ -179,7 +181,9 @@ def _choose_prefix(file: WeightFile, source: Source, *, network: str) -> tuple[s
     neutral = [prefix for prefix in prefixes if not any(re.search(word, prefix) for word in _WORDS.values())]
     chosen = wanted or neutral or prefixes
     if len(chosen) > 1:
-        raise UserError(f"{file.path} holds {len(chosen)} backbones ({_listed(chosen)}); save the one that is meant by itself")
+        raise UserError(
+            f"{file.path} holds {len(chosen)} backbones ({_listed(chosen)}); save the one that is meant by itself"
+        )
     alone = not wanted and not neutral
     return chosen[0], (f"the file has no {network}; this is its {other}",) if alone else ()
 
@@ -199,14 +203,18 @@ def _refuse_other_parts(path: Path, unknown: list[str], said: Described) -> None
     for pattern, kind in REFUSED:
         names = [name for name in unknown if re.search(pattern, name)]
         if names:
-            raise UserError(f"{path} is a ViT with {kind} ({names[0]}), which the backbone here has not; expected a plain ViT")
+            raise UserError(
+                f"{path} is a ViT with {kind} ({names[0]}), which the backbone here has not; expected a plain ViT"
+            )
     if said.activation not in (None, "gelu", "gelu_python"):
         raise UserError(f"{path} uses the activation {said.activation!r}; the backbone here has the exact GELU only")
 
 
 def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
     """Zeros for biases that a network was built without, which is the same."""
-    kernels = [name for name in tensors if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight|patch_embed\.proj\.weight", name)]
+    kernels = [
+        name for name in tensors if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight|patch_embed\.proj\.weight", name)
+    ]
     for ending in ("attn.qkv.weight", "patch_embed.proj.weight"):
         own = [name for name in kernels if name.endswith(ending)]
         biases = {name.removesuffix("weight") + "bias": len(tensors[name]) for name in own}
@@ -227,7 +235,9 @@ def _architecture(
     """What the tensors and the config say, prefix and grid left open; and what is missing, too many or of a wrong shape."""
     kernel = tensors["patch_embed.proj.weight"]
     if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
-        raise UserError(f"{path}: the patch projection is {kernel.shape}; expected (D, 3, p, p), square patches of RGB images")
+        raise UserError(
+            f"{path}: the patch projection is {kernel.shape}; expected (D, 3, p, p), square patches of RGB images"
+        )
     width, patch = kernel.shape[0], kernel.shape[2]
     blocks = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
     depth = max(blocks, default=-1) + 1
@@ -299,7 +309,11 @@ def _place_tokens(
     rows, grid = next(((rows, grid) for rows, grid in found if grid), (0, None))
     if grid is None:
         wanted = f"{said.grid[0]}×{said.grid[1]}" if said.grid else "a square"
-        return tensors, arch, [f"{positions.shape[1]} positions, which are not {wanted} of patches and {count} other tokens"]
+        return (
+            tensors,
+            arch,
+            [f"{positions.shape[1]} positions, which are not {wanted} of patches and {count} other tokens"],
+        )
     spare, places = positions[:, :rows], positions[:, rows:]
     if source.name == "dino" and own.keys() == {"cls_token"} and not rows:
         unused["cls_token"] = "kept without a place by the FLSL release, which does not use it"

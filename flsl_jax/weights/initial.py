@@ -68,7 +68,9 @@ def read_initial(config: Config) -> Initial:
     if head is None and not config.head.warmup_epochs:
         notes.append("config.head.warmup_epochs = 1.0 would train the fresh head alone first, and spare the features")
     return Initial(
-        backbone=backbone_params(tensors, wanted), head=head, report="\n  ".join([f"starts from {found.report}", *notes])
+        backbone=backbone_params(tensors, wanted),
+        head=head,
+        report="\n  ".join([f"starts from {found.report}", *notes]),
     )
 
 
@@ -122,7 +124,9 @@ def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
     """The tensors of the config's backbone; what had to change is noted."""
     tensors, arch = dict(found.backbone), found.architecture
     if tensors.pop("prefix", None) is not None:
-        notes.append(f"{arch.num_prefix} prefix token(s) (class token, registers) dropped: features change a little by that")
+        notes.append(
+            f"{arch.num_prefix} prefix token(s) (class token, registers) dropped: features change a little by that"
+        )
     if arch.layer_scale:
         tensors = _fold_layer_scale(tensors, arch.depth)
         notes.append("LayerScale folded into the kernels before it, which is exact")
@@ -135,7 +139,9 @@ def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
         tensors["pos_embed"] = resized.reshape(1, -1, arch.width)
         notes.append(f"position embedding resized from {arch.grid} to {wanted.grid} tokens by {arch.pos_resize}")
     if arch.pos_resize != wanted.pos_resize:
-        notes.append(f"it expects config.model.pos_resize = {arch.pos_resize}; here {wanted.pos_resize} resizes it from now on")
+        notes.append(
+            f"it expects config.model.pos_resize = {arch.pos_resize}; here {wanted.pos_resize} resizes it from now on"
+        )
     if arch.norm_eps != wanted.norm_eps:
         notes.append(f"epsilon of its norms is {arch.norm_eps}, here {wanted.norm_eps}")
     if not found.normalised_alike:
@@ -167,7 +173,9 @@ def _fit_head(
         "last_layer.weight_v": (head.centroids, head.bottleneck),
     }
     differences = [
-        f"{name} {tensors[name].shape} instead of {shape}" for name, shape in expected.items() if tensors[name].shape != shape
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if tensors[name].shape != shape
     ]
     if differences:
         return None, f"fresh; the one there has other shapes ({', '.join(differences)})"

@@ -151,6 +151,8 @@ def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, st
     template = _DINO_NO_CLASS_TOKEN if name == "dino" and fields["class_token"] == "false" else _SNIPPETS[name]
     if path.suffix == ".safetensors":
         template = re.sub(r"# In a .*", "# Its configs read a .pth: convert with --output=$pth for them.", template)
-    imports = "VisionTransformer, make_vit_noclass  # the FLSL release's" if name == "flsl" else "VisionTransformer  # DINO's"
+    imports = (
+        "VisionTransformer, make_vit_noclass  # the FLSL release's" if name == "flsl" else "VisionTransformer  # DINO's"
+    )
     values = {**fields, "path": file, "pth": pth, "read": read, "imports": imports}
     return string.Template(template).substitute(values).strip() + "\n"

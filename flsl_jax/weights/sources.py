@@ -223,7 +223,10 @@ SOURCES: tuple[Source, ...] = (
 ALLOWED: tuple[tuple[str, str], ...] = (
     (r"(mask_token|masked_embed|embeddings\.mask_token)$", "mask token of its training"),
     (r"decoder(_\w+)?\.|decoder_(pos_embed|mask_token)$", "decoder of its training"),
-    (r"(heads?(_dist)?|pre_logits|fc_norm|attn_pool|pooler|(cls_|distillation_)?classifier)\.", "pooling and classification"),
+    (
+        r"(heads?(_dist)?|pre_logits|fc_norm|attn_pool|pooler|(cls_|distillation_)?classifier)\.",
+        "pooling and classification",
+    ),
     (r"(dino_head|ibot_head|predictor)\.", "head of its training"),
     (r"(dino|ibot\w*|koleo)_loss\.|center2?$", "state of its loss"),
     (r"((decode|auxiliary|roi|rpn|bbox|mask)_heads?|proposal_generator|neck|simfp_\d\.\w+)\.", "detector or segmenter"),
@@ -240,7 +243,9 @@ REFUSED: tuple[tuple[str, str], ...] = (
 )
 
 
-def find_source(names: Collection[str], *, chosen: str | None, described: str | None, torch_file: bool) -> Source | None:
+def find_source(
+    names: Collection[str], *, chosen: str | None, described: str | None, torch_file: bool
+) -> Source | None:
     """The source of a state dict; None where no vision transformer that is known has such names.
 
     Args:
@@ -254,13 +259,19 @@ def find_source(names: Collection[str], *, chosen: str | None, described: str | 
     """
     by_name = {source.name: source for source in SOURCES}
     if chosen is not None and chosen not in by_name:
-        raise UserError(f"source {chosen!r} is unknown; {nearest_key(chosen, by_name).replace('valid keys', 'sources')}")
+        raise UserError(
+            f"source {chosen!r} is unknown; {nearest_key(chosen, by_name).replace('valid keys', 'sources')}"
+        )
     anchored = [s for s in SOURCES if any(name == s.anchor or name.endswith(f".{s.anchor}") for name in names)]
     for wanted in (chosen, described):
         if wanted in by_name and by_name[wanted] in anchored:
             return by_name[wanted]
     found = next((s for s in anchored if all(any(re.search(mark, n) for n in names) for mark in s.marks)), None)
-    if found is by_name["timm"] and torch_file and not any(re.search(r"(^|\.)(head|fc_norm)\.", name) for name in names):
+    if (
+        found is by_name["timm"]
+        and torch_file
+        and not any(re.search(r"(^|\.)(head|fc_norm)\.", name) for name in names)
+    ):
         return by_name["dino"]
     return found
 

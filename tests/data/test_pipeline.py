@@ -184,7 +184,9 @@ def test_workers_have_no_influence_and_leave_nothing_behind(
     folder: Path, room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, taken, take = [], [], ChunkMemory.take
-    monkeypatch.setattr(ChunkMemory, "take", lambda self, chunk, out: (taken.append(chunk.slot), take(self, chunk, out)))
+    monkeypatch.setattr(
+        ChunkMemory, "take", lambda self, chunk, out: (taken.append(chunk.slot), take(self, chunk, out))
+    )
 
     def open_with_room(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
         if room == "none":

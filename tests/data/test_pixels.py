@@ -60,7 +60,11 @@ def _assert_blurred(actual: jnp.ndarray, image: np.ndarray, sigma: float) -> Non
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
     weight = round(2**24 / (2 * (whole + fraction) + 1))
-    blurs = [_three_boxes_each_way(image, weight=weight + rounding) for rounding in range(-4, 5) if weight + rounding <= 2**24]
+    blurs = [
+        _three_boxes_each_way(image, weight=weight + rounding)
+        for rounding in range(-4, 5)
+        if weight + rounding <= 2**24
+    ]
     assert any(np.array_equal(pillow, blur) for blur in blurs)
     assert any(np.array_equal(actual, blur) for blur in blurs)
 

@@ -57,7 +57,9 @@ def test_a_chunk_that_is_too_large_is_refused(memory: ChunkMemory) -> None:
 
 
 def test_a_reader_shares_while_there_is_room_and_hands_out_the_chunk_itself_otherwise(memory: ChunkMemory) -> None:
-    reader = SharingReader(read=lambda index: {"images": chunk(index), "records": index}, memory=memory, first=5, workers=2)
+    reader = SharingReader(
+        read=lambda index: {"images": chunk(index), "records": index}, memory=memory, first=5, workers=2
+    )
     chunks = [reader(index) for index in (6, 8, 10)]  # what the second of two workers reads
     assert [item["records"] for item in chunks] == [6, 8, 10]
     assert [item["images"].slot for item in chunks[:2]] == [2, 3]

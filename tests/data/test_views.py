@@ -170,7 +170,9 @@ def test_untreated_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None
 
 @recipes
 def test_crops_are_the_student_views_before_their_treatment(recipe: ViewRecipe) -> None:
-    still = dataclasses.replace(_OFF, blur_and_solarise=recipe.treatment.blur_and_solarise, alternative_blur_probability=0.0)
+    still = dataclasses.replace(
+        _OFF, blur_and_solarise=recipe.treatment.blur_and_solarise, alternative_blur_probability=0.0
+    )
     images, sample = _images(5), np.arange(5)
     treated = _views(images, sample, recipe=recipe)
     untreated = _views(images, sample, recipe=dataclasses.replace(recipe, treatment=still))

@@ -13,7 +13,9 @@ from flsl_jax.models.layers import gelu, layer_norm, linear
 @pytest.mark.parametrize("lead", [(), (5,), (2, 4)])
 def test_linear_and_its_gradients_equal_numpy(inputs, outputs, lead):
     rng = np.random.default_rng(0)
-    x, kernel, bias, cotangent = (rng.normal(size=s) for s in ((*lead, inputs), (inputs, outputs), outputs, (*lead, outputs)))
+    x, kernel, bias, cotangent = (
+        rng.normal(size=s) for s in ((*lead, inputs), (inputs, outputs), outputs, (*lead, outputs))
+    )
     with jax.enable_x64(True):
         arrays = map(jnp.asarray, (x, kernel, bias))
         result, backward = jax.vjp(lambda x, kernel, bias: linear(x, kernel=kernel, bias=bias), *arrays)

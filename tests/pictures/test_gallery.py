@@ -135,7 +135,12 @@ def test_set_pictures_have_a_row_an_image(tmp_path):
     images = [red_left_blue_right("a"), red_left_blue_right("b", width=32)]
     settings = PictureSettings(foreground=True)
     drawings = draw(
-        ["pca", "ass_last", "neighbours", "tsne"], [subject()], images, settings=settings, output=tmp_path, compare=False
+        ["pca", "ass_last", "neighbours", "tsne"],
+        [subject()],
+        images,
+        settings=settings,
+        output=tmp_path,
+        compare=False,
     )
     names = ["pca", "ass_last", "a_neighbours", "b_neighbours", "a_tsne", "b_tsne"]
     assert [drawing.path.stem for drawing in drawings] == names
@@ -145,7 +150,7 @@ def test_set_pictures_have_a_row_an_image(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("atention", 'no picture \'atention\'; did you mean "attention"'),
+        ("atention", "no picture 'atention'; did you mean \"attention\""),
         ("attention", "regions has no attention"),
         ("neighbours", "no other image than two"),
         ("curves", "no --model is a run with metrics"),

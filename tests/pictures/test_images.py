@@ -24,7 +24,10 @@ def test_the_ratio_is_kept_and_sides_are_multiples_of_the_patch(tmp_path):
 
 def test_scenes_have_the_size_that_is_asked_for():
     images = read_images("scenes", limit=2, size=50, multiple=8)
-    assert [(image.name, image.pixels.shape) for image in images] == [("scene_0", (48, 48, 3)), ("scene_1", (48, 48, 3))]
+    assert [(image.name, image.pixels.shape) for image in images] == [
+        ("scene_0", (48, 48, 3)),
+        ("scene_1", (48, 48, 3)),
+    ]
 
 
 def test_equal_names_are_numbered(tmp_path):

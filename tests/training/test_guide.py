@@ -177,7 +177,9 @@ def test_only_a_guide_that_has_changed_under_its_name_is_refused(source, tmp_pat
     save(tmp_path / "x.safetensors", architecture, altered(params, block=2, norm=2.0))
     go_on()
     save(tmp_path / "x.safetensors", architecture, altered(params, block=1))
-    with pytest.raises(UserError, match=r"is no longer the guide that this run began with \(.*; now .*\); put that one back"):
+    with pytest.raises(
+        UserError, match=r"is no longer the guide that this run began with \(.*; now .*\); put that one back"
+    ):
         go_on()
     go_on(block=0)
     save(tmp_path / "y.safetensors", architecture, altered(params, block=1))

@@ -109,7 +109,10 @@ def test_a_fixed_embedding_must_be_that_of_the_source(tmp_path):
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        ({"centroids": 12}, r"fresh; the one there has other shapes \(last_layer.weight_v \(24, 16\) instead of \(12, 16\)"),
+        (
+            {"centroids": 12},
+            r"fresh; the one there has other shapes \(last_layer.weight_v \(24, 16\) instead of \(12, 16\)",
+        ),
         ({"norm_last_layer": True}, "fresh; the one there has a learned gain"),
     ],
 )

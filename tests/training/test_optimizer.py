@@ -51,7 +51,9 @@ def test_tensor_clip_treats_each_block_as_a_tensor_of_its_own():
 
 def test_global_clip_bounds_the_whole_norm_and_leaves_small_gradients_alone():
     grads = make_params()
-    np.testing.assert_allclose(optax.tree.norm(clip_gradients(grads, mode="global", max_norm=2.0).grads), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        optax.tree.norm(clip_gradients(grads, mode="global", max_norm=2.0).grads), 2.0, rtol=1e-5
+    )
     chex.assert_trees_all_equal(clip_gradients(grads, mode="global", max_norm=1e6).grads, grads)
     chex.assert_trees_all_equal(clip_gradients(grads, mode="none", max_norm=1e-6).grads, grads)
 

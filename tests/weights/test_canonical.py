@@ -16,13 +16,12 @@ def random_params(module):
     """Parameters without two equal numbers, so that no swap goes unseen."""
     leaves, tree = jax.tree.flatten(nnx.to_pure_dict(nnx.split(module, nnx.Param)[1]))
     keys = jax.random.split(jax.random.key(3), len(leaves))
-    return jax.tree.unflatten(
-        tree, [np.asarray(jax.random.normal(key, leaf.shape)) for key, leaf in zip(keys, leaves)]
-    )
+    return jax.tree.unflatten(tree, [np.asarray(jax.random.normal(key, leaf.shape)) for key, leaf in zip(keys, leaves)])
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pos_embed": "sincos"}, {"num_prefix": 3, "layer_scale": True}, {"final_norm": False}],
+    "changes",
+    [{}, {"pos_embed": "sincos"}, {"num_prefix": 3, "layer_scale": True}, {"final_norm": False}],
     ids=["plain", "sincos", "dinov2", "no norm"],
 )
 def test_a_backbone_goes_round_bit_exactly(changes):

@@ -319,7 +319,10 @@ def test_what_is_missing_unknown_or_of_a_wrong_shape_is_one_line(tmp_path, chang
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({"conv1.weight": (64, 3, 7, 7), "bn1.running_mean": (64,), "layer1.0.conv1.weight": (8, 8, 3, 3)}, "convolutional"),
+        (
+            {"conv1.weight": (64, 3, 7, 7), "bn1.running_mean": (64,), "layer1.0.conv1.weight": (8, 8, 3, 3)},
+            "convolutional",
+        ),
         ({"patch_embed.proj.kernel": (8, 8, 3, 64)}, "no vision transformer that is known"),
         ({"model.embed_tokens.weight": (10, 8)}, "a language model"),
     ],

@@ -89,7 +89,9 @@ def test_metadata_says_what_the_tensors_do_not(tmp_path, suffix):
     path, tensors = tmp_path / f"x{suffix}", backbone_tensors(params, architecture)
     if suffix == ".pth":
         torch = pytest.importorskip("torch")
-        torch.save({"model": {key: torch.tensor(x) for key, x in tensors.items()}, "meta": metadata | {"epoch": 3}}, path)
+        torch.save(
+            {"model": {key: torch.tensor(x) for key, x in tensors.items()}, "meta": metadata | {"epoch": 3}}, path
+        )
     else:
         save_file(tensors, path, metadata=metadata)
     loaded = load_network(path)
@@ -111,7 +113,9 @@ def test_prefix_tokens_take_part_and_are_not_among_the_tokens(tmp_path):
 
 
 def test_what_is_nothing_to_load_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="does not exist; expected a run's workdir, a checkpoint in it, or a weight file"):
+    with pytest.raises(
+        UserError, match="does not exist; expected a run's workdir, a checkpoint in it, or a weight file"
+    ):
         flsl_jax.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither a run's workdir"):
         flsl_jax.load(tmp_path)

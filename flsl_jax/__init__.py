@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typing
 
+from flsl_jax._version import __version__ as __version__
+
 if typing.TYPE_CHECKING:
     import os
     from typing import Literal
 
     from flsl_jax.models import ViT
-
-__version__ = "0.1.0"
 
 
 def load(

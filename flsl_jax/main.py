@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("flsl_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
-    from flsl_jax.train import summary, train
+    from flsl_jax.loop import summary, train
 
     workdir = Path(_WORKDIR.value)
     outcome = train(config, workdir=workdir)

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder
+from flsl_jax.loop import train
 from flsl_jax.models import Architecture, ViT
-from flsl_jax.train import train
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state, network_graph
 from flsl_jax.weights.canonical import backbone_tensors

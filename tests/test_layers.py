@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flsl_jax"
 # From the bottom up: a module imports from the layers below its own and from its own package.
 LAYERS = (
-    {"typing", "errors", "host_memory"},
+    {"typing", "errors", "host_memory", "_version"},
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},
@@ -19,7 +19,7 @@ LAYERS = (
     {"pictures"},
     {"training"},
     {"weights"},
-    {"train", "album"},
+    {"loop", "album"},
     {"convert", "main", "evaluate", "prepare", "visualize", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

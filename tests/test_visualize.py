@@ -13,7 +13,7 @@ from PIL import Image
 from flsl_jax.album import Album, make_album
 from flsl_jax.config import to_dict
 from flsl_jax.errors import UserError
-from flsl_jax.train import write_config
+from flsl_jax.loop import write_config
 from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state

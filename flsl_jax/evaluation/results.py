@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-import flsl_jax
+from flsl_jax._version import __version__
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, Outcome
 
@@ -46,7 +46,7 @@ def result(name: str, settings: Any, outcome: Outcome, *, model: Mapping[str, An
         "seconds": round(outcome.seconds, 3),
         "images_per_sec": round(outcome.images / max(outcome.seconds, 1e-9), 3),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
-        "versions": {"flsl_jax": flsl_jax.__version__, "python": platform.python_version()}
+        "versions": {"flsl_jax": __version__, "python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in _LIBRARIES},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flsl_jax
+from flsl_jax._version import __version__
 from flsl_jax.config import SourceConfig
 from flsl_jax.evaluation.results import read_results
 from flsl_jax.training.writers import read_metrics
@@ -67,7 +67,7 @@ def _heading(trained: Trained, metadata: Mapping[str, str]) -> str:
         f"# {trained.source}: ViT of width {arch.width}, depth {arch.depth}, patch {arch.patch_size}\n\n"
         f"Licence: **not stated**; fill it in above and here.\n\n"
         f"The {' and '.join(trained.backbones)} of a network trained with FLSL ({_PAPER}) by flsl_jax "
-        f"{flsl_jax.__version__}; format: {metadata['target']}. Its patch features are meant for dense prediction: "
+        f"{__version__}; format: {metadata['target']}. Its patch features are meant for dense prediction: "
         "detection, segmentation, tracking.\n"
     )
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import flsl_jax
+from flsl_jax._version import __version__
 from flsl_jax.weights.layouts import LAYOUTS
 from flsl_jax.weights.trained import Trained
 
@@ -47,7 +47,7 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
         "source": trained.source,
         "step": trained.step,
         "recipe": None if config is None else config.views.recipe,
-        "versions": {"flsl_jax": flsl_jax.__version__} | versions,
+        "versions": {"flsl_jax": __version__} | versions,
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
     return {"format": "pt"} | texts

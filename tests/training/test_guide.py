@@ -15,9 +15,9 @@ from flsl_jax.config import ParallelConfig, to_dict
 from flsl_jax.data.pixels import normalise
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD, make_views
 from flsl_jax.errors import UserError
+from flsl_jax.loop import train
 from flsl_jax.models import ViT
 from flsl_jax.objective import num_queries
-from flsl_jax.train import train
 from flsl_jax.training import cost
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.encoding import encode_views

@@ -11,9 +11,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
+from flsl_jax.loop import train
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.models.position import sincos_embedding
-from flsl_jax.train import train
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.state import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors

@@ -11,7 +11,7 @@ from flsl_jax.config import ImageKnnConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.scores import Scores
 from flsl_jax.evaluation.tasks import TASKS, Task
-from flsl_jax.train import train
+from flsl_jax.loop import train
 from flsl_jax.training.setup import build_training
 from flsl_jax.training.validation import StoppedEvaluating, Validation
 from flsl_jax.training.writers import read_metrics

@@ -18,7 +18,7 @@ from PIL import Image
 
 import flsl_jax
 from flsl_jax.errors import UserError
-from flsl_jax.train import train
+from flsl_jax.loop import train
 from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.writers import read_metrics
 from tests.tiny import tiny_config

@@ -19,11 +19,11 @@ from PIL import Image
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import Record
 from flsl_jax.errors import run_door
-from flsl_jax.evaluation.bbox_knn import boxed_images
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder
-from flsl_jax.evaluation.images import ImageStream
 from flsl_jax.evaluation.knn import place_bank, vote
+from flsl_jax.evaluation.protocols.bbox_knn import boxed_images
+from flsl_jax.evaluation.reading import ImageStream
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.models import Architecture, ViT
 

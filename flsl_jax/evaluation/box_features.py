@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.features import map_stream
-from flsl_jax.evaluation.images import ImageStream
+from flsl_jax.evaluation.reading import ImageStream
 from flsl_jax.objective import gather_tokens, mean_shift
 from flsl_jax.typing import Array, Float, Int
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flsl_jax import parallel
-from flsl_jax.evaluation.features import map_stream
+from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.nearest import BANK_BLOCK, QUERY_BLOCK, search_blocks
 from flsl_jax.typing import Array, Float, Int
 

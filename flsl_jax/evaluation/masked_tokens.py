@@ -10,8 +10,8 @@ from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.ahead import computed_ahead
 from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.reading import computed_ahead
 from flsl_jax.typing import Float, Int, UInt8
 
 Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig | SeparabilityConfig

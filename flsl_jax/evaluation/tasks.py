@@ -8,7 +8,8 @@ from typing import Any
 from flsl_jax import config
 from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import (
+from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.protocols import (
     bbox_knn,
     clustering,
     discovery,
@@ -18,8 +19,7 @@ from flsl_jax.evaluation import (
     separability,
     video,
 )
-from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

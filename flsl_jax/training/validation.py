@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.evaluation.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.tasks import check_names, open_task, run_task
 from flsl_jax.pictures.projection import save_features
 from flsl_jax.training.setup import Training

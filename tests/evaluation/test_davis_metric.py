@@ -9,7 +9,7 @@ import pytest
 from flsl_jax.config import VideoConfig
 from flsl_jax.evaluation.davis_metric import boundary, boundary_accuracy, region_similarity, score_objects, statistics
 from flsl_jax.evaluation.encoder import NoEncoder
-from flsl_jax.evaluation.video import evaluate
+from flsl_jax.evaluation.protocols.video import evaluate
 from tests.davis_layout import write_layout
 from tests.shared_data import shared_data
 

@@ -8,7 +8,7 @@ import pytest
 from flsl_jax.config import BboxKnnConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.results import check_writable, read_results, result, table, write_result
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.evaluation.tasks import Outcome
 
 

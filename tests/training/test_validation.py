@@ -9,7 +9,7 @@ import pytest
 from flsl_jax import parallel
 from flsl_jax.config import ImageKnnConfig
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.evaluation.tasks import TASKS, Task
 from flsl_jax.loop import train
 from flsl_jax.training.setup import build_training

@@ -13,7 +13,7 @@ from flsl_jax.data.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.nearest import Bank
-from flsl_jax.evaluation.retrieval import build_memory, evaluate, patch_frequencies, read_out
+from flsl_jax.evaluation.protocols.retrieval import build_memory, evaluate, patch_frequencies, read_out
 from tests.mask_encoders import PATCH, SIZE, NoiseEncoder, PerfectEncoder, best_miou, scenes, stripes
 
 TRAIN, VAL = scenes(24, split="train"), scenes(8, split="val")

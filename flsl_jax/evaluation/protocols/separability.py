@@ -12,7 +12,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, Images, NetworkEncoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.mode_clusters import mode_clusters
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Float, Int
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from flsl_jax.evaluation.ahead import computed_ahead
+from flsl_jax.evaluation.reading import computed_ahead
 
 
 def test_values_come_in_the_order_of_the_keys_whatever_takes_longest():

@@ -10,7 +10,7 @@ from flsl_jax.data.masks import MaskedRecord, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.mode_clusters import mode_clusters
-from flsl_jax.evaluation.separability import evaluate, open_data, separability
+from flsl_jax.evaluation.protocols.separability import evaluate, open_data, separability
 from flsl_jax.models import Architecture, ViT
 from tests.shared_data import shared_data
 

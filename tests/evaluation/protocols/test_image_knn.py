@@ -9,7 +9,7 @@ from PIL import Image
 from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
-from flsl_jax.evaluation.image_knn import evaluate, open_data
+from flsl_jax.evaluation.protocols.image_knn import evaluate, open_data
 
 PIXELS = PixelEncoder(patch_size=4, image_size=16)
 

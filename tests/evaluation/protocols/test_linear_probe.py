@@ -13,7 +13,7 @@ from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
-from flsl_jax.evaluation.linear_probe import TrainTokens, evaluate, train_layer
+from flsl_jax.evaluation.protocols.linear_probe import TrainTokens, evaluate, train_layer
 from tests.mask_encoders import PATCH, SIZE, NoiseEncoder, PerfectEncoder, best_miou, scenes, stripes
 
 TRAIN, VAL = scenes(24, split="train"), scenes(8, split="val")

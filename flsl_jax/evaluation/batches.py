@@ -1,4 +1,4 @@
-"""Frozen features of many images, in batches of one shape so that everything compiles once."""
+"""Batches for an encoder: all of one shape, so that everything compiles once, and how many images fit into one."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Sharding
+
+from flsl_jax.evaluation.encoder import Encoder
 
 # Batches on their way at a time: one is computed while the one before it is fetched and the next one is read.
 _IN_FLIGHT = 2
@@ -74,3 +76,19 @@ def map_stream(
 
 def _fetched(length: int, result: Any) -> Any:
     return jax.tree.map(lambda array: array[:length], jax.device_get(result))
+
+
+def images_at_once(encoder: Encoder, *, size: tuple[int, int], batch_size: int) -> int:
+    """Images whose attention takes the memory of `batch_size` images of the training size, as a multiple of the devices.
+
+    Attention grows with the square of the tokens: at 480 × 832 it is 63 times that of 224 × 224. Smaller images than the
+    training's come `batch_size` at a time.
+
+    Args:
+        encoder: which knows its training size.
+        size: height and width in pixels.
+        batch_size: images of the training size.
+    """
+    devices = jax.local_device_count()
+    share = min(1.0, (encoder.image_size**2 / (size[0] * size[1])) ** 2)
+    return max(1, int(batch_size * share) // devices) * devices

@@ -12,10 +12,10 @@ from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import Source, open_source
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.batch_sizes import images_at_once
+from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder
 from flsl_jax.evaluation.mode_clusters import connected_regions, mode_clusters
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Bool, Float, Int, UInt8
 
 # Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.

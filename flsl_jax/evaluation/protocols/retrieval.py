@@ -20,7 +20,7 @@ from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import check_same_classes, make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, mask_scores, matched
 from flsl_jax.evaluation.nearest import Bank
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Array, Float, Int
 

@@ -12,7 +12,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Float, Int
 

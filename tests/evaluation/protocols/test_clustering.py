@@ -9,8 +9,8 @@ import pytest
 from flsl_jax.config import ClusteringConfig
 from flsl_jax.data.masks import open_masked
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.clustering import ClusteringData, assign, cluster_confusion, collect, evaluate
 from flsl_jax.evaluation.encoder import PixelEncoder
+from flsl_jax.evaluation.protocols.clustering import ClusteringData, assign, cluster_confusion, collect, evaluate
 from tests.mask_encoders import PATCH, SIZE, NoiseEncoder, PerfectEncoder, scenes, stripes
 
 DATA = scenes(24, split="val")

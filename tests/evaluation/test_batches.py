@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from flsl_jax.evaluation.features import map_batches
+from flsl_jax.evaluation.batches import images_at_once, map_batches
+from flsl_jax.evaluation.encoder import PixelEncoder
 
 
 @settings(deadline=None, max_examples=20)
@@ -52,3 +53,11 @@ def test_batches_are_laid_out_as_asked_and_compiled_once() -> None:
 def test_no_rows_or_different_lengths_are_refused(lengths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected one length, at least 1"):
         map_batches(lambda *rows: rows[0], [np.zeros(length) for length in lengths], batch_size=2)
+
+
+def test_fewer_large_images_go_at_once() -> None:
+    encoder = PixelEncoder(patch_size=16, image_size=224)
+    assert images_at_once(encoder, size=(224, 224), batch_size=256) == 256
+    assert images_at_once(encoder, size=(448, 448), batch_size=256) == 16
+    assert images_at_once(encoder, size=(480, 832), batch_size=256) == 8  # 4 would do; 8 devices take one each
+    assert images_at_once(encoder, size=(112, 112), batch_size=256) == 256

@@ -17,10 +17,10 @@ from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.sources import Record
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.bbox_knn import BboxKnnData, box_patches, boxed_images, evaluate, open_data
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import PixelEncoder
-from flsl_jax.evaluation.images import ImageStream
+from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData, box_patches, boxed_images, evaluate, open_data
+from flsl_jax.evaluation.reading import ImageStream
 
 PIXELS = PixelEncoder(patch_size=4, image_size=16)
 

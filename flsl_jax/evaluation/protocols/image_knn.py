@@ -10,13 +10,13 @@ from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
 from flsl_jax.data.sources import Record, open_source
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.bbox_knn import translation
+from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.box_features import normalised
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.features import map_stream
-from flsl_jax.evaluation.images import ImageStream, Item
 from flsl_jax.evaluation.knn import place_bank, vote
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.protocols.bbox_knn import translation
+from flsl_jax.evaluation.reading import ImageStream, Item
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Float, Int
 
 

@@ -16,9 +16,9 @@ from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.sources import Record
 from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation import discovery
-from flsl_jax.evaluation.discovery import DiscoveryData, box_iou, evaluate, lost, open_data, region_box
 from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.protocols import discovery
+from flsl_jax.evaluation.protocols.discovery import DiscoveryData, box_iou, evaluate, lost, open_data, region_box
 from flsl_jax.models import Architecture, ViT, pad_to_patch
 
 

@@ -13,9 +13,9 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.feature_files import FeatureFiles
-from flsl_jax.evaluation.images import ImageStream, Item
 from flsl_jax.evaluation.knn import Votes, place_bank, vote
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.reading import ImageStream, Item
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Float, Int
 
 POINTS = 9

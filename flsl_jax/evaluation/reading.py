@@ -1,7 +1,10 @@
 """Images of a source, decoded by threads ahead of the network, in batches; held in memory only where they are few."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -9,7 +12,10 @@ from tqdm import tqdm
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import Record, Source
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.ahead import computed_ahead
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_THREADS = 8
 
 log = logging.getLogger(__name__)
 
@@ -95,3 +101,21 @@ class ImageStream:
                 log.warning("left out of the evaluation: %s", error)
                 return None
         return self._prepare(record, pixels)
+
+
+def computed_ahead(function: Callable[[_Key], _Value], keys: Iterable[_Key], *, ahead: int) -> Iterator[_Value]:
+    """`function` of each key, in order, computed by threads up to `ahead` keys before it is asked for.
+
+    What the function raises is raised in its turn. Whoever stops early waits for the calls under way only.
+    """
+    waiting: deque[Future[_Value]] = deque()
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
+        for key in keys:
+            waiting.append(threads.submit(function, key))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -11,10 +11,10 @@ from flsl_jax.config import VideoConfig
 from flsl_jax.data.videos import Video, check_mask, open_videos, read_ids, write_masks
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
-from flsl_jax.evaluation.batch_sizes import images_at_once
+from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.davis_metric import ObjectScores, score_objects
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.scores import Scores
+from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Float, UInt8
 
 # Numbers of labels are rounded up to a multiple of this, so that videos of one size share a compilation.

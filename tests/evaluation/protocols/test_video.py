@@ -12,7 +12,7 @@ from flsl_jax.data.videos import FileVideo, open_videos
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.encoder import NoEncoder, PixelEncoder
-from flsl_jax.evaluation.video import evaluate, frame_size, propagate
+from flsl_jax.evaluation.protocols.video import evaluate, frame_size, propagate
 from tests.davis_layout import write_layout
 
 SCENES = VideoConfig(name="scenes", count=2, scene_size=64, split="val", short_side=64, frames=5)

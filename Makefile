@@ -31,9 +31,10 @@ quickstart: $(STAMP)  ## Train a small model on synthetic scenes, or on your pho
 test: $(STAMP)  ## Run the whole test suite, on a CPU and without network
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(STAMP)  ## Check style and format
+lint: $(STAMP)  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -95,7 +95,7 @@ def pil_jitter(image: Image.Image, *, rng: np.random.Generator) -> Image.Image:
 
 
 def pil_treatment(image: Image.Image, *, rng: np.random.Generator) -> np.ndarray:
-    """The paper recipe's pixel treatment (METHOD "Views"), normalised float32."""
+    """The paper recipe's pixel treatment (docs/method.md, Views), normalised float32."""
     if rng.random() < 0.8:
         image = pil_jitter(image, rng=rng)
     if rng.random() < 0.2:

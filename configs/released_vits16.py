@@ -14,7 +14,7 @@ from configs import vits16
 
 
 def get_config() -> ConfigDict:
-    """`vits16` with the release's views, schedule and query windows (METHOD, "Views" and "Query sampling")."""
+    """`vits16` with the release's views, schedule and query windows (docs/method.md, Views)."""
     config = vits16.get_config()
     config.model.pos_embed = "sincos"
     config.views.recipe = "released"

@@ -11,7 +11,7 @@ from configs import vits16
 
 
 def get_config() -> ConfigDict:
-    """`vits16` with twice the width and heads; the inverse temperatures stay the release's constants (METHOD, item 1)."""
+    """`vits16` with twice the width and heads; the inverse temperatures stay the release's (docs/method.md, The objective)."""
     config = vits16.get_config()
     config.model.width = 768
     config.model.num_heads = 12

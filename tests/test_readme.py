@@ -1,4 +1,4 @@
-"""What README and docs promise: links lead somewhere, commands name real files, modules, flags and config keys."""
+"""What README and docs promise to run: commands name real files, modules, flags and config keys."""
 
 import importlib.util
 import re
@@ -21,13 +21,6 @@ def commands(page):
             words = shlex.split(line, comments=True)
             if "-m" in words or any(word.startswith("launch/") for word in words):
                 yield words
-
-
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -49,7 +49,7 @@ def total(queries, tokens, head, teacher_probs, *, inv_temp, temp, prior, weight
 
 
 def guided_weights(queries, tokens, inv_temp, sharpness):
-    """METHOD, objective 7, the second stage: sigmoid(s · (a − mean a)), renormalised; one query at a time."""
+    """docs/method.md, Second stage: sigmoid(s · (a − mean a)), renormalised; one query at a time."""
     weights = np.zeros((*queries.shape[:-1], tokens.shape[-2]))
     for place in np.ndindex(queries.shape[:-1]):
         attention = softmax(np.array([inv_temp * queries[place] @ token for token in tokens[place[:-1]]]))

@@ -94,8 +94,8 @@ def pil_jitter(image: Image.Image, *, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def pil_treatment(image: Image.Image, *, rng: np.random.Generator) -> np.ndarray:
-    """The paper recipe's pixel treatment (docs/method.md, Views), normalised float32."""
+def pil_augmentation(image: Image.Image, *, rng: np.random.Generator) -> np.ndarray:
+    """The paper recipe's pixel augmentation (docs/method.md, Views), normalised float32."""
     if rng.random() < 0.8:
         image = pil_jitter(image, rng=rng)
     if rng.random() < 0.2:
@@ -111,10 +111,10 @@ def pil_views(data: bytes, *, rng: np.random.Generator, size: int) -> list[np.nd
     """Two teacher and two student views of one image, as a PyTorch data loader makes them."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     base = image.crop(pil_box(*image.size, rng=rng, area=_AREA)).resize((size, size), Image.Resampling.BICUBIC)
-    views = [pil_treatment(base, rng=rng) for _ in range(2)]
+    views = [pil_augmentation(base, rng=rng) for _ in range(2)]
     for _ in range(2):
         crop = base.crop(pil_box(size, size, rng=rng, area=(0.5, 1.0)))
-        views.append(pil_treatment(crop.resize((size, size), Image.Resampling.BICUBIC), rng=rng))
+        views.append(pil_augmentation(crop.resize((size, size), Image.Resampling.BICUBIC), rng=rng))
     return views
 
 

@@ -89,8 +89,8 @@ class TorchStep:
 
     def step(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).float()
-        teacher_views = torch.cat([self._treated(pixels) for _ in range(2)])
-        student_views = torch.cat([self._treated(self._cropped(pixels)) for _ in range(2)])
+        teacher_views = torch.cat([self._augmented(pixels) for _ in range(2)])
+        student_views = torch.cat([self._augmented(self._cropped(pixels)) for _ in range(2)])
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(student_views, teacher_views)
         self.optimizer.zero_grad(set_to_none=True)
@@ -136,15 +136,15 @@ class TorchStep:
             crops.append(F.interpolate(crop, (size, size), mode="bicubic", antialias=True, align_corners=False))
         return torch.cat(crops).clamp(0, 255)
 
-    def _treated(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _augmented(self, pixels: torch.Tensor) -> torch.Tensor:
         """Jitter, grayscale, blur and solarise of every image with its own draws, then normalised."""
         mean, std = (torch.tensor(x, device=self.device)[:, None, None] * 255 for x in (_MEAN, _STD))
         if self.views:
-            pixels = torch.stack([_treat(image, self.config.views) for image in pixels])
+            pixels = torch.stack([_augment(image, self.config.views) for image in pixels])
         return (pixels - mean) / std
 
 
-def _treat(image: torch.Tensor, views: object) -> torch.Tensor:
+def _augment(image: torch.Tensor, views: object) -> torch.Tensor:
     draw = random.random
     if draw() < views.jitter_probability:
         for kind in random.sample(range(4), 4):

@@ -100,7 +100,7 @@ class GuideConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """Crops and pixel treatments. `local_size` and `local_area` matter to the released recipe only."""
+    """Crops and pixel augmentations. `local_size` and `local_area` matter to the released recipe only."""
 
     recipe: Literal["paper", "released"] = "paper"
     size: int = 224

@@ -1,6 +1,6 @@
-"""Pixel treatments of a batch on the accelerator, with the semantics of Pillow and torchvision on uint8 images.
+"""Pixel augmentations of a batch on the accelerator, with the semantics of Pillow and torchvision on uint8 images.
 
-Images are float32 holding whole grey levels from 0 to 255, [B, H, W, 3]; every treatment returns such levels again.
+Images are float32 holding whole grey levels from 0 to 255, [B, H, W, 3]; every augmentation returns such levels again.
 """
 
 import functools
@@ -114,9 +114,9 @@ def normalise(images: Images, *, mean: tuple[float, ...], std: tuple[float, ...]
     return (images / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def where(condition: Bool[Array, " B"], treated: Images, images: Images) -> Images:
-    """The treated image where the condition holds."""
-    return jnp.where(condition[:, None, None, None], treated, images)
+def where(condition: Bool[Array, " B"], augmented: Images, images: Images) -> Images:
+    """The augmented image where the condition holds."""
+    return jnp.where(condition[:, None, None, None], augmented, images)
 
 
 def _wide(values: Array) -> Array:

@@ -18,17 +18,17 @@ from flsl_jax.typing import Array, Float, UInt8, UInt32
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Uniform numbers that a treatment is made of: jitter, grayscale, blur or solarise at all (4), which half (1), strengths
+# Uniform numbers that an augmentation is made of: jitter, grayscale, blur or solarise at all (4), which half (1), strengths
 # of the jitter (4), its order (4), the blur's sigma (1).
-TREATMENT_DRAWS = 14
+AUGMENTATION_DRAWS = 14
 
 # Keeps the draws of the views apart from any others that are keyed by (seed, sample).
 _VIEW_STREAM = 0x71E35
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """Pixel treatment, drawn anew for every view.
+class Augmentation:
+    """Pixel augmentation, drawn anew for every view.
 
     `blur_and_solarise` "independent" (paper): each with its own probability. "either" (released): with probability ½
     blur with `blur_probability`, otherwise blur with `alternative_blur_probability` and solarise with its probability.
@@ -66,14 +66,14 @@ class ViewRecipe:
     teacher_views: int
     students: tuple[StudentViews, ...]
     aspect: tuple[float, float]
-    treatment: Treatment
+    augmentation: Augmentation
 
 
 @flax.struct.dataclass
 class Views:
-    """Normalised views, and what the student views are before their treatment and where they lie in the base crop.
+    """Normalised views, and what the student views are before their augmentation and where they lie in the base crop.
 
-    `teacher` [B, T, S, S, 3]; `students`: for every group [B, V, s, s, 3]; `crops`: alike, untreated, in levels from 0 to
+    `teacher` [B, T, S, S, 3]; `students`: for every group [B, V, s, s, 3]; `crops`: alike, unaugmented, in levels from 0 to
     255; `boxes`: for every group [B, V, 4], (y0, x0, y1, x1) in pixels of the base crop.
     """
 
@@ -88,15 +88,15 @@ def paper_recipe(
     size: int = 224,
     student_area: tuple[float, float] = (0.5, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    treatment: Treatment | None = None,
+    augmentation: Augmentation | None = None,
 ) -> ViewRecipe:
-    """Two treated copies of the base crop for the teacher; two crops for the student, paired crosswise."""
+    """Two augmented copies of the base crop for the teacher; two crops for the student, paired crosswise."""
     return ViewRecipe(
         size=size,
         teacher_views=2,
         students=(StudentViews(size=size, area=student_area, teacher_of=(1, 0)),),
         aspect=aspect,
-        treatment=treatment or Treatment(),
+        augmentation=augmentation or Augmentation(),
     )
 
 
@@ -107,7 +107,7 @@ def released_recipe(
     student_area: tuple[float, float] = (0.5, 1.0),
     local_area: tuple[float, float] = (0.05, 0.4),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    treatment: Treatment | None = None,
+    augmentation: Augmentation | None = None,
 ) -> ViewRecipe:
     """One teacher view; one large and two small student views, all paired with it."""
     return ViewRecipe(
@@ -118,7 +118,7 @@ def released_recipe(
             StudentViews(size=local_size, area=local_area, teacher_of=(0, 0)),
         ),
         aspect=aspect,
-        treatment=dataclasses.replace(treatment or Treatment(), blur_and_solarise="either"),
+        augmentation=dataclasses.replace(augmentation or Augmentation(), blur_and_solarise="either"),
     )
 
 
@@ -141,20 +141,20 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
     draws = _uniform_draws(sample, seed=seed, views=count)
     number = recipe.teacher_views
     copies = jnp.broadcast_to(levels[:, None], (len(levels), number, *levels.shape[1:]))
-    teacher = _treat_views(copies, draws[:, :number], recipe.treatment)
+    teacher = _augment_views(copies, draws[:, :number], recipe.augmentation)
     students, crops, boxes = [], [], []
     for group in recipe.students:
         own = draws[:, number : number + len(group.teacher_of)]
         box = random_crop_box(own[..., :BOX_DRAWS], size=recipe.size, area=group.area, aspect=recipe.aspect)
         crops.append(jax.vmap(functools.partial(crop_resize, levels, size=group.size), in_axes=1, out_axes=1)(box))
-        students.append(_treat_views(crops[-1], own, recipe.treatment))
+        students.append(_augment_views(crops[-1], own, recipe.augmentation))
         boxes.append(box)
         number += len(group.teacher_of)
     return Views(teacher=teacher, students=tuple(students), crops=tuple(crops), boxes=tuple(boxes))
 
 
 def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Float[Array, "B V U"]:
-    """The numbers in [0, 1) that every view is made of: first its box's, then its treatment's.
+    """The numbers in [0, 1) that every view is made of: first its box's, then its augmentation's.
 
     Drawn at once: generators are a large part of what the compiler has to work through.
     """
@@ -162,52 +162,52 @@ def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Flo
 
     def of_one_view(index: Array, view: Array) -> Array:
         key = jax.random.fold_in(jax.random.fold_in(root, index), view)
-        return jax.random.uniform(key, (BOX_DRAWS + TREATMENT_DRAWS,))
+        return jax.random.uniform(key, (BOX_DRAWS + AUGMENTATION_DRAWS,))
 
     return jax.vmap(jax.vmap(of_one_view, in_axes=(None, 0)), in_axes=(0, None))(sample, jnp.arange(views))
 
 
-def _treat_views(
-    images: Float[Array, "B V H W 3"], draws: Float[Array, "B V U"], treatment: Treatment
+def _augment_views(
+    images: Float[Array, "B V H W 3"], draws: Float[Array, "B V U"], augmentation: Augmentation
 ) -> Float[Array, "B V H W 3"]:
-    """Treats every view by the last of its draws; one trace for all views of a size keeps the compile time down."""
-    by_view = jax.vmap(functools.partial(treat, treatment=treatment), in_axes=1, out_axes=1)
+    """Augments every view by the last of its draws; one trace for all views of a size keeps the compile time down."""
+    by_view = jax.vmap(functools.partial(augment, augmentation=augmentation), in_axes=1, out_axes=1)
     return by_view(images, draws[..., BOX_DRAWS:])
 
 
-def treat(
-    images: Float[Array, "B H W 3"], draws: Float[Array, "B U"], *, treatment: Treatment
+def augment(
+    images: Float[Array, "B H W 3"], draws: Float[Array, "B U"], *, augmentation: Augmentation
 ) -> Float[Array, "B H W 3"]:
     """Colour jitter, grayscale, blur, solarise and normalise, each image by its own draws; probability 0 costs nothing.
 
     Args:
         images: whole grey levels, 0 to 255.
-        draws: uniform in [0, 1); U is `TREATMENT_DRAWS`.
-        treatment: probabilities and strengths.
+        draws: uniform in [0, 1); U is `AUGMENTATION_DRAWS`.
+        augmentation: probabilities and strengths.
     """
-    blur_below, solarise_below = treatment.blur_probability, treatment.solarise_probability
-    may_blur = treatment.blur_probability > 0
-    if treatment.blur_and_solarise == "either":
+    blur_below, solarise_below = augmentation.blur_probability, augmentation.solarise_probability
+    may_blur = augmentation.blur_probability > 0
+    if augmentation.blur_and_solarise == "either":
         first = draws[:, 4] < 0.5
-        blur_below = jnp.where(first, treatment.blur_probability, treatment.alternative_blur_probability)
-        solarise_below = jnp.where(first, 0.0, treatment.solarise_probability)
-        may_blur = may_blur or treatment.alternative_blur_probability > 0
-    if treatment.jitter_probability > 0:
-        jittered = _jitter(images, draws[:, 5:13], treatment)
-        images = pixels.where(draws[:, 0] < treatment.jitter_probability, jittered, images)
-    if treatment.grayscale_probability > 0:
-        images = pixels.where(draws[:, 1] < treatment.grayscale_probability, pixels.grayscale(images), images)
+        blur_below = jnp.where(first, augmentation.blur_probability, augmentation.alternative_blur_probability)
+        solarise_below = jnp.where(first, 0.0, augmentation.solarise_probability)
+        may_blur = may_blur or augmentation.alternative_blur_probability > 0
+    if augmentation.jitter_probability > 0:
+        jittered = _jitter(images, draws[:, 5:13], augmentation)
+        images = pixels.where(draws[:, 0] < augmentation.jitter_probability, jittered, images)
+    if augmentation.grayscale_probability > 0:
+        images = pixels.where(draws[:, 1] < augmentation.grayscale_probability, pixels.grayscale(images), images)
     if may_blur:
-        low, high = treatment.blur_sigma
+        low, high = augmentation.blur_sigma
         # σ = 0 changes nothing. Beside a choice of blurred or not, XLA would compute the jitter anew in what reads the choice.
         sigma = jnp.where(draws[:, 2] < blur_below, low + (high - low) * draws[:, 13], 0.0)
         images = pixels.gaussian_blur(images, sigma, max_sigma=high)
-    if treatment.solarise_probability > 0:
+    if augmentation.solarise_probability > 0:
         images = pixels.where(draws[:, 3] < solarise_below, pixels.solarise(images), images)
-    return pixels.normalise(images, mean=treatment.mean, std=treatment.std)
+    return pixels.normalise(images, mean=augmentation.mean, std=augmentation.std)
 
 
-def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], treatment: Treatment) -> Array:
+def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], augmentation: Augmentation) -> Array:
     """torchvision's ColorJitter: factors uniform in [max(0, 1 - s), 1 + s], hue in [-s, s], a random order.
 
     As there, a hue strength of 0 leaves the hue out.
@@ -220,8 +220,8 @@ def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], treatme
     return pixels.color_jitter(
         images,
         order=jnp.argsort(draws[:, 4:], axis=-1),
-        brightness=factor(0, treatment.brightness),
-        contrast=factor(1, treatment.contrast),
-        saturation=factor(2, treatment.saturation),
-        hue=(2.0 * draws[:, 3] - 1.0) * treatment.hue if treatment.hue > 0 else None,
+        brightness=factor(0, augmentation.brightness),
+        contrast=factor(1, augmentation.contrast),
+        saturation=factor(2, augmentation.saturation),
+        hue=(2.0 * draws[:, 3] - 1.0) * augmentation.hue if augmentation.hue > 0 else None,
     )

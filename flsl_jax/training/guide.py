@@ -19,7 +19,7 @@ from flsl_jax.typing import Array, Float, Int
 
 @flax.struct.dataclass
 class GuideFeatures:
-    """The guide's features of untreated pixels: of one size's student views, and of the base crop that they lie in."""
+    """The guide's features of unaugmented pixels: of one size's student views, and of the base crop that they lie in."""
 
     student: Float[Array, "B V N E"]
     base: Float[Array, "B M E"]

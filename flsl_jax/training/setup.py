@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
-from flsl_jax.data.views import Treatment, ViewRecipe, paper_recipe, released_recipe
+from flsl_jax.data.views import Augmentation, ViewRecipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
 from flsl_jax.training import cost
 from flsl_jax.training.encoding import Encoding
@@ -123,7 +123,7 @@ def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | No
 
 def view_recipe(views: ViewsConfig) -> ViewRecipe:
     """The recipe of the views that the config names, with its sizes, areas and probabilities."""
-    treatment = Treatment(
+    augmentation = Augmentation(
         jitter_probability=views.jitter_probability,
         brightness=views.brightness,
         contrast=views.contrast,
@@ -134,7 +134,12 @@ def view_recipe(views: ViewsConfig) -> ViewRecipe:
         blur_sigma=views.blur_sigma,
         solarise_probability=views.solarise_probability,
     )
-    shared = {"size": views.size, "student_area": views.student_area, "aspect": views.aspect, "treatment": treatment}
+    shared = {
+        "size": views.size,
+        "student_area": views.student_area,
+        "aspect": views.aspect,
+        "augmentation": augmentation,
+    }
     if views.recipe == "paper":
         return paper_recipe(**shared)
     return released_recipe(**shared, local_size=views.local_size, local_area=views.local_area)

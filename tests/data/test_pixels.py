@@ -1,4 +1,4 @@
-"""Every pixel treatment against Pillow, and against torchvision's use of Pillow written out here."""
+"""Every pixel augmentation against Pillow, and against torchvision's use of Pillow written out here."""
 
 import functools
 import itertools

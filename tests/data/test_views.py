@@ -1,4 +1,4 @@
-"""Recipes against METHOD's table; draws keyed by (seed, sample) alone; views against the treatments done one by one."""
+"""Recipes against METHOD's table; draws keyed by (seed, sample) alone; views against the augmentations done one by one."""
 
 import dataclasses
 import functools
@@ -11,18 +11,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from flsl_jax.data.views import (
-    TREATMENT_DRAWS,
-    Treatment,
+    AUGMENTATION_DRAWS,
+    Augmentation,
     ViewRecipe,
     Views,
+    augment,
     make_views,
     paper_recipe,
     released_recipe,
-    treat,
 )
 
 _SIZE, _LOCAL = 16, 8
-_OFF = Treatment(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
+_OFF = Augmentation(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
 _RECIPES = {
     "paper": paper_recipe(size=_SIZE),
     "released": released_recipe(size=_SIZE, local_size=_LOCAL),
@@ -49,9 +49,9 @@ def _assert_identical(actual: Views, expected: Views, *, rows: slice | np.ndarra
         np.testing.assert_array_equal(left, np.asarray(right)[rows])
 
 
-def _levels(views: np.ndarray, treatment: Treatment) -> np.ndarray:
+def _levels(views: np.ndarray, augmentation: Augmentation) -> np.ndarray:
     """Grey levels of normalised views."""
-    return np.asarray(views) * 255 * np.array(treatment.std) + 255 * np.array(treatment.mean)
+    return np.asarray(views) * 255 * np.array(augmentation.std) + 255 * np.array(augmentation.mean)
 
 
 def test_numbers_of_the_recipes_are_the_methods() -> None:
@@ -63,26 +63,26 @@ def test_numbers_of_the_recipes_are_the_methods() -> None:
     large, small = released.students
     assert (large.size, large.area, large.teacher_of) == (224, (0.5, 1.0), (0,))
     assert (small.size, small.area, small.teacher_of) == (96, (0.05, 0.4), (0, 0))
-    for treatment in (paper.treatment, released.treatment):
-        assert (treatment.jitter_probability, treatment.grayscale_probability) == (0.8, 0.2)
-        strengths = (treatment.brightness, treatment.contrast, treatment.saturation, treatment.hue)
+    for augmentation in (paper.augmentation, released.augmentation):
+        assert (augmentation.jitter_probability, augmentation.grayscale_probability) == (0.8, 0.2)
+        strengths = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
         assert strengths == (0.4, 0.4, 0.2, 0.1)
-        assert (treatment.blur_probability, treatment.blur_sigma, treatment.solarise_probability) == (
+        assert (augmentation.blur_probability, augmentation.blur_sigma, augmentation.solarise_probability) == (
             0.5,
             (0.1, 2.0),
             0.2,
         )
-        assert treatment.mean == (0.485, 0.456, 0.406)
-        assert treatment.std == (0.229, 0.224, 0.225)
-    assert paper.treatment.blur_and_solarise == "independent"
-    assert released.treatment.blur_and_solarise == "either"
-    assert released.treatment.alternative_blur_probability == 0.1
+        assert augmentation.mean == (0.485, 0.456, 0.406)
+        assert augmentation.std == (0.229, 0.224, 0.225)
+    assert paper.augmentation.blur_and_solarise == "independent"
+    assert released.augmentation.blur_and_solarise == "either"
+    assert released.augmentation.alternative_blur_probability == 0.1
 
 
 def test_recipes_are_static_under_jit_and_can_be_shrunk() -> None:
     assert hash(paper_recipe()) == hash(paper_recipe())
-    weaker = dataclasses.replace(Treatment(), hue=0.0)
-    assert released_recipe(size=64, treatment=weaker).treatment.hue == 0.0
+    weaker = dataclasses.replace(Augmentation(), hue=0.0)
+    assert released_recipe(size=64, augmentation=weaker).augmentation.hue == 0.0
     assert paper_recipe(student_area=(0.3, 0.6)).students[0].area == (0.3, 0.6)
 
 
@@ -95,7 +95,7 @@ def test_shapes_types_and_range(recipe: ViewRecipe) -> None:
         assert boxes.shape == (3, len(group.teacher_of), 4)
     for pixels in (views.teacher, *views.students):
         assert pixels.dtype == jnp.float32
-        levels = _levels(pixels, recipe.treatment)
+        levels = _levels(pixels, recipe.augmentation)
         np.testing.assert_allclose(levels, np.clip(np.round(levels), 0, 255), atol=1e-3)
 
 
@@ -140,7 +140,7 @@ def test_other_seeds_samples_and_views_have_other_draws() -> None:
     # Of equal images, each sample gets its own views.
     assert len({np.asarray(row).tobytes() for row in views.teacher}) > 55
     assert len({np.asarray(row).tobytes() for row in views.boxes[0]}) > 55
-    # And so does each view of a sample, boxes and treatments.
+    # And so does each view of a sample, boxes and augmentations.
     boxes = np.concatenate([np.asarray(group) for group in views.boxes], axis=1)
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.mean(np.any(boxes[:, first] != boxes[:, second], axis=-1)) > 0.9
@@ -148,11 +148,11 @@ def test_other_seeds_samples_and_views_have_other_draws() -> None:
 
 
 @pytest.mark.parametrize("make", [paper_recipe, functools.partial(released_recipe, local_size=_LOCAL)])
-def test_untreated_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None:
-    recipe, images = make(size=_SIZE, treatment=_OFF), _images(6)
-    if recipe.treatment.blur_and_solarise == "either":
+def test_unaugmented_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None:
+    recipe, images = make(size=_SIZE, augmentation=_OFF), _images(6)
+    if recipe.augmentation.blur_and_solarise == "either":
         recipe = dataclasses.replace(
-            recipe, treatment=dataclasses.replace(recipe.treatment, alternative_blur_probability=0.0)
+            recipe, augmentation=dataclasses.replace(recipe.augmentation, alternative_blur_probability=0.0)
         )
     views = _views(images, np.arange(6), recipe=recipe)
     for view in range(recipe.teacher_views):
@@ -169,23 +169,23 @@ def test_untreated_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None
 
 
 @recipes
-def test_crops_are_the_student_views_before_their_treatment(recipe: ViewRecipe) -> None:
+def test_crops_are_the_student_views_before_their_augmentation(recipe: ViewRecipe) -> None:
     still = dataclasses.replace(
-        _OFF, blur_and_solarise=recipe.treatment.blur_and_solarise, alternative_blur_probability=0.0
+        _OFF, blur_and_solarise=recipe.augmentation.blur_and_solarise, alternative_blur_probability=0.0
     )
     images, sample = _images(5), np.arange(5)
-    treated = _views(images, sample, recipe=recipe)
-    untreated = _views(images, sample, recipe=dataclasses.replace(recipe, treatment=still))
-    for crops, students, others in zip(treated.crops, untreated.students, treated.students, strict=True):
+    augmented = _views(images, sample, recipe=recipe)
+    unaugmented = _views(images, sample, recipe=dataclasses.replace(recipe, augmentation=still))
+    for crops, students, others in zip(augmented.crops, unaugmented.students, augmented.students, strict=True):
         np.testing.assert_allclose(crops, _levels(students, still), atol=1e-3)
         assert np.abs(crops - _levels(others, still)).max() > 50
 
 
-def _treated(count: int, treatment: Treatment, image: np.ndarray) -> np.ndarray:
+def _augmented(count: int, augmentation: Augmentation, image: np.ndarray) -> np.ndarray:
     """Grey levels of one image under `count` keys."""
-    draws = jax.random.uniform(jax.random.key(11), (count, TREATMENT_DRAWS))
+    draws = jax.random.uniform(jax.random.key(11), (count, AUGMENTATION_DRAWS))
     images = jnp.broadcast_to(jnp.asarray(image, jnp.float32), (count, *image.shape))
-    return _levels(jax.jit(functools.partial(treat, treatment=treatment))(images, draws), treatment)
+    return _levels(jax.jit(functools.partial(augment, augmentation=augmentation))(images, draws), augmentation)
 
 
 def _share(changed: np.ndarray) -> float:
@@ -201,21 +201,21 @@ def _share(changed: np.ndarray) -> float:
         ("solarise_probability", 0.2),
     ],
 )
-def test_each_treatment_happens_as_often_as_it_should(name: str, probability: float) -> None:
+def test_each_augmentation_happens_as_often_as_it_should(name: str, probability: float) -> None:
     count, image = 4000, _images(1, size=4)[0]
     settings = {"blur_sigma": (1.0, 2.0), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    treated = _treated(count, dataclasses.replace(_OFF, **{name: probability}, **settings), image)
+    augmented = _augmented(count, dataclasses.replace(_OFF, **{name: probability}, **settings), image)
     # Four standard deviations of a mean of `count` draws; a jitter that changes nothing is rare.
-    assert abs(_share(np.abs(treated - image) > 0.5) - probability) < 4 * np.sqrt(probability / count) * 0.9
+    assert abs(_share(np.abs(augmented - image) > 0.5) - probability) < 4 * np.sqrt(probability / count) * 0.9
 
 
-def test_released_treatment_blurs_and_solarises_by_halves() -> None:
+def test_released_augmentation_blurs_and_solarises_by_halves() -> None:
     count = 8000
     bright = np.full((4, 4, 3), 10, np.uint8)
     bright[:2] = 250
     off = dataclasses.replace(_OFF, blur_sigma=(1.0, 2.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     either = dataclasses.replace(off, blur_probability=0.5, solarise_probability=0.2, blur_and_solarise="either")
-    levels = _treated(count, either, bright)
+    levels = _augmented(count, either, bright)
     blurred = np.any(np.abs(levels - np.where(levels < 128, 10, 250)) > 5.5, axis=(1, 2, 3))
     solarised = levels.max(axis=(1, 2, 3)) < 128
     tolerance = 4 * np.sqrt(0.25 / count)
@@ -227,10 +227,10 @@ def test_released_treatment_blurs_and_solarises_by_halves() -> None:
 
 @pytest.mark.parametrize(("strength", "bounds"), [(0.4, (0.6, 1.4)), (1.5, (0.0, 2.5))])
 def test_brightness_is_uniform_between_its_bounds(strength: float, bounds: tuple[float, float]) -> None:
-    treatment = dataclasses.replace(
+    augmentation = dataclasses.replace(
         _OFF, jitter_probability=1.0, brightness=strength, contrast=0.0, saturation=0.0, hue=0.0
     )
-    factors = _treated(3000, treatment, np.full((2, 2, 3), 100, np.uint8))[:, 0, 0, 0] / 100
+    factors = _augmented(3000, augmentation, np.full((2, 2, 3), 100, np.uint8))[:, 0, 0, 0] / 100
     assert bounds[0] - 0.011 <= factors.min() < bounds[0] + 0.02
     assert bounds[1] - 0.02 < factors.max() <= bounds[1]
     # Truncation to whole levels takes half a level on average.
@@ -240,9 +240,9 @@ def test_brightness_is_uniform_between_its_bounds(strength: float, bounds: tuple
     )
 
 
-def test_switched_off_treatments_change_nothing() -> None:
+def test_switched_off_augmentations_change_nothing() -> None:
     image = _images(1, size=8)[0]
-    np.testing.assert_allclose(_treated(20, _OFF, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
-    strengthless = Treatment(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter_probability=1.0)
+    np.testing.assert_allclose(_augmented(20, _OFF, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
+    strengthless = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter_probability=1.0)
     still = dataclasses.replace(strengthless, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
-    np.testing.assert_allclose(_treated(20, still, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
+    np.testing.assert_allclose(_augmented(20, still, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)

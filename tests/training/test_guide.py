@@ -77,7 +77,7 @@ def test_features_are_the_residual_stream_after_the_block_of_normalised_levels(s
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
-def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_the_untreated_crops(source, recipe):
+def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_the_unaugmented_crops(source, recipe):
     """From views to positives in float64 NumPy, but for the networks."""
     share = 0.75
     weight = {"start": share, "end": share}

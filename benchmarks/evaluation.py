@@ -16,8 +16,8 @@ from absl import flags
 from flax import nnx
 from PIL import Image
 
+from flsl_jax.data.records import Record
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.sources import Record
 from flsl_jax.errors import run_door
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder

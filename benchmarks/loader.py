@@ -26,8 +26,9 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from flsl_jax.data.decode import base_crop, decode_image
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.pipeline import Batches, Loader
+from flsl_jax.data.records import Source
 from flsl_jax.data.shards import ShardSource
-from flsl_jax.data.sources import FolderSource, Source
+from flsl_jax.data.sources import FolderSource
 
 _DATA = flags.DEFINE_string("data", "", "Folder of images; empty: 64 generated ones of 500 × 375 pixels.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Worker processes of the whole loader.", lower_bound=1)

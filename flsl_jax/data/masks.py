@@ -16,6 +16,7 @@ from PIL import Image
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.mask_classes import IGNORED, MaskClasses, read_class_names
+from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
@@ -101,9 +102,7 @@ class MaskedFiles:
         Raises:
             UserError: a file is damaged, or the mask has an id that is no class.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        pair = self._pairs[index]
+        pair = self._pairs[checked_index(index, len(self))]
         try:
             image = decode_image(pair.image.read_bytes(), name=str(pair.image))
         except (OSError, DecodeError) as error:

@@ -16,8 +16,8 @@ from grain.experimental import DatasetOptions, WithOptionsIterDataset, index_shu
 from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.decode import DecodeError, base_crop, decode_image
+from flsl_jax.data.records import Source
 from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
-from flsl_jax.data.sources import Source
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
 

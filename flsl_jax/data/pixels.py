@@ -109,11 +109,6 @@ def solarise(images: Images, *, threshold: float = 128.0) -> Images:
     return jnp.where(images < threshold, images, 255.0 - images)
 
 
-def normalise(images: Images, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
-    """Levels over 255, less the mean, over the standard deviation, channel by channel."""
-    return (images / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
-
-
 def where(condition: Bool[Array, " B"], augmented: Images, images: Images) -> Images:
     """The augmented image where the condition holds."""
     return jnp.where(condition[:, None, None, None], augmented, images)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.sources import Record
+from flsl_jax.data.records import Record, checked_index
 from flsl_jax.errors import UserError
 
 _Plane = Float[np.ndarray, "*any"]
@@ -151,8 +151,7 @@ class Scenes:
         return Film(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
 
     def _layout(self, index: int) -> _Layout:
-        if not 0 <= index < self._count:
-            raise IndexError(f"scene {index} of {self._count}")
+        index = checked_index(index, self._count)
         for attempt in range(100):
             rng = np.random.default_rng([self._seed, _SPLITS[self._split], index, attempt])
             layout = _random_layout(rng)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.sources import Record
+from flsl_jax.data.records import Record, checked_index
 from flsl_jax.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -167,6 +167,4 @@ class ShardSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        return decode_record(self._records[index])
+        return decode_record(self._records[checked_index(index, len(self))])

@@ -1,43 +1,21 @@
-"""Random access to images: the one interface that every kind of data set has here, and folders of image files."""
+"""Folders of image files, boxes beside any data set, and opening the data set that a config describes."""
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from flsl_jax.config import SourceConfig
-from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.boxes import Boxes, read_boxes
+from flsl_jax.data.records import Record, Source, checked_index
+from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.shards import ShardSource
+from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One image: encoded `bytes` or decoded uint8 [H, W, 3] RGB, with its name and, where known, label and boxes."""
-
-    image: bytes | np.ndarray
-    name: str
-    label: int | None = None
-    boxes: Boxes | None = None
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A data set with random access. Picklable, because worker processes are spawned with a copy.
-
-    `name` is for messages. `class_names[label]` names a label; it is empty where there are no labels.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
 
 
 class FolderSource:
@@ -81,16 +59,10 @@ class FolderSource:
         return self._labels[self.path(index).split("/", 1)[0]] if self._labels else None
 
     def __getitem__(self, index: int) -> Record:
-        index = _checked_index(index, len(self))
+        index = checked_index(index, len(self))
         path = self.path(index)
         with open(os.path.join(self.name, path), "rb") as file:
             return Record(image=file.read(), name=path, label=self.label(index))
-
-
-def _checked_index(index: int, length: int) -> int:
-    if not 0 <= index < length:
-        raise IndexError(f"record {index} of {length}")
-    return int(index)
 
 
 def _image_paths(root: str) -> list[bytes]:
@@ -134,7 +106,7 @@ class FirstRecords:
         return self._length
 
     def __getitem__(self, index: int) -> Record:
-        return self._source[_checked_index(index, self._length)]
+        return self._source[checked_index(index, self._length)]
 
 
 class BoxedSource:
@@ -176,8 +148,6 @@ def with_boxes(source: Source, path: Path) -> BoxedSource:
     Raises:
         UserError: `path` cannot be read or holds no boxes.
     """
-    from flsl_jax.data.boxes import read_boxes
-
     annotations = read_boxes(path)
     return BoxedSource(source, annotations.boxes, class_names=annotations.class_names)
 
@@ -195,17 +165,10 @@ def open_source(config: SourceConfig) -> Source:
 
 
 def _open(config: SourceConfig) -> Source:
-    # Imported on demand: tfds takes seconds, and these modules take Record from here.
     if config.name == "folder":
         return FolderSource(config.root)
     if config.name == "tfds":
-        from flsl_jax.data.tfds_source import TfdsSource
-
         return TfdsSource(config.dataset, split=config.split, data_dir=config.root)
     if config.name == "shards":
-        from flsl_jax.data.shards import ShardSource
-
         return ShardSource(config.root)
-    from flsl_jax.data.scenes import Scenes
-
     return Scenes(count=config.count, size=config.scene_size, split=config.split)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError
-from flsl_jax.data.sources import Record
+from flsl_jax.data.records import Record, checked_index
 from flsl_jax.errors import UserError
 
 
@@ -42,8 +42,7 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
+        index = checked_index(index, len(self))
         example = self._source[index]
         name = f"{self.name}[{index}]"
         label = example.get("label")

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from flsl_jax.data import pixels
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.data.resample import BOX_DRAWS, crop_resize, random_crop_box
 from flsl_jax.typing import Array, Float, UInt8, UInt32
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Uniform numbers that an augmentation is made of: jitter, grayscale, blur or solarise at all (4), which half (1), strengths
 # of the jitter (4), its order (4), the blur's sigma (1).
@@ -204,7 +203,7 @@ def augment(
         images = pixels.gaussian_blur(images, sigma, max_sigma=high)
     if augmentation.solarise_probability > 0:
         images = pixels.where(draws[:, 3] < solarise_below, pixels.solarise(images), images)
-    return pixels.normalise(images, mean=augmentation.mean, std=augmentation.std)
+    return normalise(images, mean=augmentation.mean, std=augmentation.std)
 
 
 def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], augmentation: Augmentation) -> Array:

@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax import parallel
-from flsl_jax.data.pixels import normalise
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.models import ViT
 from flsl_jax.models.vit import AttentionInputs
 from flsl_jax.typing import Array, Float, UInt8

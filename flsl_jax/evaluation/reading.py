@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.sources import Record, Source
+from flsl_jax.data.records import Record, Source
 from flsl_jax.errors import UserError
 
 _Key = TypeVar("_Key")

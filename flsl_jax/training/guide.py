@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.data import pixels
+from flsl_jax.data.normalisation import normalise
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.objective import gather_tokens, guided_weights
@@ -46,7 +46,7 @@ class GuideNetwork:
     def features(self, params: Any, images: Float[Array, "*b H W 3"]) -> Float[Array, "*b N E"]:
         """One feature a patch, row by row, of images in levels from 0 to 255."""
         model: ViT = nnx.merge(self.graph, params)
-        flat = pixels.normalise(images.reshape(-1, *images.shape[-3:]), mean=self.mean, std=self.std)
+        flat = normalise(images.reshape(-1, *images.shape[-3:]), mean=self.mean, std=self.std)
         output = model(flat)
         return output.reshape(*images.shape[:-3], -1, output.shape[-1])
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models.position import PosResize
 from flsl_jax.weights.files import WeightFile

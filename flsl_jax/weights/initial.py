@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flsl_jax.config import Config, HeadConfig, parse_saved_config
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.models.position import resize_embedding, sincos_embedding

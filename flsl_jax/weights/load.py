@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import parse_saved_config
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
 from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint

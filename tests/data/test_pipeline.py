@@ -17,8 +17,9 @@ from PIL import Image
 
 from flsl_jax.data.decode import base_crop
 from flsl_jax.data.pipeline import GlobalOrder, HostBatch, Loader, sample_rng
+from flsl_jax.data.records import Record
 from flsl_jax.data.sharing import ChunkMemory, open_memory
-from flsl_jax.data.sources import FolderSource, Record
+from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
 
 

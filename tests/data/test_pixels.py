@@ -211,9 +211,6 @@ def test_jitter_without_hue_skips_the_rounding_through_hsv() -> None:
     assert (pixels.color_jitter(image, hue=_floats(0.0), **settings) != image).any()
 
 
-def test_normalise_and_where() -> None:
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = (_noise().astype(np.float64) / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(pixels.normalise(_levels(_noise()), mean=mean, std=std)[0], expected, atol=1e-6)
+def test_where() -> None:
     chosen = pixels.where(jnp.asarray([True, False]), _levels(_noise(), _noise()), _levels(_smooth(), _smooth()))
     np.testing.assert_array_equal(chosen, _levels(_noise(), _smooth()))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flsl_jax.data import scenes
+from flsl_jax.data.records import Record, Source
 from flsl_jax.data.scenes import CLASS_NAMES, Scenes
-from flsl_jax.data.sources import Record, Source
 from flsl_jax.errors import UserError
 
 
@@ -137,5 +137,5 @@ def test_wrong_settings_are_named(arguments: dict, complaint: str) -> None:
 
 @pytest.mark.parametrize("index", [-1, 5])
 def test_an_index_outside_is_an_index_error(index: int) -> None:
-    with pytest.raises(IndexError, match=f"scene {index} of 5"):
+    with pytest.raises(IndexError, match=f"record {index} of 5"):
         Scenes(count=5, size=16)[index]

@@ -15,8 +15,9 @@ from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import decode_image
 from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.records import Record
 from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
-from flsl_jax.data.sources import FolderSource, Record
+from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
 
 

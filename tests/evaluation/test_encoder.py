@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
 from flsl_jax.models import Architecture, ViT
 

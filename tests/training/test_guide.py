@@ -12,8 +12,8 @@ from flax import nnx
 
 from flsl_jax import parallel
 from flsl_jax.config import ParallelConfig, to_dict
-from flsl_jax.data.pixels import normalise
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD, make_views
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
+from flsl_jax.data.views import make_views
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.models import ViT

@@ -8,7 +8,8 @@ import numpy as np
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.sources import Record, Source, open_source
+from flsl_jax.data.records import Record, Source
+from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
 from flsl_jax.evaluation.encoder import Encoder

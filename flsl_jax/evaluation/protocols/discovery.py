@@ -10,7 +10,8 @@ from tqdm import tqdm
 from flsl_jax.config import DiscoveryConfig
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.sources import Source, open_source
+from flsl_jax.data.records import Source
+from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder

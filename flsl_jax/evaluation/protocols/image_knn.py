@@ -8,7 +8,8 @@ import numpy as np
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.sources import Record, open_source
+from flsl_jax.data.records import Record
+from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.box_features import normalised

@@ -13,8 +13,8 @@ from PIL import Image
 
 from flsl_jax.config import DiscoveryConfig, SourceConfig
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.sources import Record
-from flsl_jax.data.views import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.data.records import Record
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.protocols import discovery

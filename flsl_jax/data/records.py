@@ -1,0 +1,49 @@
+"""What every kind of data set has in common here: records, random access to them, and one check of the index."""
+
+import dataclasses
+import operator
+from typing import Protocol, SupportsIndex, runtime_checkable
+
+import numpy as np
+
+from flsl_jax.data.boxes import Boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image: encoded `bytes` or decoded uint8 [H, W, 3] RGB, with its name and, where known, label and boxes."""
+
+    image: bytes | np.ndarray
+    name: str
+    label: int | None = None
+    boxes: Boxes | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set with random access. It must be picklable: every worker process is started with a copy.
+
+    `name` is for messages. `class_names[label]` is the name of a label; it is empty for a data set without labels.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+def checked_index(index: SupportsIndex, length: int) -> int:
+    """The index, of any integer type, as an `int`.
+
+    Raises:
+        IndexError: it is not in 0 … `length` - 1; negative indices are not counted from the end.
+    """
+    number = operator.index(index)
+    if not 0 <= number < length:
+        raise IndexError(f"record {number} of {length}")
+    return number

@@ -19,9 +19,9 @@ from PIL import Image
 from flsl_jax.data.records import Record
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import run_door
+from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder
-from flsl_jax.evaluation.knn import place_bank, vote
 from flsl_jax.evaluation.protocols.bbox_knn import boxed_images
 from flsl_jax.evaluation.reading import ImageStream
 from flsl_jax.host_memory import keep_host_memory
@@ -104,14 +104,14 @@ def search() -> dict[str, list[float]]:
     rng = np.random.default_rng(0)
     bank, queries = (_unit(rng, rows, _WIDTH.value) for rows in (_BANK.value, _QUERIES.value))
     bank, queries = (features.astype(jnp.dtype(_DTYPE.value)) for features in (bank, queries))
-    placed = place_bank([bank], rng.integers(0, 100, len(bank)), num_classes=100)
+    placed = Bank.place([bank], rng.integers(0, 100, len(bank)))
     groups = queries.reshape(-1, 9, _WIDTH.value)
     first, second = jax.device_put((queries, bank))
     product = jax.jit(
         lambda a, b: jnp.max(jnp.matmul(a, b.T, precision="highest", preferred_element_type=jnp.float32), axis=1)
     )
     sides = {
-        "search": lambda: vote([groups], placed, k=140, temp=0.07),
+        "search": lambda: placed.vote([groups], k=140, temp=0.07, num_classes=100),
         "product": lambda: jax.block_until_ready(product(first, second)),
     }
     flops = 2 * len(bank) * len(queries) * _WIDTH.value

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.objective import mean_shift
 from flsl_jax.typing import Array, Bool, Float, Int
 
@@ -49,7 +50,7 @@ def connected_regions(clusters: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"
 
 @jax.jit
 def _linked(tokens: Float[Array, "N D"], inv_temp: Array | float, similarity: Array | float) -> Bool[Array, "N N"]:
-    modes = _unit(mean_shift(_unit(tokens), _unit(tokens), inv_temp=inv_temp))
+    modes = unit_vectors(mean_shift(unit_vectors(tokens), unit_vectors(tokens), inv_temp=inv_temp))
     return jnp.matmul(modes, modes.T, precision="highest") >= similarity
 
 
@@ -66,11 +67,6 @@ def _components(linked: Bool[np.ndarray, "N N"]) -> Int[np.ndarray, " N"]:
                 reached = np.flatnonzero(linked[reached].any(axis=0) & (names < 0))
                 names[reached] = start
     return names
-
-
-def _unit(vectors: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Of length 1, or 0 where they have none."""
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _largest_first(names: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Array, Bool, Float, Int, UInt8
 
 # Query patches are compared in tiles of so many rows and columns, each with the window that holds its neighbours.
@@ -33,7 +34,7 @@ def start(tokens: Float[Array, "h w D"], labels: Float[np.ndarray, "h w O"], *, 
     """The context that holds the first frame alone, with room for `context` others, so that its shape never changes."""
     room = ((0, context), (0, 0), (0, 0), (0, 0))
     return Context(
-        features=jnp.pad(_unit(tokens)[None], room),
+        features=jnp.pad(unit_vectors(tokens)[None], room),
         labels=jnp.pad(jnp.asarray(labels, jnp.float32)[None], room),
         filled=jnp.arange(1 + context) == 0,
         time=jnp.int32(1),
@@ -51,7 +52,7 @@ def follow(
     several are as near as the last of them, all of those count, as in DINO's code. The N × N similarities of two frames
     are never held: a tile of 16×16 patches is compared with its own window at a time.
     """
-    features = _unit(tokens)
+    features = unit_vectors(tokens)
     labels = _windowed_read(features, context, radius=radius, top_k=top_k, temp=temp)
     room = context.filled.shape[0] - 1
     if room:
@@ -126,10 +127,6 @@ def _read_nearest(
     # Rows and columns that only fill up the last tiles may have no key near.
     total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
     return jnp.matmul(weights, labels, precision="highest") / total
-
-
-def _unit(tokens: Float[Array, "h w D"]) -> Float[Array, "h w D"]:
-    return tokens / jnp.maximum(jnp.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
 
 
 def first_labels(mask: UInt8[np.ndarray, "H W"], *, grid: tuple[int, int], channels: int) -> Float[np.ndarray, "h w O"]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flsl_jax.pictures.maps import unit_tokens
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Float, Int, UInt8
 
 # Larger grids are thinned out evenly: t-SNE takes minutes for more.
@@ -24,7 +24,7 @@ def tsne_points(
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    rows = unit_tokens(tokens).reshape(-1, tokens.shape[-1])
+    rows = unit_vectors(tokens).reshape(-1, tokens.shape[-1])
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _MAX_POINTS)).astype(np.int64)
     rows = rows[chosen]
     perplexity = min(30.0, (len(rows) - 1) / 3)

@@ -2,18 +2,13 @@
 
 import numpy as np
 
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Float
-
-
-def unit_tokens(tokens: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n D"]:
-    """The tokens l2-normalised, float32; a token of length 0 stays 0."""
-    tokens = np.asarray(tokens, np.float32)
-    return tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
 
 
 def similarity_map(tokens: Float[np.ndarray, "h w D"], *, row: int, column: int) -> Float[np.ndarray, "h w"]:
     """Cosine of every token with the one of a patch, from -1 to 1."""
-    unit = unit_tokens(tokens)
+    unit = unit_vectors(tokens)
     return unit @ unit[row, column]
 
 
@@ -23,7 +18,7 @@ def aggregated_similarity(tokens: Float[np.ndarray, "h w D"]) -> Float[np.ndarra
     It is the sum over tokens of each token's cosine-similarity map, divided by its maximum. That sum is each unit token
     times the sum of all of them, so N tokens cost N · D products and no N × N matrix.
     """
-    unit = unit_tokens(tokens).astype(np.float64)
+    unit = unit_vectors(tokens).astype(np.float64)
     score = unit @ unit.sum(axis=(0, 1))
     return (score / max(score.max(), np.finfo(np.float32).tiny)).astype(np.float32)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flsl_jax.pictures.maps import unit_tokens
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Float, UInt8
 
 # Patches of context on each side of a neighbour.
@@ -40,12 +40,12 @@ def nearest_patches(
         k: neighbours; fewer where there are not so many images.
         skip: images to leave out, such as the query's own.
     """
-    query = unit_tokens(token)
+    query = unit_vectors(token)
     found = []
     for number, grid in enumerate(grids):
         if skip is not None and skip[number]:
             continue
-        cosine = unit_tokens(grid) @ query
+        cosine = unit_vectors(grid) @ query
         row, column = np.unravel_index(cosine.argmax(), cosine.shape)
         found.append(Neighbour(number, int(row), int(column), float(cosine[row, column])))
     return sorted(found, key=lambda neighbour: -neighbour.cosine)[:k]

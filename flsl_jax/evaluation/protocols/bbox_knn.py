@@ -11,10 +11,10 @@ from flsl_jax.data.boxes import ResizeCrop
 from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.bank import Bank, Votes
 from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.feature_files import FeatureFiles
-from flsl_jax.evaluation.knn import Votes, place_bank, vote
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Float, Int
@@ -183,7 +183,8 @@ def _score(
     temp: float,
 ) -> Votes:
     num_classes = max(len(train.class_names), int(train.labels.max()) + 1)
-    return vote(queries, place_bank(bank, np.repeat(train.labels, POINTS), num_classes=num_classes), k=k, temp=temp)
+    placed = Bank.place(bank, np.repeat(train.labels, POINTS))
+    return placed.vote(queries, k=k, temp=temp, num_classes=num_classes)
 
 
 def result(votes: Votes, labels: Int[np.ndarray, " J"]) -> BboxKnnResult:

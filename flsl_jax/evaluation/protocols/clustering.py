@@ -13,6 +13,7 @@ from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
 from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Float, Int
 
@@ -88,7 +89,7 @@ def collect(source: MaskedSource, encoder: Encoder, settings: ClusteringConfig, 
     masks: list[np.ndarray] = []
     for item in masked_tokens(source, encoder, fit, batch_size=batch_size, title=encoder.name):
         flat = item.tokens.reshape(-1, item.tokens.shape[-1])
-        tokens.append(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12))
+        tokens.append(unit_vectors(flat))
         grids.append(item.tokens.shape[:2])
         masks.append(item.judged.astype(kind))
     return ClusteringData(

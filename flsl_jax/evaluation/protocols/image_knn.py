@@ -11,10 +11,10 @@ from flsl_jax.data.boxes import ResizeCrop
 from flsl_jax.data.records import Record
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.box_features import normalised
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.knn import place_bank, vote
 from flsl_jax.evaluation.protocols.bbox_knn import translation
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores
@@ -72,8 +72,8 @@ def evaluate(
         _encode(encoder, images, batch_size=batch_size) for images in (train, val)
     )
     num_classes = max(len(train.class_names), int(bank_labels.max()) + 1)
-    placed = place_bank([bank], bank_labels, num_classes=num_classes)
-    votes = vote([queries[:, None, :]], placed, k=settings.k, temp=settings.temp)
+    placed = Bank.place([bank], bank_labels)
+    votes = placed.vote([queries[:, None, :]], k=settings.k, temp=settings.temp, num_classes=num_classes)
     numbers = translation(train.class_names, val.class_names, what="image k-NN")
     labels = labels if numbers is None else numbers[labels]
     return Scores(

@@ -16,11 +16,12 @@ from flsl_jax.config import RetrievalConfig
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import check_same_classes, make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, mask_scores, matched
-from flsl_jax.evaluation.nearest import Bank
 from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Array, Float, Int
 
@@ -48,11 +49,11 @@ def evaluate(
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
-    bank, labels = Bank(memory.features), jax.device_put(memory.labels)
+    bank, labels = Bank.place([memory.features]), jax.device_put(memory.labels)
     confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
     for item in masked_tokens(val, encoder, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width, channels = item.tokens.shape
-        queries = normalised(item.tokens.reshape(-1, channels))
+        queries = unit_vectors(item.tokens.reshape(-1, channels))
         cosines, indices = bank.nearest(queries, k=settings.k)
         scores = np.asarray(read_out(cosines, indices, labels, temp=settings.temp)).reshape(height, width, -1)
         predicted = upsampled_classes(scores, height=item.judged.shape[0], width=item.judged.shape[1], mode="bilinear")
@@ -105,7 +106,7 @@ def build_memory(
             if settings.sampling == "balanced":
                 scores = scores * patch_frequencies(shares[patches])
             patches = np.sort(patches[np.argsort(scores, kind="stable")[:kept]])
-        features.append(normalised(item.tokens.reshape(-1, item.tokens.shape[-1])[patches]))
+        features.append(unit_vectors(item.tokens.reshape(-1, item.tokens.shape[-1])[patches]))
         labels.append(shares[patches] / known[patches, None])
         order.append(item.index)
     if not sum(map(len, features)):
@@ -137,8 +138,3 @@ def read_out(
     # One neighbour after another: all at once would take the memory of queries × k × classes.
     total, _ = jax.lax.scan(add, jnp.zeros((cosines.shape[0], labels.shape[1])), (weights.T, indices.T))
     return total
-
-
-def normalised(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """Of length 1 each, but for zeros."""
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)

@@ -13,6 +13,7 @@ from flsl_jax.evaluation.encoder import Encoder, Images, NetworkEncoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.mode_clusters import mode_clusters
 from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Array, Float, Int
 
 
@@ -92,7 +93,7 @@ def separability(tokens: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"]
         tokens: of any length; they are normalised.
         labels: the cluster of each; at least two occur.
     """
-    rows = tokens / np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
+    rows = unit_vectors(tokens)
     products = rows @ rows.T
     same = labels[:, None] == labels[None]
     delta = products - np.where(same, -np.inf, products).max(axis=1, keepdims=True)

@@ -11,8 +11,8 @@ from flsl_jax.config import MaskedSourceConfig, RetrievalConfig
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import open_masked
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.encoder import PixelEncoder
-from flsl_jax.evaluation.nearest import Bank
 from flsl_jax.evaluation.protocols.retrieval import build_memory, evaluate, patch_frequencies, read_out
 from tests.mask_encoders import PATCH, SIZE, NoiseEncoder, PerfectEncoder, best_miou, scenes, stripes
 
@@ -33,7 +33,7 @@ def test_the_read_out_is_that_of_brute_force(block: int) -> None:
     queries, bank = rng.standard_normal((40, 6)), rng.standard_normal((500, 6))
     queries, bank = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, bank))
     labels = rng.dirichlet(np.ones(5), 500)
-    found = Bank(bank.astype(np.float32), block=block).nearest(queries.astype(np.float32), k=30)
+    found = Bank.place([bank.astype(np.float32)], block=block).nearest(queries.astype(np.float32), k=30)
     scores = read_out(*found, labels.astype(np.float32), temp=0.02)
     for query, score in zip(queries, np.array(scores)):
         cosines = bank @ query

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flsl_jax.evaluation.knn import place_bank, vote
+from flsl_jax.evaluation.bank import Bank
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -43,8 +43,9 @@ def _classify(
     bank_block: int = 16384,
     devices: int = 1,
 ) -> np.ndarray:
-    placed = place_bank([bank], labels, num_classes=int(labels.max()) + 1, block=bank_block, sharding=_on(devices))
-    return vote([queries[:, None]], placed, k=k, temp=temp, query_block=query_block).each[:, 0, 0]
+    placed = Bank.place([bank], labels, block=bank_block, sharding=_on(devices))
+    votes = placed.vote([queries[:, None]], k=k, temp=temp, num_classes=int(labels.max()) + 1, block=query_block)
+    return votes.each[:, 0, 0]
 
 
 def test_votes_of_a_case_worked_by_hand() -> None:
@@ -103,11 +104,11 @@ def test_a_small_temperature_leaves_the_nearest() -> None:
 def test_every_device_holds_its_share_of_the_bank_once() -> None:
     rng = np.random.default_rng(3)
     bank, labels = _unit(rng, 101, 6), rng.integers(0, 5, 101)
-    placed = place_bank([bank[:13], bank[13:77], bank[77:]], labels, num_classes=5, block=4, sharding=_on(8))
+    placed = Bank.place([bank[:13], bank[13:77], bank[77:]], labels, block=4, sharding=_on(8))
     shards = placed.features.addressable_shards
     assert {shard.device for shard in shards} == set(jax.devices())
     assert {shard.data.shape for shard in shards} == {(4, 4, 6)}
-    rows, names = np.asarray(placed.features).reshape(-1, 6), np.asarray(placed.labels).reshape(-1)
+    rows, names = np.asarray(placed.features).reshape(-1, 6), np.asarray(placed.names).reshape(-1)
     np.testing.assert_array_equal(rows[names >= 0], bank)
     np.testing.assert_array_equal(names[names >= 0], labels)
     assert not rows[names < 0].any()
@@ -119,9 +120,9 @@ def test_a_bank_in_bfloat16_is_half_as_large_and_nearly_as_good() -> None:
     labels, truth = rng.integers(0, 5, 200), rng.integers(0, 5, 60)
     bank = centres[labels] + 0.1 * _unit(rng, 200, 16)
     queries = centres[truth] + 0.1 * _unit(rng, 60, 16)
-    placed = place_bank([bank.astype(jnp.bfloat16)], labels, num_classes=5)
+    placed = Bank.place([bank.astype(jnp.bfloat16)], labels)
     assert placed.features.dtype == jnp.bfloat16
-    found = vote([queries[:, None].astype(jnp.bfloat16)], placed, k=20, temp=0.07).each[:, 0, 0]
+    found = placed.vote([queries[:, None].astype(jnp.bfloat16)], k=20, temp=0.07, num_classes=5).each[:, 0, 0]
     np.testing.assert_array_equal(found, truth)
 
 
@@ -131,7 +132,7 @@ def test_groups_add_their_members_votes() -> None:
     labels = np.array([0, 1, 2, 3])
     sure, torn = [1.0, 0.0, 0.0, 0.0], [0.0, 0.6, 0.8, 0.0]
     queries = np.float32([[sure, torn, torn]])
-    found = vote([queries], place_bank([bank], labels, num_classes=4), k=2, temp=1.0, top=3)
+    found = Bank.place([bank], labels).vote([queries], k=2, temp=1.0, num_classes=4, top=3)
     # sure: classes 0 and, among equally far ones, 1: e, 1 -> .731, .269. torn: 2 and 1: e^.8, e^.6 -> .550, .450.
     np.testing.assert_array_equal(found.each[0, :, 0], [0, 2, 2])
     # Together: class 0 .731, class 1 .269 + .900 = 1.169, class 2 1.100.
@@ -142,10 +143,8 @@ def test_groups_add_their_members_votes() -> None:
 def test_top_labels_are_those_of_brute_force_and_no_block_matters(parts: int, query_block: int) -> None:
     rng = np.random.default_rng(5)
     queries, bank, labels = _unit(rng, 30, 6).reshape(10, 3, 6), _unit(rng, 90, 6), rng.integers(0, 7, 90)
-    found = vote(
-        np.array_split(queries, parts), place_bank([bank], labels, num_classes=7, block=17), k=30, temp=0.1,
-        query_block=query_block,
-    )  # fmt: skip
+    placed = Bank.place([bank], labels, block=17)
+    found = placed.vote(np.array_split(queries, parts), k=30, temp=0.1, num_classes=7, block=query_block)
     weights = np.zeros((10, 3, 7))
     for group, point in np.ndindex(10, 3):
         cosine = bank.astype(np.float64) @ queries[group, point]
@@ -154,3 +153,26 @@ def test_top_labels_are_those_of_brute_force_and_no_block_matters(parts: int, qu
     np.testing.assert_array_equal(found.each, np.argsort(-weights, axis=-1, kind="stable")[..., :5])
     pooled = (weights / weights.sum(axis=-1, keepdims=True)).sum(axis=1)
     np.testing.assert_array_equal(found.group, np.argsort(-pooled, axis=-1, kind="stable")[..., :5])
+
+
+@pytest.mark.parametrize(
+    ("query_block", "bank_block", "k", "devices"), [(64, 200, 9, 1), (7, 33, 9, 8), (1, 20, 1, 3), (50, 3, 1000, 8)]
+)
+def test_blocks_find_what_brute_force_finds(query_block: int, bank_block: int, k: int, devices: int) -> None:
+    rng = np.random.default_rng(1)
+    queries, bank = _unit(rng, 50, 4), _unit(rng, 100, 4)
+    bank[40:] = bank[:60]  # equally near rows in different blocks: the first one counts
+    placed = Bank.place([bank], block=bank_block, sharding=_on(devices))
+    cosines, indices = map(np.array, placed.nearest(queries, k=k, block=query_block))
+    products = (queries[:, None] * bank[None]).sum(axis=-1)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(cosines, np.take_along_axis(products, expected, axis=1), atol=1e-6)
+
+
+def test_neighbours_are_those_of_sklearn() -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(0)
+    queries, bank = _unit(rng, 100, 6), _unit(rng, 400, 6)
+    model = neighbors.NearestNeighbors(n_neighbors=30, algorithm="brute", metric="cosine").fit(bank)
+    np.testing.assert_array_equal(Bank.place([bank]).nearest(queries, k=30)[1], model.kneighbors(queries)[1])

@@ -15,6 +15,9 @@ from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.
+_OUTSIDE_PIXELS = 1.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
@@ -34,6 +37,19 @@ class Boxes:
             ValueError: there is no box.
         """
         return int(np.argmax(self.areas()))
+
+    def require_inside(self, *, width: int, height: int, name: str) -> None:
+        """Refuses boxes that reach beyond an image of this width and height in pixels, other than by rounding.
+
+        Raises:
+            UserError: one does; `name` is what the message calls the image.
+        """
+        right, bottom = self.xyxy[:, 2:].max(axis=0)
+        if right > width + _OUTSIDE_PIXELS or bottom > height + _OUTSIDE_PIXELS:
+            raise UserError(
+                f"{name}: a box reaches to ({right:g}, {bottom:g}) in an image of {width}×{height} pixels; give the "
+                "annotations of these very images, or the images at their original size"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

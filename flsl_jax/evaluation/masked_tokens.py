@@ -51,18 +51,6 @@ def make_fit(settings: Settings, *, patch_size: int, image_size: int) -> MaskFit
     return MaskFit(how=settings.fit, size=size, patch_size=patch_size)
 
 
-def check_same_classes(train: MaskedSource, val: MaskedSource) -> None:
-    """Refuses two sources whose labels mean different classes."""
-    if train.class_names != val.class_names:
-        pairs = zip(train.class_names, val.class_names)
-        first = next((number for number, (a, b) in enumerate(pairs) if a != b), min(train.num_classes, val.num_classes))
-        names = [source.class_names[first] if first < source.num_classes else "nothing" for source in (train, val)]
-        raise UserError(
-            f"train ({train.name}) has {train.num_classes} classes and val ({val.name}) {val.num_classes}; label {first} is "
-            f'"{names[0]}" there and "{names[1]}" here; set the same classes and ignore for both'
-        )
-
-
 def masked_tokens(
     source: MaskedSource,
     encoder: Encoder,

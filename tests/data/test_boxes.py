@@ -209,3 +209,10 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
     boxes = _boxes((1, 2, 3, 4), (0, 0, 24, 24))
     np.testing.assert_array_equal(ResizeCrop(24).image(image), image)
     np.testing.assert_array_equal(ResizeCrop(24).boxes(boxes, width=24, height=24).xyxy, boxes.xyxy)
+
+
+def test_a_box_may_reach_beyond_its_image_by_rounding_alone() -> None:
+    boxes = Boxes(xyxy=np.float32([[0, 0, 9, 9], [2, 1, 21.5, 11.5]]), labels=np.array([0, 1]))
+    boxes.require_inside(width=20, height=10, name="photo")
+    with pytest.raises(UserError, match=r"photo: a box reaches to \(21\.5, 11\.5\) in an image of 19×10 pixels"):
+        boxes.require_inside(width=19, height=10, name="photo")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank, Votes
 from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
+from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.feature_files import FeatureFiles
 from flsl_jax.evaluation.reading import ImageStream, Item
@@ -20,8 +21,6 @@ from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Float, Int
 
 POINTS = 9
-# Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.
-_OUTSIDE_PIXELS = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +93,7 @@ def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str 
 def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop, patch_size: int) -> Item | None:
     """Image, patches and label; None where it has no box in the crop."""
     height, width = pixels.shape[:2]
-    right, bottom = record.boxes.xyxy[:, 2:].max(axis=0)
-    if right > width + _OUTSIDE_PIXELS or bottom > height + _OUTSIDE_PIXELS:
-        raise UserError(
-            f"{record.name}: a box reaches to ({right:g}, {bottom:g}) in an image of {width}×{height} pixels; "
-            "give the annotations of these very images, or the images at their original size"
-        )
+    record.boxes.require_inside(width=width, height=height, name=record.name)
     boxes = transform.boxes(record.boxes, width=width, height=height)
     if not boxes.labels.size:
         return None
@@ -215,26 +209,3 @@ def _labels_as(train: BoxFeatures, val: BoxFeatures) -> Int[np.ndarray, " J"]:
     """Labels of val as train numbers them; -1 for a class that train lacks."""
     numbers = translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
     return val.labels if numbers is None else numbers[val.labels]
-
-
-def translation(bank: Sequence[str], queries: Sequence[str], *, what: str) -> Int[np.ndarray, " C"] | None:
-    """The bank's number of each of the queries' classes, -1 where it lacks the name; None where both number them alike.
-
-    Raises:
-        UserError: they have no name in common.
-    """
-    if tuple(bank) == tuple(queries):
-        return None
-    numbers = {name: number for number, name in enumerate(bank)}
-    translated = np.array([numbers.get(name, -1) for name in queries], np.int32)
-    if not (translated >= 0).any():
-        raise UserError(
-            f"{what}: the classes of its bank ({_listed(bank)}) and of its queries ({_listed(queries)}) have "
-            "no name in common; set sources of the same classes for both"
-        )
-    return translated
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = tuple(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") or "no names"

@@ -8,7 +8,6 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import DiscoveryConfig
-from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
@@ -19,8 +18,6 @@ from flsl_jax.evaluation.mode_clusters import connected_regions, mode_clusters
 from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Bool, Float, Int, UInt8
 
-# Annotations may be a pixel off by their rounding; further outside, they belong to another size of the image.
-_OUTSIDE_PIXELS = 1.5
 _PATCH_BOX = Int[np.ndarray, "4"]
 
 
@@ -87,7 +84,7 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
         record = source[index]
         if record.boxes is not None and record.boxes.labels.size:
             height, width = _read(source, index).shape[:2]
-            _require_inside(record.boxes, name=record.name, height=height, width=width)
+            record.boxes.require_inside(width=width, height=height, name=record.name)
             groups[(-(-height // patch_size), -(-width // patch_size))].append(index)
     if not groups:
         raise UserError(f"{source.name}: no image has a box, which object discovery is judged by; set its boxes")
@@ -262,12 +259,3 @@ def _read(source: Source, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return decode_image(record.image, name=record.name)
     except DecodeError as error:
         raise UserError(f"{source.name}: {error}; mend or remove it") from error
-
-
-def _require_inside(boxes: Boxes, *, name: str, height: int, width: int) -> None:
-    right, bottom = boxes.xyxy[:, 2:].max(axis=0)
-    if right > width + _OUTSIDE_PIXELS or bottom > height + _OUTSIDE_PIXELS:
-        raise UserError(
-            f"{name}: a box reaches to ({right:g}, {bottom:g}) in an image of {width}×{height} pixels; give the annotations "
-            "of these very images, or the images at their original size"
-        )

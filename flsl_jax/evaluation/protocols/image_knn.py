@@ -14,8 +14,8 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.box_features import normalised
+from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.protocols.bbox_knn import translation
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores
 from flsl_jax.typing import Array, Float, Int

@@ -20,8 +20,9 @@ from flsl_jax.config import LinearProbeConfig
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.masked_tokens import check_same_classes, make_fit, masked_tokens
+from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.evaluation.task import Scores
 from flsl_jax.evaluation.upsampling import upsampled_classes

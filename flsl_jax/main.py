@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from flsl_jax.config import parse_config
+from flsl_jax.config.files import config_names, define_config_flag
 from flsl_jax.errors import UserError, run_door
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = define_config_flag(
     "config",
-    help_string="Python file with get_config(), such as configs/quickstart.py. --config.key=value overrides any of its keys.",
+    help_string=f"A config by its name ({', '.join(config_names())}), or a Python file with get_config(). --config.key=value "
+    "overrides any of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -29,16 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
     if _CONFIG.value is None:
-        raise UserError("--config is missing; name a file such as --config=configs/quickstart.py")
+        raise UserError("--config is missing; name a config, such as --config=quickstart, or a file with get_config()")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
-    try:
-        values = _CONFIG.value.to_dict()
-    except (
-        OSError
-    ) as error:  # ml_collections notices a missing file when it is read first, and tells it over several lines
-        raise UserError("--config: " + " ".join(str(error).split())) from error
-    config = parse_config(values)
+    config = parse_config(_CONFIG.value.to_dict())
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flsl_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)

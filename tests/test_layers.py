@@ -20,7 +20,8 @@ LAYERS = (
     {"training"},
     {"weights"},
     {"loop", "album"},
-    {"convert", "main", "evaluate", "prepare", "visualize", "__init__"},
+    {"convert", "main", "evaluate", "prepare", "visualize", "api"},
+    {"cli", "__init__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

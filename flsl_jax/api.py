@@ -1,0 +1,148 @@
+"""What `import flsl_jax` offers: training and loading from Python. Nothing heavy is imported before a function is called."""
+
+from __future__ import annotations
+
+import typing
+
+from flsl_jax.errors import UserError
+
+if typing.TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    from ml_collections import ConfigDict
+
+    from flsl_jax.config import Config
+    from flsl_jax.loop import Outcome
+    from flsl_jax.models import ViT
+
+
+def pretrain(
+    images: str | os.PathLike[str],
+    *,
+    workdir: str | os.PathLike[str],
+    model: str = "vits16",
+    epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Trains a network on a folder of images, or continues the run in `workdir`.
+
+    In a script, call it below `if __name__ == "__main__":`, because the processes that read images start the script anew.
+
+    Args:
+        images: a folder of images at any depth; no labels are needed. JPEG, PNG, WebP, BMP and TIFF are read.
+        workdir: folder of the run, made where it is not there: checkpoints, metrics and curves. `flsl_jax.load(workdir)`
+            gives the trained backbone.
+        model: the config to train by, as `get_config` takes it: "vits16", "vits8" and "vitb16" are the paper's networks,
+            "quickstart" is a small one for a CPU.
+        epochs: passes over the images; by default what the config says.
+        settings: other keys of the config by their names on the command line, such as
+            `{"batch_size": 64, "optimizer.lr": 1e-4}`. Nothing is measured during training unless
+            `evaluation.every_epochs` is set here.
+
+    Returns:
+        Which step was reached, and whether those were all; a signal or `checkpoint.max_hours` ends a run early, saved.
+
+    Raises:
+        UserError: anything that can be mended, such as an unknown setting, a value out of range, or too few images; the
+            message is the one line that the command line would print.
+    """
+    values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
+    values |= {} if epochs is None else {"epochs": epochs}
+    return train(_changed(get_config(model), {**values, **(settings or {})}), workdir=workdir)
+
+
+def _changed(config: ConfigDict, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with other values for some keys; keys that it lacks are left for the check of the whole."""
+    changed = config.to_dict()
+    for name, value in settings.items():
+        *groups, key = name.split(".")
+        group = changed
+        for part in groups:
+            group = group.setdefault(part, {})
+            if not isinstance(group, dict):
+                raise UserError(f"settings name {name!r}, but config.{part} is a value, not a group of keys")
+        group[key] = value
+    return changed
+
+
+def get_config(name: str) -> ConfigDict:
+    """A whole configuration, to be changed and given to `train`.
+
+    Args:
+        name: a config that comes with the package, such as "vits16" or "quickstart", or the path of a Python file with
+            `get_config()`.
+
+    Returns:
+        The configuration as an `ml_collections.ConfigDict`; `flsl_jax.config.Config` documents its keys.
+
+    Raises:
+        UserError: there is no such config, or the file is not one.
+    """
+    from flsl_jax.config.files import load_config
+
+    return load_config(name)
+
+
+def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.PathLike[str]) -> Outcome:
+    """Trains by a configuration, or continues the run in `workdir` from its newest complete checkpoint.
+
+    In a script, call it below `if __name__ == "__main__":`, because the processes that read images start the script anew.
+
+    Args:
+        config: what `get_config` returns, a nested mapping of the same keys (a key left out takes its default), or a
+            checked `flsl_jax.config.Config`.
+        workdir: folder of the run, made where it is not there.
+
+    Returns:
+        Which step was reached, and whether those were all that the config asked for.
+
+    Raises:
+        UserError: anything that can be mended, before the first step wherever it can be known by then; and a non-finite
+            value during training.
+    """
+    from pathlib import Path
+
+    from ml_collections import ConfigDict
+
+    from flsl_jax import loop
+    from flsl_jax.config import Config, parse_config
+
+    if isinstance(config, ConfigDict):
+        config = config.to_dict()
+    checked = config if isinstance(config, Config) else parse_config(config)
+    return loop.train(checked, workdir=Path(workdir))
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    network: Literal["teacher", "student"] = "teacher",
+    source: str | None = None,
+    num_heads: int | None = None,
+) -> ViT:
+    """The trained backbone of a run, or one from elsewhere; what was left and assumed of a file is logged.
+
+    Args:
+        path: a run's workdir (its newest committed checkpoint is taken), one checkpoint, `WORKDIR/checkpoints/STEP`, a
+            weight file (`.safetensors`, `.pth`, `.pt`, `.bin`), or a folder with config.json and model.safetensors, as
+            timm and transformers save it. Whose files are read is in docs/weights.md.
+        network: the teacher, which is the better one as a rule, or the student, where there are both.
+        source: whose layout a weight file has, where its names alone would be taken for another's.
+        num_heads: attention heads of a weight file, by default what its metadata or config says, else D / 64.
+
+    Returns:
+        A model: `model(images)` maps float images [B, H, W, 3], RGB, any H and W divisible by the patch size, to float32
+        tokens [B, H / p, W / p, D]; class token and registers take part and are left out of the result. A run's images are
+        normalised with mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225); those of a file from
+        elsewhere may have others (`flsl_jax.weights.load.load_network` has them).
+
+    Raises:
+        UserError: nothing that can be loaded is there.
+    """
+    from pathlib import Path
+
+    from flsl_jax.weights.load import load_model
+
+    return load_model(Path(path), network=network, source=source, num_heads=num_heads)

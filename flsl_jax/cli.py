@@ -1,0 +1,62 @@
+"""The command `flsl`: `flsl train …` is `python -m flsl_jax.main …`, and likewise for the other front doors."""
+
+import difflib
+import runpy
+import sys
+from typing import NoReturn
+
+from flsl_jax._version import __version__
+
+# Command -> the module of its front door, and what it is for.
+DOORS = {
+    "train": ("main", "train a network on a folder of images, or continue a run"),
+    "evaluate": ("evaluate", "measure the features of a trained network"),
+    "visualize": ("visualize", "draw what a network sees in images"),
+    "convert": ("convert", "write weights that timm, transformers, detectron2 and others load"),
+    "prepare": ("prepare", "pack a folder of images into shards, which are read faster"),
+}
+
+_HELP = """\
+FLSL: self-supervised pretraining of vision transformers for dense prediction. Version {version}.
+
+usage: flsl COMMAND [--flag=value ...]
+
+{commands}
+
+flsl COMMAND --help lists the flags of a command. To begin:
+
+  flsl train --config=quickstart --workdir=runs/quickstart                    (two minutes on a CPU; needs no images)
+  flsl train --config=vits16 --workdir=runs/mine --config.data.root=FOLDER    (your own images, on a GPU)
+"""
+
+
+def main() -> NoReturn:
+    """Runs the front door that the first argument names, with the other arguments, and ends the program as it does."""
+    command, *arguments = sys.argv[1:] or [""]
+    if command in ("--help", "-h", "help"):
+        print(_help(), end="")
+        sys.exit(0)
+    if command == "--version":
+        print(f"flsl_jax {__version__}")
+        sys.exit(0)
+    if not command:
+        sys.stderr.write(_help())
+        sys.exit(2)
+    if command not in DOORS:
+        sys.stderr.write(f"error: unknown command {command!r}; {_hint(command)}\n")
+        sys.exit(2)
+    sys.argv[1:] = arguments
+    runpy.run_module(f"flsl_jax.{DOORS[command][0]}", run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in DOORS.items())
+    return _HELP.format(version=__version__, commands=commands)
+
+
+def _hint(command: str) -> str:
+    if command.startswith("-"):
+        return f"a command comes first: {', '.join(DOORS)}"
+    near = difflib.get_close_matches(command, DOORS, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DOORS)}"

@@ -1,0 +1,122 @@
+"""Config files: those that come with the package by their name, and any other by its path.
+
+In a checkout they are in `configs/` at the top, in an installed package in the folder `configs` of the package. A config file
+anywhere may build on them with `from configs import vits16`.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+import types
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from flsl_jax.config.parsing import nearest_key
+from flsl_jax.errors import UserError
+
+_PACKAGE = Path(__file__).parents[1]
+_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+# `--help` lists --config among the flags of the module that asks for it, not of this one.
+flags.disclaim_key_flags()
+
+# Files in the folder that hold groups of keys for the others, not a whole configuration.
+_PARTS = {"__init__", "evaluation"}
+
+
+def config_names() -> list[str]:
+    """The names of the configs that come with the package, sorted."""
+    return sorted(path.stem for path in _shipped_folder().glob("*.py") if path.stem not in _PARTS)
+
+
+def load_config(name: str) -> ConfigDict:
+    """What `get_config()` of a config file returns.
+
+    Args:
+        name: the name of a config that comes with the package, such as "quickstart", or the path of a Python file. What
+            follows a colon is given to `get_config` as its argument.
+
+    Raises:
+        UserError: there is no such name or file, or it is not a config file, or it fails; the message names the line.
+    """
+    place, colon, argument = name.partition(":")
+    path = _find(place)
+    offer_configs()
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a config file ends in .py and defines get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} defines no get_config(); a config file returns its ConfigDict from that function")
+        config = module.get_config(argument) if colon else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a person's own file raises
+        raise UserError(f"{_line(path, error)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}; expected an ml_collections.ConfigDict")
+    return config
+
+
+def offer_configs() -> None:
+    """Makes `from configs import vits16` work in any config file.
+
+    Where Python's path or the current folder has a folder `configs` of its own, its files come first and those of flsl_jax
+    after them.
+    """
+    try:
+        package = importlib.import_module("configs")
+    except ModuleNotFoundError:
+        package = types.ModuleType("configs")
+        package.__path__ = []
+        sys.modules["configs"] = package
+    more = [str(folder) for folder in (Path.cwd() / "configs", _shipped_folder()) if folder.is_dir()]
+    package.__path__ = list(dict.fromkeys([*package.__path__, *more]))
+
+
+def define_config_flag(name: str, *, help_string: str) -> flags.FlagHolder:
+    """The flag `--NAME=CONFIG`, as `load_config` takes it, and with it `--NAME.key=value` for every key of that config."""
+    holder = config_flags.DEFINE_config_file(name, help_string=help_string)
+    flags.FLAGS[name].parser = _ConfigParser()
+    return holder
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads a config by `load_config`, instead of a file alone."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        return load_config(argument).lock()
+
+    def flag_type(self) -> str:
+        return "config"
+
+
+def _line(path: Path, error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _find(place: str) -> Path:
+    names = config_names()
+    if place in names:
+        return _shipped_folder() / f"{place}.py"
+    path = Path(place).expanduser()
+    if not path.is_file():
+        near = nearest_key(path.stem, names)
+        hint = (
+            near
+            if "did you mean" in near
+            else f"expected a Python file with get_config(), or one of {', '.join(names)}"
+        )
+        raise UserError(f'there is no config "{place}"; {hint}')
+    return path
+
+
+def _shipped_folder() -> Path:
+    return next(folder for folder in _FOLDERS if folder.is_dir())

@@ -1,0 +1,65 @@
+"""Training and loading from Python: the same runs and the same one-line errors as on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+import flsl_jax
+from flsl_jax.config import parse_config
+from tests.tiny import get_config
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "tests" / "tiny.py")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the loop is asked to train, instead of training it; `make package` trains."""
+    calls = []
+    monkeypatch.setattr("flsl_jax.loop.train", lambda config, *, workdir: calls.append((config, workdir)))
+    return calls
+
+
+def test_pretrain_trains_on_a_folder_by_a_config_and_settings(asked, tmp_path):
+    flsl_jax.pretrain("photos", workdir=tmp_path, model="quickstart", epochs=2, settings={"optimizer.lr": 1, "seed": 5})
+    values = flsl_jax.get_config("quickstart")
+    values.update({"epochs": 2, "seed": 5, "optimizer": {"lr": 1.0}, "data": {"name": "folder", "root": "photos"}})
+    values.evaluation.every_epochs = 0.0  # it is of scenes
+    assert asked == [(parse_config(values.to_dict()), tmp_path)]
+
+
+def test_without_settings_a_config_is_trained_as_it_is(asked, tmp_path):
+    flsl_jax.pretrain(Path("photos"), workdir=str(tmp_path))
+    values = flsl_jax.get_config("vits16")
+    values.data.root = "photos"
+    assert asked == [(parse_config(values.to_dict()), tmp_path)]
+
+
+def test_train_takes_a_config_dict_a_mapping_and_a_checked_config(asked, tmp_path):
+    for config in (get_config(), get_config().to_dict(), parse_config(get_config().to_dict())):
+        flsl_jax.train(config, workdir=str(tmp_path))
+    assert asked == [(parse_config(get_config().to_dict()), tmp_path)] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "vits61"}, 'there is no config "vits61"; did you mean "vits16"?'),
+        ({"settings": {"optimiser.lr": 1e-3}}, 'unknown key config.optimiser; did you mean "optimizer"?'),
+        ({"settings": {"optimizer.lrs": 1e-3}}, 'unknown key config.optimizer.lrs; did you mean "lr"?'),
+        ({"settings": {"epochs.count": 3}}, "but config.epochs is a value"),
+        ({"epochs": 0}, "config.epochs is 0; expected at least 1"),
+        ({"settings": {"epochs": "ten"}}, "config.epochs is 'ten' (str); expected int"),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_anything_is_written(asked, tmp_path, arguments, message):
+    with pytest.raises(flsl_jax.UserError) as refused:
+        flsl_jax.pretrain("photos", workdir=tmp_path / "run", **({"model": TINY} | arguments))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not asked
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(flsl_jax.UserError, match="name a folder of images"):
+        flsl_jax.pretrain(tmp_path / "none", workdir=tmp_path / "run", model=TINY)

@@ -1,0 +1,54 @@
+"""The command `flsl`: what a newcomer reads, and that each command is the front door of its name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flsl_jax
+from flsl_jax.cli import DOORS
+
+ROOT = Path(__file__).parents[1]
+FLSL = [sys.executable, "-c", "from flsl_jax.cli import main; main()"]
+
+
+def flsl(*arguments):
+    return subprocess.run([*FLSL, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_and_version_is_the_packages():
+    done = flsl("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {name} " in done.stdout for name in DOORS)
+    assert flsl("--version").stdout == f"flsl_jax {flsl_jax.__version__}\n"
+
+
+def test_no_command_shows_the_help_and_is_a_failure():
+    done = flsl()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == flsl("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "error: unknown command 'trian'; did you mean 'train'?"),
+        ("dance", "error: unknown command 'dance'; there are train, evaluate, visualize, convert, prepare"),
+        ("--config=quickstart", "a command comes first: train, evaluate, visualize, convert, prepare"),
+    ],
+)
+def test_a_wrong_command_is_one_line(command, message):
+    done = flsl(command, "--help")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "convert"])
+def test_a_commands_help_and_errors_are_those_of_its_module(command):
+    module = [sys.executable, "-m", f"flsl_jax.{DOORS[command][0]}"]
+    for flag in ("--help", "--workdri=x"):
+        same = subprocess.run([*module, flag], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = flsl(command, flag)
+        assert (done.returncode, done.stdout, done.stderr) == (same.returncode, same.stdout, same.stderr)

@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
         {
             "every_epochs": 0.0,
             "tasks": ("bbox_knn",),
+            "best_metric": "bbox_knn/any",
             "batch_size": 256,
             "bbox_knn": {
                 "train": source(name="folder"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
+from flsl_jax.config.flags import FloatParser
+from flsl_jax.config.ranges import Range
 from flsl_jax.errors import UserError, run_door
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
 from flsl_jax.pictures.images import parse_place
@@ -35,10 +37,12 @@ _LIMIT = flags.DEFINE_integer("limit", 8, "Images at most.", lower_bound=1, uppe
 _COMPARE = flags.DEFINE_bool("compare", False, "Several models in the columns of one sheet, instead of a folder each.")
 _REPORT = flags.DEFINE_bool("report", False, "Also write report.html: training, evaluations and pictures on one page.")
 _FOREGROUND = flags.DEFINE_bool("foreground", False, "Of pca: also without the background.")
-_INV_TEMP = flags.DEFINE_float(
-    "inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens is this times √D.", 0.0
+_INV_TEMP = flags.DEFINE(
+    FloatParser(Range(0, unit="times √D")), "inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens, over √D."
 )
-_SIMILARITY = flags.DEFINE_float("mode_similarity", 0.9, "Of clusters: cosine from which two modes are one.", -1.0, 1.0)
+_SIMILARITY = flags.DEFINE(
+    FloatParser(Range(-1, 1, unit="cosine")), "mode_similarity", 0.9, "Of clusters: from which two modes are one."
+)
 _SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; by default those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)

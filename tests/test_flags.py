@@ -58,8 +58,10 @@ def test_the_description_names_every_flag_once_and_the_keys_that_groups_share():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (BboxKnnConfig(k=0), "--t.k is 0; expected at least 1"),
+        (BboxKnnConfig(k=0), "--t.k is 0; expected 1 or more"),
         (BboxKnnConfig(temp=0.0), "--t.temp is 0.0; expected more than 0"),
+        (BboxKnnConfig(temp=float("nan")), "--t.temp is nan; expected more than 0"),
+        (ClusteringConfig(clusters=()), "--t.clusters is empty"),
         (BboxKnnConfig(size=-1), "--t.size is -1; expected 0 or more"),
         (BboxKnnConfig(train=dataclasses.replace(BboxKnnConfig().train, limit=-1)), "--t.train.limit is -1"),
         (EvaluationConfig().discovery.__class__(iou=2.0), "--t.iou is 2.0; expected a number from 0 to 1"),
@@ -105,6 +107,22 @@ def test_wrong_flags_are_one_line(flag, message):
     )
     done = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("door", "given", "message"),
+    [
+        ("evaluate", ("--task=bbox_knn", "--bbox_knn.temp=nan"), "--bbox_knn.temp is nan; expected more than 0 (temp"),
+        ("evaluate", ("--task=video", "--video.limit=-1"), "--video.limit is -1; expected 0 or more (videos; 0: all)"),
+        ("visualize", ("--inv_temp=inf",), "flag --inv_temp=inf: expected 0 or more, finite (times √D)"),
+        ("visualize", ("--mode_similarity=nan",), "--mode_similarity=nan: expected a number from -1 to 1 (cosine)"),
+    ],
+)
+def test_numbers_out_of_range_are_one_line_at_every_door(door, given, message):
+    done = subprocess.run([sys.executable, "-m", f"flsl_jax.{door}", *given], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

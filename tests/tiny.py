@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
 
 def tiny_config(**groups) -> Config:
     """Two blocks of width 32 on 32 px scenes, 8 images a batch; `groups` override keys, group by group."""
-    values = dict(_VALUES)
+    values = get_config().to_dict()
     for name, group in groups.items():
-        values[name] = {**values.get(name, {}), **group} if isinstance(group, dict) else group
+        values[name] = {**values[name], **group} if isinstance(group, dict) else group
     return parse_config(values)

@@ -1,85 +1,55 @@
-"""Ranges and combinations of a run's values, before anything is opened or compiled."""
+"""What a run's values must be together, before anything is opened or compiled; `ranges` looks at each by itself."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 from flsl_jax.config.parsing import nearest_key, require
+from flsl_jax.config.ranges import check_ranges
 from flsl_jax.config.run import Config
-from flsl_jax.config.task_checks import check_sources, check_task
+from flsl_jax.config.task_checks import check_sources, check_together
 
 
 def check(config: Config) -> None:
-    """Ranges and combinations, before anything is opened or compiled."""
-    objective, views, optimizer = config.objective, config.views, config.optimizer
-    at_least_one = {
-        "batch_size": config.batch_size, "epochs": config.epochs, "model.patch_size": config.model.patch_size,
-        "model.width": config.model.width, "model.depth": config.model.depth, "model.num_heads": config.model.num_heads,
-        "head.centroids": config.head.centroids, "objective.query_window": objective.query_window,
-        "compute.micro_batches": config.compute.micro_batches, "compute.prefetch": config.compute.prefetch,
-        "logging.every_steps": config.logging.every_steps, "checkpoint.keep": config.checkpoint.keep,
-        "evaluation.batch_size": config.evaluation.batch_size, "parallel.fsdp": config.parallel.fsdp,
-    }  # fmt: skip
-    for name, value in at_least_one.items():
-        require(value >= 1, f"config.{name} is {value}; expected at least 1")
+    """Ranges, then combinations.
+
+    Raises:
+        UserError: one line that names the key, its value and what was expected.
+    """
+    check_ranges(config, path="config")
+    _check_model(config)
+    _check_objective(config)
+    _check_views(config)
     _check_evaluation(config)
-    positive = {
-        "objective.student_temp": objective.student_temp, "objective.teacher_temp.start": objective.teacher_temp.start,
-        "objective.teacher_temp.end": objective.teacher_temp.end, "optimizer.lr": optimizer.lr,
-        "optimizer.clip_norm": optimizer.clip_norm, "model.init_std": config.model.init_std,
-        "checkpoint.every_epochs": config.checkpoint.every_epochs, "guide.inv_temp": config.guide.inv_temp,
-        "guide.sharpness": config.guide.sharpness,
-    }  # fmt: skip
-    for name, value in positive.items():
-        require(value > 0, f"config.{name} is {value}; expected more than 0")
-    warmup = config.head.warmup_epochs
-    require(warmup >= 0, f"config.head.warmup_epochs is {warmup}; expected 0 or more")
-    require(
-        not warmup or bool(config.init_from),
-        f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
-    )
-    require(config.guide.num_heads >= 0, f"config.guide.num_heads is {config.guide.num_heads}; expected 0 or more")
-    for path, weight in (
-        ("objective.projected_weight", objective.projected_weight),
-        ("guide.weight", config.guide.weight),
-    ):
-        for name in ("start", "end"):
-            share = getattr(weight, name)
-            require(0 <= share <= 1, f"config.{path}.{name} is {share}; expected a share from 0 to 1")
-    for name in ("base_area", "student_area", "local_area", "aspect", "blur_sigma"):
-        span, key = getattr(views, name), f"config.views.{name}"
-        require(
-            len(span) == 2 and 0 < span[0] <= span[1], f"{key} is {span}; expected (low, high) with 0 < low <= high"
-        )
-        require(
-            not name.endswith("_area") or span[1] <= 1, f"{key} is {span}; areas are shares of the image, at most 1"
-        )
-    for field in dataclasses.fields(views):
-        if field.name.endswith("_probability"):
-            value = getattr(views, field.name)
-            require(0 <= value <= 1, f"config.views.{field.name} is {value}; expected a probability from 0 to 1")
-    _check_grid(config, size_key="size", window_key="query_window")
-    if views.recipe == "released":
-        _check_grid(config, size_key="local_size", window_key="local_query_window")
-    model, batch, parts = config.model, config.batch_size, config.compute.micro_batches
+    _check_compute(config)
+
+
+def _check_model(config: Config) -> None:
+    model, warmup = config.model, config.head.warmup_epochs
     require(
         model.width % model.num_heads == 0,
         f"config.model.width = {model.width} is not divisible by config.model.num_heads = {model.num_heads}",
     )
-    require(batch % parts == 0, f"config.compute.micro_batches = {parts} does not divide config.batch_size = {batch}")
     require(
-        config.compute.attention != "cudnn" or config.compute.dtype != "float32",
-        'config.compute.attention = "cudnn" needs config.compute.dtype = "bfloat16"',
+        model.pos_embed != "sincos" or model.width % 4 == 0,
+        f'config.model.width is {model.width}; expected a multiple of 4 with config.model.pos_embed = "sincos"',
+    )
+    require(
+        not warmup or bool(config.init_from),
+        f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
     )
 
 
-def _check_evaluation(config: Config) -> None:
-    groups = [name for name, value in vars(config.evaluation).items() if dataclasses.is_dataclass(value)]
-    for name in config.evaluation.tasks:
-        require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")
-    for name in groups:
-        check_task(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
-    if config.evaluation.every_epochs:
-        for name in config.evaluation.tasks:
-            check_sources(getattr(config.evaluation, name), path=f"config.evaluation.{name}")
+def _check_objective(config: Config) -> None:
+    objective = config.objective
+    weights = (objective.intra_weight.start, objective.intra_weight.end, objective.inter_weight, objective.volume_weight)
+    require(
+        any(weights),
+        "config.objective.intra_weight, inter_weight and volume_weight are all 0; expected one at least that is more",
+    )
+    _check_grid(config, size_key="size", window_key="query_window")
+    if config.views.recipe == "released":
+        _check_grid(config, size_key="local_size", window_key="local_query_window")
 
 
 def _check_grid(config: Config, *, size_key: str, window_key: str) -> None:
@@ -94,3 +64,68 @@ def _check_grid(config: Config, *, size_key: str, window_key: str) -> None:
         grid >= window,
         f"config.objective.{window_key} is {window}, but config.views.{size_key} = {size} gives {grid}×{grid} tokens",
     )
+
+
+def _check_views(config: Config) -> None:
+    views = config.views
+    for name in ("base_area", "student_area", "local_area", "aspect", "blur_sigma"):
+        low, high = getattr(views, name)
+        require(low <= high, f"config.views.{name} is {(low, high)}; expected (low, high) with low <= high")
+    require(
+        views.blur_sigma[1] <= views.size,
+        f"config.views.blur_sigma is {views.blur_sigma}; expected at most config.views.size = {views.size} (pixels)",
+    )
+
+
+def _check_evaluation(config: Config) -> None:
+    evaluation = config.evaluation
+    groups = {name: value for name, value in vars(evaluation).items() if dataclasses.is_dataclass(value)}
+    for name in evaluation.tasks:
+        require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")
+    for name, group in groups.items():
+        check_together(group, path=f"config.evaluation.{name}")
+    if evaluation.every_epochs:
+        require(bool(evaluation.tasks), "config.evaluation.tasks is empty, but config.evaluation.every_epochs is not 0")
+        for name in evaluation.tasks:
+            check_sources(groups[name], path=f"config.evaluation.{name}")
+        task, _, metric = evaluation.best_metric.partition("/")
+        require(
+            task in evaluation.tasks and bool(metric),
+            f"config.evaluation.best_metric is {evaluation.best_metric!r}; expected TASK/METRIC, with a task of "
+            f"config.evaluation.tasks: {', '.join(evaluation.tasks)}",
+        )
+
+
+def _check_compute(config: Config) -> None:
+    compute, parallel = config.compute, config.parallel
+    require(
+        config.batch_size % compute.micro_batches == 0,
+        f"config.compute.micro_batches = {compute.micro_batches} does not divide config.batch_size = {config.batch_size}",
+    )
+    require(
+        compute.attention != "cudnn" or compute.dtype != "float32",
+        'config.compute.attention = "cudnn" needs config.compute.dtype = "bfloat16"',
+    )
+    require(
+        parallel.num_processes == -1 or parallel.process_id < parallel.num_processes,
+        f"config.parallel.process_id is {parallel.process_id}; expected less than config.parallel.num_processes = "
+        f"{parallel.num_processes}",
+    )
+    if compute.compile_cache and "://" not in compute.compile_cache:  # a bucket is not looked at
+        problem = _problem_of_folder(Path(compute.compile_cache))
+        require(
+            problem is None,
+            f"config.compute.compile_cache is {compute.compile_cache!r}, which cannot be used ({problem}); expected a "
+            "folder that can be written, or '' for none",
+        )
+
+
+def _problem_of_folder(folder: Path) -> str | None:
+    """Why files cannot be written into a folder, or the folder cannot be made; None where they can. Leaves nothing behind."""
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder):
+            return None
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)

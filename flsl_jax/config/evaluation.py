@@ -1,12 +1,14 @@
 """The evaluations of frozen features: every parameter of their protocols, at the protocol's value.
 
 The same groups are flags of `python -m flsl_jax.evaluate` (`--video.radius=12`) and keys of a training config
-(`config.evaluation.video.radius`). Sources of the numbers: METHOD ("Evaluation") and PROTOCOLS.
+(`config.evaluation.video.radius`). docs/protocols.md says where the numbers come from. `configs/evaluation.py` writes the same
+values out for training configs, and a test holds the two equal.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from flsl_jax.config.ranges import Range, Seed
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 
 
@@ -23,12 +25,12 @@ class BboxKnnConfig:
 
     train: SourceConfig = SourceConfig()
     val: SourceConfig = SourceConfig(split="val")
-    size: int = 0
-    k: int = 20
-    k_scale: int = 7
-    temp: float = 0.07
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 0
+    k: Annotated[int, Range(1, unit="neighbours")] = 20
+    k_scale: Annotated[int, Range(1, unit="factor of k")] = 7
+    temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.07
     modes: bool = True
-    inv_temp: float = 0.0
+    inv_temp: Annotated[float, Range(0, unit="inverse temperature; 0: as trained")] = 0.0
     bank_dtype: Literal["float32", "bfloat16"] = "float32"
     features: str = ""
 
@@ -50,16 +52,16 @@ class VideoConfig:
     root: str = ""
     split: str = "val"
     resolution: str = "480p"
-    count: int = 0
-    scene_size: int = 0
-    frames: int = 8
-    limit: int = 0
-    short_side: int = 480
-    side_multiple: int = 64
-    context: int = 7
-    radius: int = 12
-    top_k: int = 5
-    temp: float = 0.1
+    count: Annotated[int, Range(0, unit="films")] = 0
+    scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    frames: Annotated[int, Range(1, unit="frames of a film")] = 8
+    limit: Annotated[int, Range(0, unit="videos; 0: all")] = 0
+    short_side: Annotated[int, Range(1, unit="pixels")] = 480
+    side_multiple: Annotated[int, Range(1, unit="pixels")] = 64
+    context: Annotated[int, Range(1, unit="frames")] = 7
+    radius: Annotated[int, Range(0, unit="patches; 0: anywhere")] = 12
+    top_k: Annotated[int, Range(1, unit="patches")] = 5
+    temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.1
     output: str = ""
     predictions: str = ""
 
@@ -76,14 +78,14 @@ class RetrievalConfig:
 
     train: MaskedSourceConfig = MaskedSourceConfig()
     val: MaskedSourceConfig = MaskedSourceConfig(split="val")
-    size: int = 512
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 512
     fit: Literal["square", "crop", "ratio"] = "square"
-    memory: int = 0
+    memory: Annotated[int, Range(0, unit="patches; 0: all")] = 0
     sampling: Literal["balanced", "uniform"] = "balanced"
-    k: int = 30
-    temp: float = 0.02
+    k: Annotated[int, Range(1, unit="neighbours")] = 30
+    temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.02
     matching: Literal["identity", "hungarian"] = "identity"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,10 @@ class ClusteringConfig:
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
-    size: int = 320
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 320
     fit: Literal["square", "crop", "ratio"] = "crop"
-    clusters: tuple[int, ...] = (0,)
-    seeds: int = 3
+    clusters: Annotated[tuple[int, ...], Range(0, unit="clusters; 0: as many as classes")] = (0,)
+    seeds: Annotated[int, Range(1, unit="seeds")] = 3
     upsample: Literal["nearest", "bilinear"] = "bilinear"
 
 
@@ -115,11 +117,11 @@ class DiscoveryConfig:
 
     data: SourceConfig = SourceConfig(split="val")
     features: Literal["keys", "queries", "values", "tokens"] = "keys"
-    k_patches: int = 100
-    inv_temp: float = 1.0
-    mode_similarity: float = 0.8
-    min_tokens: int = 2
-    iou: float = 0.5
+    k_patches: Annotated[int, Range(1, unit="patches")] = 100
+    inv_temp: Annotated[float, Range(0, unit="inverse temperature, times √D")] = 1.0
+    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = 0.8
+    min_tokens: Annotated[int, Range(1, unit="tokens")] = 2
+    iou: Annotated[float, Range(0, 1, unit="intersection over union")] = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,14 +135,14 @@ class LinearProbeConfig:
 
     train: MaskedSourceConfig = MaskedSourceConfig()
     val: MaskedSourceConfig = MaskedSourceConfig(split="val")
-    size: int = 512
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 512
     fit: Literal["square", "crop", "ratio"] = "ratio"
-    epochs: int = 40
-    batch_size: int = 16
-    lr: float = 1e-2
-    weight_decay: float = 1e-4
-    keep_gib: float = 16.0
-    seed: int = 0
+    epochs: Annotated[int, Range(1, unit="epochs")] = 40
+    batch_size: Annotated[int, Range(1, unit="images")] = 16
+    lr: Annotated[float, Range(0, above=True, unit="learning rate")] = 1e-2
+    weight_decay: Annotated[float, Range(0, unit="times the learning rate, a step")] = 1e-4
+    keep_gib: Annotated[float, Range(0, unit="GiB of host memory")] = 16.0
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,9 +151,9 @@ class ImageKnnConfig:
 
     train: SourceConfig = SourceConfig()
     val: SourceConfig = SourceConfig(split="val")
-    size: int = 0
-    k: int = 20
-    temp: float = 0.07
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 0
+    k: Annotated[int, Range(1, unit="neighbours")] = 20
+    temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.07
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,22 +166,24 @@ class SeparabilityConfig:
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
-    size: int = 0
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 0
     fit: Literal["square", "crop", "ratio"] = "crop"
-    inv_temp: float = 1.0
-    mode_similarity: float = 0.8
+    inv_temp: Annotated[float, Range(0, unit="inverse temperature, times √D")] = 1.0
+    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = 0.8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured of a run's features, every so many epochs (0: never): the named `tasks`, each with its own group.
 
-    `bbox_knn`, when it is among them, chooses the best checkpoint. `batch_size`: images encoded at a time.
+    `best_metric` chooses the best checkpoint: TASK/METRIC, the largest value of a metric of one of the `tasks`, such as
+    "bbox_knn/any" or "linear_probe/miou". `batch_size`: images encoded at a time.
     """
 
-    every_epochs: float = 0.0
+    every_epochs: Annotated[float, Range(0, unit="epochs; 0: never")] = 0.0
     tasks: tuple[str, ...] = ("bbox_knn",)
-    batch_size: int = 256
+    best_metric: str = "bbox_knn/any"
+    batch_size: Annotated[int, Range(1, unit="images")] = 256
     bbox_knn: BboxKnnConfig = BboxKnnConfig()
     video: VideoConfig = VideoConfig()
     retrieval: RetrievalConfig = RetrievalConfig()

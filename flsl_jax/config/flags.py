@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from absl import flags
 
 from flsl_jax.config.parsing import parse
+from flsl_jax.config.ranges import Range
 
 _T = TypeVar("_T")
 _WIDTH = 100
@@ -97,6 +98,25 @@ def _define(name: str, leaf: _Leaf) -> flags.FlagHolder:
         return flags.DEFINE(_NumbersParser(typing.get_args(leaf.hint)[0]), name, leaf.default, "")
     define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
     return define[leaf.hint](name, leaf.default, "")
+
+
+class FloatParser(flags.ArgumentParser):
+    """A float in a range, for `flags.DEFINE`; absl's own bounds let NaN and infinities through."""
+
+    def __init__(self, field_range: Range) -> None:
+        self._range = field_range
+        self.syntactic_help = field_range.describe()
+
+    def parse(self, argument: str | float) -> float:
+        """The number; raises `ValueError`, which absl passes on with the flag's name."""
+        number = float(argument)
+        if number not in self._range:
+            raise ValueError(f"expected {self._range.expected(number)}")
+        return number
+
+    def flag_type(self) -> str:
+        """What absl calls it in `--helpxml`."""
+        return "float"
 
 
 class _NumbersParser(flags.ArgumentParser):

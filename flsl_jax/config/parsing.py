@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def parse(kind: type[_T], values: Any, *, path: str) -> _T:
-    """A dataclass, with dataclasses inside, from a nested mapping; keys that are left out take their defaults.
+    """A dataclass, with dataclasses inside, from a nested mapping; keys that are left out take their defaults where they have one.
 
     Args:
         kind: the dataclass.
@@ -21,7 +21,7 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
         path: what a person calls it, such as "config"; errors name keys with it.
 
     Raises:
-        UserError: an unknown key, with the nearest valid one, or a value of another type.
+        UserError: an unknown key, with the nearest valid one, a value of another type, or a key that is missing.
     """
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise UserError(f"{path} is {values!r}; expected a group of keys: {', '.join(_fields(kind))}")
@@ -31,6 +31,8 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
         if name not in hints:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
+    missing = [field.name for field in dataclasses.fields(kind) if field.name not in parsed and not _has_default(field)]
+    require(not missing, f"{path} lacks {', '.join(missing)}; start from configs/vits16.py, which has every key")
     return kind(**parsed)
 
 
@@ -65,6 +67,10 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
 def _convert(hint: Any, value: Any, *, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, path=path)
@@ -75,12 +81,24 @@ def _convert(hint: Any, value: Any, *, path: str) -> Any:
             raise UserError(f"{path} is {value!r}; {near}")
         return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{path} is {value!r}; expected numbers such as (0.8, 1.0)")
-        return tuple(_convert(typing.get_args(hint)[0], item, path=path) for item in value)
+        return _convert_tuple(typing.get_args(hint), value, path=path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UserError(f"{path} has more than 300 digits; expected a number that float32 holds") from error
     if type(value) is not hint:
         name = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.UnionType) else str(hint)
         raise UserError(f"{path} is {value!r} ({type(value).__name__}); expected {name}")
     return value
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, *, path: str) -> tuple[Any, ...]:
+    """`kinds`: of the elements, as in `tuple[float, float]`, or one and `...` for any number of them."""
+    if not isinstance(value, list | tuple):
+        example = '("bbox_knn", "video")' if kinds[0] is str else "(0.8, 1.0)"
+        raise UserError(f"{path} is {value!r}; expected several values, such as {example}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    require(len(value) == len(kinds), f"{path} is {value!r}; expected {len(kinds)} numbers, such as (0.8, 1.0)")
+    return tuple(_convert(kind, item, path=path) for kind, item in zip(kinds, value, strict=True))

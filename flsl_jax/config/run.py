@@ -1,23 +1,28 @@
-"""One training run as typed, frozen dataclasses: every key, its type, its default and its meaning.
+"""One training run as typed, frozen dataclasses: every key, its type, its range and unit, and its meaning.
 
-Defaults are the paper's ViT-S/16. Numbers are those of METHOD ("Views", "Networks", "The objective").
+The paper's values are not here but in `configs/vits16.py`, which writes every key out. A key that a later version added has a
+default all the same: what runs did before it existed, so that their saved configs can still be read.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from flsl_jax.config.evaluation import EvaluationConfig
+from flsl_jax.config.ranges import Epochs, Probability, Range, Seed
 from flsl_jax.config.source import SourceConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """A value that moves from `start` to `end` over the first `epochs` epochs (0: the whole run) and then stays."""
+    """A value that moves from `start` to `end` over the first `epochs` epochs (0: the whole run) and then stays.
 
-    start: float = 0.0
-    end: float = 0.0
+    The range of `start` and `end` is that of the field that holds the schedule.
+    """
+
+    start: float
+    end: float
     kind: Literal["cosine", "linear", "constant"] = "cosine"
-    epochs: float = 0.0
+    epochs: Epochs = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,14 +32,14 @@ class ModelConfig:
     `init_std` is the kernels' standard deviation at the start; see `flsl_jax.models.ViT`.
     """
 
-    patch_size: int = 16
-    width: int = 384
-    depth: int = 12
-    num_heads: int = 6
-    pos_embed: Literal["learned", "sincos"] = "learned"
-    pos_resize: Literal["bicubic", "bicubic_antialias", "bicubic_dino"] = "bicubic"
-    drop_path: float = 0.1
-    init_std: float = 0.02
+    patch_size: Annotated[int, Range(1, unit="pixels")]
+    width: Annotated[int, Range(1, unit="channels")]
+    depth: Annotated[int, Range(1, unit="blocks")]
+    num_heads: Annotated[int, Range(1, unit="attention heads")]
+    pos_embed: Literal["learned", "sincos"]
+    pos_resize: Literal["bicubic", "bicubic_antialias", "bicubic_dino"]
+    drop_path: Annotated[float, Range(0, 1, below=True, unit="probability")]
+    init_std: Annotated[float, Range(0, above=True, unit="standard deviation")] = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +50,11 @@ class HeadConfig:
     whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
     """
 
-    hidden: int = 2048
-    bottleneck: int = 256
-    centroids: int = 4096
-    norm_last_layer: bool = True
-    warmup_epochs: float = 0.0
+    hidden: Annotated[int, Range(1, unit="channels")]
+    bottleneck: Annotated[int, Range(1, unit="channels")]
+    centroids: Annotated[int, Range(2, unit="centroids")]
+    norm_last_layer: bool
+    warmup_epochs: Epochs = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,22 +67,24 @@ class ObjectiveConfig:
     own places beside their modes; 1 → 0 over the first epochs helps where features do not match by themselves yet.
     """
 
-    query_window: int = 2
-    local_query_window: int = 2
-    query_random: bool = True
-    cross_query: Literal["token", "mode"] = "token"
-    self_inv_temp: ScheduleConfig = ScheduleConfig(start=0.1 / 384**0.5, end=0.1 / 384**0.5)
-    cross_inv_temp: ScheduleConfig = ScheduleConfig(start=0.2 / 384**0.5, end=0.2 / 384**0.5)
-    student_temp: float = 0.1
-    teacher_temp: ScheduleConfig = ScheduleConfig(start=0.04, end=0.07, kind="linear", epochs=30.0)
-    projected_weight: ScheduleConfig = ScheduleConfig(start=0.0, end=0.0)
-    intra_weight: ScheduleConfig = ScheduleConfig(start=0.03, end=0.03)
-    inter_weight: float = 1.0
-    volume_weight: float = 5.0
-    prior: str = "uniform"
-    targets: Literal["softmax", "sinkhorn", "centering"] = "softmax"
-    sinkhorn_iterations: int = 1
-    center_momentum: float = 0.9
+    query_window: Annotated[int, Range(1, unit="tokens")]
+    local_query_window: Annotated[int, Range(1, unit="tokens")]
+    query_random: bool
+    cross_query: Literal["token", "mode"]
+    self_inv_temp: Annotated[ScheduleConfig, Range(0, unit="inverse temperature")]
+    cross_inv_temp: Annotated[ScheduleConfig, Range(0, unit="inverse temperature")]
+    student_temp: Annotated[float, Range(0, above=True, unit="temperature")]
+    teacher_temp: Annotated[ScheduleConfig, Range(0, above=True, unit="temperature")]
+    projected_weight: Annotated[ScheduleConfig, Range(0, 1, unit="share of the positives")] = ScheduleConfig(
+        start=0.0, end=0.0
+    )
+    intra_weight: Annotated[ScheduleConfig, Range(0, unit="weight in the loss")]
+    inter_weight: Annotated[float, Range(0, unit="weight in the loss")]
+    volume_weight: Annotated[float, Range(0, unit="weight in the loss")]
+    prior: str
+    targets: Literal["softmax", "sinkhorn", "centering"]
+    sinkhorn_iterations: Annotated[int, Range(1, unit="iterations")]
+    center_momentum: Annotated[float, Range(0, 1, unit="share of the mean that is kept")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,60 +94,68 @@ class GuideConfig:
     `model`: a run, one of its checkpoints or a weight file ("": no second stage). `num_heads`: of a weight file that does not
     say (0: those of 64 channels each). `block`: whose output is compared, negative ones counted from the last. `inv_temp`
     and `sharpness` multiply, see `flsl_jax.objective.guided_weights`. `weight` is the share, in the positives' attention, of
-    the guide's beside the teacher's own. Defaults are the release's.
+    the guide's beside the teacher's own.
     """
 
-    model: str = ""
-    num_heads: int = 0
-    block: int = -2
-    inv_temp: float = 0.2 / 384**0.5
-    sharpness: float = 1e4
-    weight: ScheduleConfig = ScheduleConfig(start=1.0, end=1.0)
+    model: str
+    num_heads: Annotated[int, Range(0, unit="attention heads; 0: those of 64 channels each")]
+    block: Annotated[int, Range(unit="block; -1: the last")]
+    inv_temp: Annotated[float, Range(0, above=True, unit="inverse temperature")]
+    sharpness: Annotated[float, Range(0, above=True, unit="factor")]
+    weight: Annotated[ScheduleConfig, Range(0, 1, unit="share of the attention")]
+
+
+_NO_GUIDE = GuideConfig(
+    model="", num_heads=0, block=-1, inv_temp=1.0, sharpness=1.0, weight=ScheduleConfig(start=0.0, end=0.0)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """Crops and pixel augmentations. `local_size` and `local_area` matter to the released recipe only."""
+    """Crops and pixel augmentations. `local_size` and `local_area` matter to the released recipe only.
 
-    recipe: Literal["paper", "released"] = "paper"
-    size: int = 224
-    local_size: int = 96
-    base_area: tuple[float, ...] = (0.8, 1.0)
-    student_area: tuple[float, ...] = (0.5, 1.0)
-    local_area: tuple[float, ...] = (0.05, 0.4)
-    aspect: tuple[float, ...] = (3 / 4, 4 / 3)
-    flip: bool = False
-    jitter_probability: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale_probability: float = 0.2
-    blur_probability: float = 0.5
-    blur_sigma: tuple[float, ...] = (0.1, 2.0)
-    solarise_probability: float = 0.2
+    Pairs are (low, high). A strength s draws factors from [max(0, 1 - s), 1 + s]; `hue` shifts from [-hue, hue].
+    """
+
+    recipe: Literal["paper", "released"]
+    size: Annotated[int, Range(1, unit="pixels")]
+    local_size: Annotated[int, Range(1, unit="pixels")]
+    base_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the image")]
+    student_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the base crop")]
+    local_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the base crop")]
+    aspect: Annotated[tuple[float, float], Range(0, above=True, unit="width over height")]
+    flip: bool
+    jitter_probability: Probability
+    brightness: Annotated[float, Range(0, unit="strength")]
+    contrast: Annotated[float, Range(0, unit="strength")]
+    saturation: Annotated[float, Range(0, unit="strength")]
+    hue: Annotated[float, Range(0, 0.5, unit="share of the colour circle")]
+    grayscale_probability: Probability
+    blur_probability: Probability
+    blur_sigma: Annotated[tuple[float, float], Range(0, above=True, unit="pixels")] = (0.1, 2.0)
+    solarise_probability: Probability
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each by its own norm."""
 
-    lr: float = 2.5e-4
-    final_lr: float = 1e-6
-    warmup_epochs: float = 10.0
-    weight_decay: ScheduleConfig = ScheduleConfig(start=0.05, end=0.5)
-    b1: float = 0.9
-    b2: float = 0.999
-    clip: Literal["tensor", "global", "none"] = "tensor"
-    clip_norm: float = 3.0
-    freeze_last_layer_epochs: float = 1.0
+    lr: Annotated[float, Range(0, above=True, unit="learning rate for 256 images")]
+    final_lr: Annotated[float, Range(0, unit="learning rate")]
+    warmup_epochs: Epochs
+    weight_decay: Annotated[ScheduleConfig, Range(0, unit="times the learning rate, a step")]
+    b1: Annotated[float, Range(0, 1, below=True, unit="decay rate of the mean")]
+    b2: Annotated[float, Range(0, 1, below=True, unit="decay rate of the mean square")]
+    clip: Literal["tensor", "global", "none"]
+    clip_norm: Annotated[float, Range(0, above=True, unit="l2 norm")]
+    freeze_last_layer_epochs: Epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
     """The exponential moving average that makes the teacher."""
 
-    momentum: ScheduleConfig = ScheduleConfig(start=0.996, end=1.0)
+    momentum: Annotated[ScheduleConfig, Range(0, 1, unit="share of the teacher that a step keeps")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,18 +164,19 @@ class ComputeConfig:
 
     "auto": bfloat16 on accelerators and float32 on CPU; blocks scanned on TPU, and on CPU with `remat`,
     unrolled otherwise.
-    `micro_batches` > 1 encodes the batch in so many parts (exact, see DESIGN decision 7). `workers`: processes that
-    decode images (0: in the training process). `compile_cache`: folder of the persistent compile cache ("" : off).
+    `micro_batches` > 1 encodes the batch in so many parts (exact: the loss is still that of the whole batch). `workers`:
+    processes that decode images (0: in the training process). `prefetch`: batches made ready ahead of the step.
+    `compile_cache`: folder of the persistent compile cache ("": off).
     """
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    scan_blocks: Literal["auto", "scan", "unroll"] = "auto"
-    attention: Literal["xla", "cudnn"] = "xla"
-    remat: Literal["none", "dots", "full"] = "none"
-    micro_batches: int = 1
-    workers: int = 8
-    prefetch: int = 2
-    compile_cache: str = ""
+    dtype: Literal["auto", "float32", "bfloat16"]
+    scan_blocks: Literal["auto", "scan", "unroll"]
+    attention: Literal["xla", "cudnn"]
+    remat: Literal["none", "dots", "full"]
+    micro_batches: Annotated[int, Range(1, unit="parts of the batch")]
+    workers: Annotated[int, Range(0, unit="processes; 0: in the training process")]
+    prefetch: Annotated[int, Range(1, unit="batches")]
+    compile_cache: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,35 +186,35 @@ class ParallelConfig:
     With `distributed`, empty `coordinator` and -1 mean: detected from the cluster (SLURM, TPU pod, Open MPI).
     """
 
-    data: int = -1
-    fsdp: int = 1
+    data: Annotated[int, Range(1, also=-1, unit="devices; -1: all that are left")] = -1
+    fsdp: Annotated[int, Range(1, unit="devices")] = 1
     distributed: bool = False
     coordinator: str = ""
-    num_processes: int = -1
-    process_id: int = -1
-    timeout_seconds: int = 300
+    num_processes: Annotated[int, Range(1, also=-1, unit="processes; -1: detected")] = -1
+    process_id: Annotated[int, Range(0, also=-1, unit="number of this process; -1: detected")] = -1
+    timeout_seconds: Annotated[int, Range(1, unit="seconds")] = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When state is saved: every so many epochs, on SIGTERM and SIGINT, at `max_hours` (0: no limit) and at the end.
 
-    The newest `keep` and the best (by k-NN) are kept.
+    The newest `keep` and, with `keep_best`, the best by `evaluation.best_metric` are kept.
     """
 
-    every_epochs: float = 1.0
-    keep: int = 3
-    keep_best: bool = True
-    max_hours: float = 0.0
+    every_epochs: Annotated[float, Range(0, above=True, unit="epochs")]
+    keep: Annotated[int, Range(1, unit="checkpoints")]
+    keep_best: bool
+    max_hours: Annotated[float, Range(0, unit="hours; 0: no limit")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
     """A line of metrics every so many steps, to `metrics.jsonl` and where switched on."""
 
-    every_steps: int = 50
-    tensorboard: bool = True
-    wandb: str = ""
+    every_steps: Annotated[int, Range(1, unit="steps")]
+    tensorboard: bool
+    wandb: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,21 +225,21 @@ class Config:
     from, with its head where that has the same shapes ("": random). A run that continues ignores it.
     """
 
-    seed: int = 0
-    batch_size: int = 512
-    epochs: int = 300
-    stop_at_step: int = 0
+    seed: Seed
+    batch_size: Annotated[int, Range(1, unit="images")]
+    epochs: Annotated[int, Range(1, unit="epochs")]
+    stop_at_step: Annotated[int, Range(0, unit="steps; 0: not early")]
     init_from: str = ""
-    model: ModelConfig = ModelConfig()
-    head: HeadConfig = HeadConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    guide: GuideConfig = GuideConfig()
-    views: ViewsConfig = ViewsConfig()
-    data: SourceConfig = SourceConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    compute: ComputeConfig = ComputeConfig()
-    parallel: ParallelConfig = ParallelConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    logging: LoggingConfig = LoggingConfig()
+    model: ModelConfig
+    head: HeadConfig
+    objective: ObjectiveConfig
+    guide: GuideConfig = _NO_GUIDE
+    views: ViewsConfig
+    data: SourceConfig
+    optimizer: OptimizerConfig
+    teacher: TeacherConfig
+    evaluation: EvaluationConfig
+    compute: ComputeConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig

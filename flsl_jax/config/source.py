@@ -1,7 +1,9 @@
 """Where images come from."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from flsl_jax.config.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,9 +21,9 @@ class SourceConfig:
     dataset: str = ""
     split: str = "train"
     boxes: str = ""
-    count: int = 0
-    scene_size: int = 0
-    limit: int = 0
+    count: Annotated[int, Range(0, unit="images")] = 0
+    scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    limit: Annotated[int, Range(0, unit="records; 0: all")] = 0
     on_corrupt: Literal["replace", "fail"] = "replace"
 
 
@@ -43,8 +45,8 @@ class MaskedSourceConfig:
     annotations: str = ""
     classes: str = ""
     names: str = ""
-    ignore: tuple[int, ...] = (255,)
+    ignore: Annotated[tuple[int, ...], Range(0, unit="class ids")] = (255,)
     split: str = "train"
-    count: int = 0
-    scene_size: int = 0
-    limit: int = 0
+    count: Annotated[int, Range(0, unit="images")] = 0
+    scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    limit: Annotated[int, Range(0, unit="images; 0: all")] = 0

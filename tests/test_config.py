@@ -87,7 +87,10 @@ def test_a_saved_config_of_the_first_version_is_read_as_that_version_meant_it():
         ({"optimizer": {"lr": 10**400}}, "config.optimizer.lr has more than 300 digits"),
         ({"views": {"recipe": "papr"}}, 'config.views.recipe is .papr.; did you mean "paper"'),
         ({"views": {"base_area": (0.9,)}}, r"config.views.base_area is \(0.9,\); expected 2 numbers"),
-        ({"views": {"base_area": 0.9}}, r"config.views.base_area is 0.9; expected several values, such as \(0.8, 1.0\)"),
+        (
+            {"views": {"base_area": 0.9}},
+            r"config.views.base_area is 0.9; expected several values, such as \(0.8, 1.0\)",
+        ),
         ({"model": 3}, "config.model is 3; expected a group of keys"),
         ({"evaluation": {"bbox_kn": {}}}, 'did you mean "bbox_knn"?'),
     ],

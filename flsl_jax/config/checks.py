@@ -42,9 +42,9 @@ def _check_model(config: Config) -> None:
 
 def _check_objective(config: Config) -> None:
     objective = config.objective
-    weights = (objective.intra_weight.start, objective.intra_weight.end, objective.inter_weight, objective.volume_weight)
+    intra = objective.intra_weight
     require(
-        any(weights),
+        any((intra.start, intra.end, objective.inter_weight, objective.volume_weight)),
         "config.objective.intra_weight, inter_weight and volume_weight are all 0; expected one at least that is more",
     )
     _check_grid(config, size_key="size", window_key="query_window")

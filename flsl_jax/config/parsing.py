@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def parse(kind: type[_T], values: Any, *, path: str) -> _T:
-    """A dataclass, with dataclasses inside, from a nested mapping; keys that are left out take their defaults where they have one.
+    """A dataclass, with dataclasses inside, from a nested mapping; a key that is left out takes its default.
 
     Args:
         kind: the dataclass.
@@ -21,7 +21,7 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
         path: what a person calls it, such as "config"; errors name keys with it.
 
     Raises:
-        UserError: an unknown key, with the nearest valid one, a value of another type, or a key that is missing.
+        UserError: an unknown key, with the nearest valid one, a value of another type, or a key without a default is missing.
     """
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise UserError(f"{path} is {values!r}; expected a group of keys: {', '.join(_fields(kind))}")

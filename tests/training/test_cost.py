@@ -1,13 +1,12 @@
 """Cost formulas against the compiler and known numbers."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from flsl_jax.config import Config, ModelConfig
+from configs import vits16
+from flsl_jax.config import parse_config
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.training import cost
 from flsl_jax.training.state import build_network
@@ -26,13 +25,15 @@ def test_forward_flops_equal_the_compilers_count_of_products():
 @pytest.mark.parametrize(
     ("model", "gflop"),
     [
-        (ModelConfig(), 79.5),
-        (ModelConfig(patch_size=8), 385.7),
-        (ModelConfig(width=768, num_heads=12), 286.6),
+        ({}, 79.5),
+        ({"patch_size": 8}, 385.7),
+        ({"width": 768, "num_heads": 12}, 286.6),
     ],
 )
 def test_the_paper_recipes_cost_what_the_limits_table_says_within_two_percent(model, gflop):
-    config = dataclasses.replace(Config(), model=model)
+    settings = vits16.get_config()
+    settings.model.update(model)
+    config = parse_config(settings.to_dict())
     assert cost.step_flops_per_image(config) / 1e9 == pytest.approx(gflop, rel=0.02)
 
 

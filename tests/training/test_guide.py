@@ -239,7 +239,7 @@ def test_a_guide_of_other_patches_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("guide", "message"),
     [
-        ({"weight": {"start": 1.5}}, "config.guide.weight.start is 1.5; expected a share from 0 to 1"),
+        ({"weight": {"start": 1.5, "end": 1.0}}, "config.guide.weight.start is 1.5; expected a number from 0 to 1"),
         ({"sharpness": 0.0}, "config.guide.sharpness is 0.0; expected more than 0"),
         ({"inv_temp": -1.0}, "config.guide.inv_temp is -1.0; expected more than 0"),
         ({"modle": "x"}, 'unknown key config.guide.modle; did you mean "model"?'),

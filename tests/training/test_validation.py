@@ -22,7 +22,9 @@ SOURCES = {"train": SOURCE, "val": SOURCE | {"split": "val", "count": 10}}
 
 
 def config(*tasks, **groups):
-    evaluation = {"every_epochs": 0.5, "tasks": tasks, "batch_size": 8} | dict.fromkeys(tasks, SOURCES)
+    best = "bbox_knn/any" if "bbox_knn" in tasks else "image_knn/top1"
+    evaluation = {"every_epochs": 0.5, "tasks": tasks, "best_metric": best, "batch_size": 8}
+    evaluation |= dict.fromkeys(tasks, SOURCES)
     return tiny_config(evaluation=evaluation, **groups)
 
 
@@ -57,9 +59,8 @@ def test_bad_input_is_refused_before_training():
     with pytest.raises(UserError, match=r"config\.evaluation\.image_knn\.train\.root is missing"):
         tiny_config(evaluation={"every_epochs": 1.0, "tasks": ("image_knn",)})
     nothing = SOURCE | {"name": "folder", "root": "/nowhere/at/all"}
-    settings = tiny_config(
-        evaluation={"every_epochs": 1.0, "tasks": ("image_knn",), "image_knn": {"train": nothing, "val": nothing}}
-    )
+    chosen = {"every_epochs": 1.0, "tasks": ("image_knn",), "best_metric": "image_knn/top1"}
+    settings = tiny_config(evaluation=chosen | {"image_knn": {"train": nothing, "val": nothing}})
     with pytest.raises(UserError, match="/nowhere/at/all cannot be read"):
         Validation.open(settings)
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.models.layers import Linear, gelu
+from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float
 
 
@@ -18,7 +18,7 @@ class LastLayer(nnx.Module):
         self.gain = nnx.Param(jnp.ones((centroids,), jnp.float32)) if learn_gain else None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b K"]:
-        logits = x @ _l2_normalised(self.kernel[...], axis=0)
+        logits = x @ l2_normalise(self.kernel[...], axis=0)
         return logits if self.gain is None else logits * self.gain[...]
 
 
@@ -55,10 +55,4 @@ class Head(nnx.Module):
         """Float32 logits: cosines in [-1, 1] where the gain is 1."""
         x = gelu(self.fc1(modes.astype(self.dtype)))
         x = self.fc3(gelu(self.fc2(x)))
-        return self.last_layer(_l2_normalised(x.astype(jnp.float32), axis=-1))
-
-
-def _l2_normalised(x: Array, *, axis: int) -> Array:
-    """`x / max(‖x‖, 1e-12)`, as torch's `normalize`."""
-    squared = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+        return self.last_layer(l2_normalise(x.astype(jnp.float32)))

@@ -1,29 +1,65 @@
-"""The three terms of the FLSL objective and their sum (paper, Eq. 8, 11 and 13)."""
+"""The terms of the FLSL objective and their weighted sum (paper, Eq. 8, 11 and 13; docs/method.md, The objective).
+
+To add a term: write it as a function of arrays, give it a name in `TERMS`, and give the configuration its weight,
+`config.objective.NAME_weight`, a number or a schedule. The step, the metrics, the terminal and the curves follow.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float
 
 Scalar = float | Float[Array, ""]
+Prior = Float[Array, " K"] | np.ndarray | None
 
 
 @flax.struct.dataclass
 class FlslLoss:
-    """The weighted sum and its terms before weighting; scalars."""
+    """The weighted sum, and each term before weighting by its name in `TERMS`; scalars."""
 
     total: Float[Array, ""]
-    intra: Float[Array, ""]
-    inter: Float[Array, ""]
-    volume: Float[Array, ""]
+    terms: dict[str, Float[Array, ""]]
+
+    @property
+    def intra(self) -> Float[Array, ""]:
+        """See `intra_view_loss`."""
+        return self.terms["intra"]
+
+    @property
+    def inter(self) -> Float[Array, ""]:
+        """See `inter_view_loss`."""
+        return self.terms["inter"]
+
+    @property
+    def volume(self) -> Float[Array, ""]:
+        """See `volume_maximization`."""
+        return self.terms["volume"]
+
+
+@flax.struct.dataclass
+class TermInputs:
+    """What a term may be computed from: see `flsl_loss`; `log_probs` are the student's, for the modes."""
+
+    queries: Float[Array, "*b Q D"]
+    modes: Float[Array, "*b Q D"]
+    log_probs: Float[Array, "*c K"]
+    teacher_probs: Float[Array, "*c K"]
+    prior: Prior
 
 
 def intra_view_loss(queries: Float[Array, "*b Q D"], modes: Float[Array, "*b Q D"]) -> Float[Array, ""]:
     """Mean over queries of ‖z/‖z‖ − ẑ/‖ẑ‖‖² = 2 − 2 cos(z, ẑ) (Eq. 8), from 0 to 4. Gradients flow through both."""
-    cosine = jnp.sum(_l2_normalised(queries) * _l2_normalised(modes), axis=-1)
+    queries, modes = (l2_normalise(at_least_float32(x)) for x in (queries, modes))
+    cosine = jnp.sum(queries * modes, axis=-1)
     return jnp.mean(2.0 - 2.0 * cosine)
 
 
@@ -40,9 +76,7 @@ def inter_view_loss(
     return _cross_entropy(_log_probs(student_logits, temp=temp), teacher_probs)
 
 
-def volume_maximization(
-    student_probs: Float[Array, "*b K"], *, prior: Float[Array, " K"] | np.ndarray | None = None
-) -> Float[Array, ""]:
+def volume_maximization(student_probs: Float[Array, "*b K"], *, prior: Prior = None) -> Float[Array, ""]:
     """`KL(p̄ ‖ π)` of the mean assignment from the prior (Eq. 13, non-empty k-means); at least 0, and 0 at the prior.
 
     Under `jax.jit` with the rows sharded over devices the mean is that of the global batch, as the method needs.
@@ -64,6 +98,19 @@ def volume_maximization(
     return negative_entropy - jnp.sum(jax.scipy.special.xlogy(mean, jnp.asarray(prior, mean.dtype)))
 
 
+# The terms, added up in this order.
+TERMS: Mapping[str, Callable[[TermInputs], Float[Array, ""]]] = {
+    "intra": lambda inputs: intra_view_loss(inputs.queries, inputs.modes),
+    "inter": lambda inputs: _cross_entropy(inputs.log_probs, inputs.teacher_probs),
+    "volume": lambda inputs: volume_maximization(jnp.exp(inputs.log_probs), prior=inputs.prior),
+}
+
+
+def weight_key(term: str) -> str:
+    """The key of a term's weight in `config.objective`, and its keyword of `flsl_loss`."""
+    return f"{term}_weight"
+
+
 def flsl_loss(
     *,
     queries: Float[Array, "*b Q D"],
@@ -71,10 +118,8 @@ def flsl_loss(
     student_logits: Float[Array, "*c K"],
     teacher_probs: Float[Array, "*c K"],
     student_temp: Scalar,
-    intra_weight: Scalar,
-    inter_weight: Scalar,
-    volume_weight: Scalar,
-    prior: Float[Array, " K"] | np.ndarray | None = None,
+    prior: Prior = None,
+    **weights: Scalar,
 ) -> FlslLoss:
     """The FLSL objective, `υ · intra + η · inter + γ · KL` (Eq. 13); (0.03, 1, 5) in the paper.
 
@@ -84,15 +129,25 @@ def flsl_loss(
         student_logits: the student head's outputs for the modes.
         teacher_probs: the targets for them, from the positive modes ẑ⁺.
         student_temp: divides the student's logits.
-        intra_weight, inter_weight, volume_weight: υ, η, γ; may be traced.
         prior: see `volume_maximization`.
+        weights: one for each name in `TERMS`: `intra_weight`, `inter_weight`, `volume_weight` (υ, η, γ); may be traced.
+
+    Raises:
+        TypeError: a weight is missing, or a name is not that of a term's weight.
     """
-    log_probs = _log_probs(student_logits, temp=student_temp)
-    intra = intra_view_loss(queries, modes)
-    inter = _cross_entropy(log_probs, teacher_probs)
-    volume = volume_maximization(jnp.exp(log_probs), prior=prior)
-    total = intra_weight * intra + inter_weight * inter + volume_weight * volume
-    return FlslLoss(total=total, intra=intra, inter=inter, volume=volume)
+    expected = {weight_key(name) for name in TERMS}
+    if weights.keys() != expected:
+        raise TypeError(f"flsl_loss got the weights {sorted(weights)}; expected {sorted(expected)}")
+    inputs = TermInputs(
+        queries=queries,
+        modes=modes,
+        log_probs=_log_probs(student_logits, temp=student_temp),
+        teacher_probs=teacher_probs,
+        prior=prior,
+    )
+    terms = {name: term(inputs) for name, term in TERMS.items()}
+    weighted = (weights[weight_key(name)] * value for name, value in terms.items())
+    return FlslLoss(total=functools.reduce(operator.add, weighted), terms=terms)
 
 
 def _log_probs(logits: Array, *, temp: Scalar) -> Array:
@@ -104,17 +159,10 @@ def _cross_entropy(log_probs: Array, teacher_probs: Array) -> Array:
     return -jnp.mean(jnp.sum(targets * log_probs, axis=-1))
 
 
-def _l2_normalised(x: Array) -> Array:
-    """`x / max(‖x‖, 1e-12)`, as torch's `normalize`: finite, with finite gradients, at the zero vector too."""
-    x = at_least_float32(x)
-    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
 def _check_prior(prior: Array | np.ndarray, centroids: int) -> None:
     if prior.shape != (centroids,):
         raise ValueError(f"prior has shape {prior.shape}; expected ({centroids},), one number per centroid")
-    if isinstance(prior, jax.core.Tracer):
+    if isinstance(prior, Tracer):
         return
     values = np.asarray(prior, np.float64)
     if values.min() < 0 or abs(values.sum() - 1) > 1e-5:

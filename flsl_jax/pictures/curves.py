@@ -4,18 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flsl_jax.objective import TERMS
 from flsl_jax.pictures.runs import AlarmMark
 from flsl_jax.pictures.sheet import OKABE_ITO, agg_pyplot, save_figure
 
+_LOSSES = ("loss", *sorted(TERMS))
 _PANELS = (
-    ("loss terms", ("loss", "inter", "intra", "volume")),
+    ("loss terms", _LOSSES),
     ("entropies (nats)", ("mean_entropy", "student_entropy", "teacher_entropy")),
     ("shares", ("attention_share", "mode_similarity", "position_share", "agreement", "feature_std")),
     ("bbox-aligned k-NN", ("knn_any", "knn_majority", "knn_token")),
 )
 # What runs are compared by: a panel each.
 _COMPARED = (
-    "loss", "inter", "intra", "volume", "mean_entropy", "teacher_entropy", "attention_share", "position_share",
+    *_LOSSES, "mean_entropy", "teacher_entropy", "attention_share", "position_share",
     "knn_any", "knn_token",
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Bool, Float
 
 
@@ -45,7 +46,7 @@ def monitor_values(
     covariance = centred.T @ centred / flat.shape[0]
     place = jnp.mean(tokens, axis=0)
     variance = jnp.trace(covariance)
-    unit_modes = _unit(modes)
+    unit_modes = l2_normalise(modes)
     queries = modes.shape[1]
     # The sum over all pairs is the squared norm of the sum; the pairs of a mode with itself, 1 each, are taken out.
     pairs = jnp.mean(jnp.sum(jnp.square(jnp.sum(unit_modes, axis=1)), axis=-1))
@@ -57,7 +58,7 @@ def monitor_values(
         "teacher_entropy": jnp.mean(_entropy(teacher_probs)),
         "used_centroids": jnp.sum(jnp.any(winners, axis=0).astype(jnp.float32)),
         "agreement": jnp.mean(jnp.any(_most_probable(student_probs) & winners, axis=-1).astype(jnp.float32)),
-        "feature_std": jnp.mean(jnp.std(_unit(flat), axis=0)) * math.sqrt(width),
+        "feature_std": jnp.mean(jnp.std(l2_normalise(flat), axis=0)) * math.sqrt(width),
         "effective_rank": jnp.square(variance) / jnp.maximum(jnp.sum(jnp.square(covariance)), tiny),
         "attention_share": jnp.mean(attention_entropy) / math.log(count),
         "mode_similarity": (pairs - queries) / (queries * max(queries - 1, 1)),
@@ -193,7 +194,3 @@ def _entropy(probs: Float[Array, "*b K"]) -> Float[Array, "*b"]:
 def _most_probable(probs: Float[Array, "R K"]) -> Bool[Array, "R K"]:
     """True at each row's largest value; in a tie at all of them. XLA on a CPU takes five times as long for an argmax."""
     return probs == jnp.max(probs, axis=-1, keepdims=True)
-
-
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))

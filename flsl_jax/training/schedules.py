@@ -1,14 +1,20 @@
 """Every value that changes with the step, from the config's epochs."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from flsl_jax.config import Config, ScheduleConfig
+from flsl_jax.objective import TERMS, weight_key
 from flsl_jax.schedules import Schedule
+from flsl_jax.typing import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepSchedules:
-    """Every value that changes with the step."""
+    """Every value that changes with the step.
+
+    `term_weights`: of every loss term, by the keyword of `flsl_loss`; a number for one without a schedule.
+    """
 
     lr: Schedule
     weight_decay: Schedule
@@ -16,9 +22,14 @@ class StepSchedules:
     teacher_temp: Schedule
     self_inv_temp: Schedule
     cross_inv_temp: Schedule
-    intra_weight: Schedule
     projected_weight: Schedule
     guide_weight: Schedule
+    term_weights: Mapping[str, Schedule | float]
+
+    def term_weights_at(self, step: Int[Array, ""]) -> dict[str, float | Float[Array, ""]]:
+        """The weight of every loss term at a step."""
+        weights = self.term_weights.items()
+        return {key: weight(step) if isinstance(weight, Schedule) else weight for key, weight in weights}
 
 
 def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
@@ -29,6 +40,7 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         steps = round(values.epochs * steps_per_epoch) or total
         return Schedule(kind=values.kind, start=values.start, end=values.end, steps=steps)
 
+    weights = [(key, getattr(config.objective, key)) for key in map(weight_key, TERMS)]
     return StepSchedules(
         lr=Schedule(
             kind="cosine",
@@ -42,7 +54,7 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         teacher_temp=schedule(config.objective.teacher_temp),
         self_inv_temp=schedule(config.objective.self_inv_temp),
         cross_inv_temp=schedule(config.objective.cross_inv_temp),
-        intra_weight=schedule(config.objective.intra_weight),
         projected_weight=schedule(config.objective.projected_weight),
         guide_weight=schedule(config.guide.weight),
+        term_weights={key: schedule(value) if isinstance(value, ScheduleConfig) else value for key, value in weights},
     )

@@ -84,29 +84,22 @@ class TrainStep:
         teacher_logits = jax.lax.stop_gradient(nnx.merge(self.graph, state.teacher).head(positives))
         teacher_temp = self.schedules.teacher_temp(step)
         teacher_probs = teacher_targets(teacher_logits, settings, temp=teacher_temp, center=state.center)
-        intra_weight = self.schedules.intra_weight(step)
+        weights = self.schedules.term_weights_at(step)
         loss = objective.flsl_loss(
             queries=queries,
             modes=modes,
             student_logits=student_logits,
             teacher_probs=teacher_probs,
             student_temp=settings.student_temp,
-            intra_weight=intra_weight,
-            inter_weight=settings.inter_weight,
-            volume_weight=settings.volume_weight,
             prior=self.prior,
+            **weights,
         )
         center = state.center
         if settings.targets == "centering":
             center = objective.updated_center(center, teacher_logits, momentum=settings.center_momentum)
-        metrics = {
-            "loss": loss.total,
-            "intra": loss.intra,
-            "inter": loss.inter,
-            "volume": loss.volume,
-            "teacher_temp": teacher_temp,
-            "intra_weight": intra_weight,
-        } | monitor_values(
+        scheduled = {key: weight for key, weight in weights.items() if isinstance(weight, Array)}
+        metrics = {"loss": loss.total, **loss.terms, "teacher_temp": teacher_temp, **scheduled}
+        metrics |= monitor_values(
             student_probs=jax.nn.softmax(student_logits / settings.student_temp),
             teacher_probs=teacher_probs,
             tokens=encoded.tokens,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flsl_jax.errors import UserError
+from flsl_jax.objective import TERMS
 
-_SHOWN = ("loss", "intra", "inter", "volume")
+_SHOWN = ("loss", *TERMS)
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from flsl_jax import objective
+from flsl_jax.config import ObjectiveConfig
 from tests.objective import reference
 
 WEIGHTS = (0.03, 1.0, 5.0)
@@ -29,7 +30,7 @@ def arrays():
     }
 
 
-def ours(queries, tokens, head, teacher_probs, prior, *, inv_temp=0.7, temp=0.3):
+def ours(queries, tokens, head, teacher_probs, prior, *, inv_temp=0.7, temp=0.3, **weights):
     modes = objective.mean_shift(queries, tokens, inv_temp=inv_temp)
     return objective.flsl_loss(
         queries=queries,
@@ -41,6 +42,7 @@ def ours(queries, tokens, head, teacher_probs, prior, *, inv_temp=0.7, temp=0.3)
         inter_weight=WEIGHTS[1],
         volume_weight=WEIGHTS[2],
         prior=prior,
+        **weights,
     )
 
 
@@ -98,6 +100,27 @@ def test_gradients_equal_torch_autograd_in_float64(arrays):
     loss.backward()
     for ours_grad, tensor in zip(grads, (queries, tokens, head)):
         np.testing.assert_allclose(ours_grad, tensor.grad.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_term_that_is_added_enters_the_sum_with_its_weight(arrays, monkeypatch):
+    inputs = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
+    before = ours(**inputs)
+    monkeypatch.setitem(objective.TERMS, "size", lambda given: jnp.mean(jnp.square(given.modes)))
+    with pytest.raises(TypeError, match=r"expected \['inter_weight', 'intra_weight', 'size_weight', 'volume_weight'\]"):
+        ours(**inputs)
+    after = ours(**inputs, size_weight=2.0)
+    assert after.terms.keys() == {"intra", "inter", "volume", "size"}
+    np.testing.assert_allclose(after.total, before.total + 2.0 * after.terms["size"], rtol=1e-6)
+
+
+def test_an_argument_that_is_no_weight_is_refused(arrays):
+    inputs = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
+    with pytest.raises(TypeError, match="sise_weight"):
+        ours(**inputs, sise_weight=2.0)
+
+
+def test_every_term_has_its_weight_in_the_configuration():
+    assert {objective.weight_key(name) for name in objective.TERMS} <= vars(ObjectiveConfig()).keys()
 
 
 def test_no_gradient_reaches_the_teacher(arrays):

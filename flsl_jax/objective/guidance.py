@@ -1,4 +1,4 @@
-"""Attention by the features of an earlier model: the second stage (METHOD, objective 7; the release)."""
+"""Attention by the features of an earlier model: the second stage of the release (docs/method.md, Second stage)."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""Positives by place: the teacher's tokens where the student's queries lie (paper, Sec. 4.2; METHOD, objective 7)."""
+"""Positives by place: the teacher's tokens where the student's queries lie (paper, Sec. 4.2; docs/method.md, The objective)."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Random pooling: one query per window of the token grid (paper, Table 12; METHOD, "Query sampling")."""
+"""Random pooling: one query per window of the token grid (paper, Table 12; docs/method.md, Query sampling)."""
 
 import jax
 import jax.numpy as jnp

@@ -4,15 +4,17 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 DATA ?=
 FLAGS ?=
+# PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
+TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test test-torch lint docs package hooks clean
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## Make .venv and install the locked requirements
 
@@ -31,10 +33,26 @@ quickstart: $(STAMP)  ## Train a small model on synthetic scenes, or on your pho
 test: $(STAMP)  ## Run the whole test suite, on a CPU and without network
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-torch: $(STAMP)  ## Install PyTorch too and run the tests that compare with it
+	$(BIN)/python -m pip install --quiet -c requirements.txt "$(TORCH)"
+	$(BIN)/python -m pytest -n 2 --dist worksteal \
+	  $$(grep -rlE --include='test_*.py' 'importorskip\("torch|import_framework|(torch|framework)_twin|published' tests)
+
 lint: $(STAMP)  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(STAMP)  ## Build the documentation into site/; a broken link or reference is an error
+	$(BIN)/python -m pip install --quiet -c requirements.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+package: $(STAMP)  ## Build the wheel, install it in an empty environment and use it there
+	.ci/package $(BIN)/python
+
+hooks: $(STAMP)  ## Check style and format before each commit, by git hooks
+	$(BIN)/python -m pip install --quiet pre-commit
+	$(BIN)/pre-commit install
+
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info build site

@@ -104,6 +104,7 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
     """
     from pathlib import Path
 
+    _leave_a_worker()
     from ml_collections import ConfigDict
 
     from flsl_jax import loop
@@ -113,6 +114,17 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
         config = config.to_dict()
     checked = config if isinstance(config, Config) else parse_config(config)
     return loop.train(checked, workdir=Path(workdir))
+
+
+def _leave_a_worker() -> None:
+    """Ends a process that reads images where it is only running the person's script again in order to start."""
+    import multiprocessing
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(
+            'error: put the call that trains below `if __name__ == "__main__":` in your script, because the processes that '
+            "read images run its top level again"
+        )
 
 
 def load(

@@ -1,5 +1,6 @@
 """Training and loading from Python: the same runs and the same one-line errors as on the command line."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_train_takes_a_config_dict_a_mapping_and_a_checked_config(asked, tmp_pat
         ({"settings": {"optimiser.lr": 1e-3}}, 'unknown key config.optimiser; did you mean "optimizer"?'),
         ({"settings": {"optimizer.lrs": 1e-3}}, 'unknown key config.optimizer.lrs; did you mean "lr"?'),
         ({"settings": {"epochs.count": 3}}, "but config.epochs is a value"),
-        ({"epochs": 0}, "config.epochs is 0; expected at least 1"),
+        ({"epochs": 0}, "config.epochs is 0; expected 1 or more"),
         ({"settings": {"epochs": "ten"}}, "config.epochs is 'ten' (str); expected int"),
     ],
 )
@@ -57,6 +58,13 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(asked, tmp_path, a
         flsl_jax.pretrain("photos", workdir=tmp_path / "run", **({"model": TINY} | arguments))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert not asked
+
+
+def test_a_worker_that_runs_the_script_again_ends_with_one_line(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SystemExit, match='below `if __name__ == "__main__":`'):
+        flsl_jax.train(get_config(), workdir=tmp_path)
     assert not asked
 
 

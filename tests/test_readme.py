@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flsl_jax.cli import DOORS
 from flsl_jax.config import parse_config
+from flsl_jax.config.files import config_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -15,11 +17,11 @@ IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
 def commands(page):
-    """Lines of code blocks that run Python modules or scripts of launch/, without comments."""
+    """Lines of code blocks that run `flsl`, Python modules or scripts of launch/, without comments."""
     for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), flags=re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if "-m" in words or any(word.startswith("launch/") for word in words):
+            if words[:1] == ["flsl"] or "-m" in words or any(word.startswith("launch/") for word in words):
                 yield words
 
 
@@ -27,8 +29,11 @@ def commands(page):
 def test_commands_name_real_files_and_keys(page):
     for words in commands(page):
         files = [word for word in words if word.startswith(("launch/", "configs/"))]
-        files += [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+        named = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+        files += [f"configs/{name}.py" if name in config_names() else name for name in named]
         assert [name for name in files if not (ROOT / name).exists()] == [], words
+        if words[0] == "flsl":
+            assert words[1] in ("--help", *DOORS), words
         if "-m" in words:
             module = words[words.index("-m") + 1]
             assert module in ("pip", "venv") or importlib.util.find_spec(module), words

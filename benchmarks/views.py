@@ -15,9 +15,12 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from configs import vits16
+from flsl_jax.config import ViewsConfig, parse
 from flsl_jax.data import pixels
 from flsl_jax.data.resample import crop_resize
-from flsl_jax.data.views import ViewRecipe, Views, make_views, paper_recipe, released_recipe
+from flsl_jax.data.views import ViewRecipe, Views, make_views
+from flsl_jax.training.setup import view_recipe
 
 _BATCH = flags.DEFINE_integer("batch", 16, "Images a call.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 224, "Height and width of the base crops in pixels.", lower_bound=8)
@@ -56,9 +59,10 @@ def main(arguments: Sequence[str]) -> None:
     levels = jax.random.randint(jax.random.key(0), (batch, size, size, 3), 0, 256)
     images, sample = levels.astype(jnp.uint8), jnp.arange(batch, dtype=jnp.uint32)
     print(f"{batch} images of {size} × {size} pixels on {jax.devices()[0].device_kind}, JAX {jax.__version__}")
-    recipes = {"paper": paper_recipe(size=size), "released": released_recipe(size=size, local_size=size * 96 // 224)}
-    for name, recipe in recipes.items():
-        report(f"{name} recipe", functools.partial(_views, recipe=recipe), images, sample)
+    for name in ("paper", "released"):
+        changes = {"recipe": name, "size": size, "local_size": size * 96 // 224}
+        settings = parse(ViewsConfig, vits16.get_config().views.to_dict() | changes, path="views")
+        report(f"{name} recipe", functools.partial(_views, recipe=view_recipe(settings)), images, sample)
     floats, ones = levels.astype(jnp.float32), jnp.ones(batch)
     box = jnp.broadcast_to(jnp.asarray([0.1, 0.0, 0.9, 0.8]) * size, (batch, 4)).round()
     report("crop, one view", functools.partial(crop_resize, size=size), floats, box)

@@ -33,15 +33,15 @@ class Augmentation:
     blur with `blur_probability`, otherwise blur with `alternative_blur_probability` and solarise with its probability.
     """
 
-    jitter_probability: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale_probability: float = 0.2
-    blur_probability: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarise_probability: float = 0.2
+    jitter_probability: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    grayscale_probability: float
+    blur_probability: float
+    blur_sigma: tuple[float, float]
+    solarise_probability: float
     blur_and_solarise: Literal["independent", "either"] = "independent"
     alternative_blur_probability: float = 0.1
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -84,10 +84,10 @@ class Views:
 
 def paper_recipe(
     *,
-    size: int = 224,
-    student_area: tuple[float, float] = (0.5, 1.0),
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    augmentation: Augmentation | None = None,
+    size: int,
+    student_area: tuple[float, float],
+    aspect: tuple[float, float],
+    augmentation: Augmentation,
 ) -> ViewRecipe:
     """Two augmented copies of the base crop for the teacher; two crops for the student, paired crosswise."""
     return ViewRecipe(
@@ -95,18 +95,18 @@ def paper_recipe(
         teacher_views=2,
         students=(StudentViews(size=size, area=student_area, teacher_of=(1, 0)),),
         aspect=aspect,
-        augmentation=augmentation or Augmentation(),
+        augmentation=augmentation,
     )
 
 
 def released_recipe(
     *,
-    size: int = 224,
-    local_size: int = 96,
-    student_area: tuple[float, float] = (0.5, 1.0),
-    local_area: tuple[float, float] = (0.05, 0.4),
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    augmentation: Augmentation | None = None,
+    size: int,
+    local_size: int,
+    student_area: tuple[float, float],
+    local_area: tuple[float, float],
+    aspect: tuple[float, float],
+    augmentation: Augmentation,
 ) -> ViewRecipe:
     """One teacher view; one large and two small student views, all paired with it."""
     return ViewRecipe(
@@ -117,7 +117,7 @@ def released_recipe(
             StudentViews(size=local_size, area=local_area, teacher_of=(0, 0)),
         ),
         aspect=aspect,
-        augmentation=dataclasses.replace(augmentation or Augmentation(), blur_and_solarise="either"),
+        augmentation=dataclasses.replace(augmentation, blur_and_solarise="either"),
     )
 
 

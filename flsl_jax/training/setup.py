@@ -134,15 +134,17 @@ def view_recipe(views: ViewsConfig) -> ViewRecipe:
         blur_sigma=views.blur_sigma,
         solarise_probability=views.solarise_probability,
     )
-    shared = {
-        "size": views.size,
-        "student_area": views.student_area,
-        "aspect": views.aspect,
-        "augmentation": augmentation,
-    }
+    size, area, aspect = views.size, views.student_area, views.aspect
     if views.recipe == "paper":
-        return paper_recipe(**shared)
-    return released_recipe(**shared, local_size=views.local_size, local_area=views.local_area)
+        return paper_recipe(size=size, student_area=area, aspect=aspect, augmentation=augmentation)
+    return released_recipe(
+        size=size,
+        local_size=views.local_size,
+        student_area=area,
+        local_area=views.local_area,
+        aspect=aspect,
+        augmentation=augmentation,
+    )
 
 
 def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:

@@ -10,6 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
+from configs import vits16
+from flsl_jax.config import ViewsConfig, parse
 from flsl_jax.data.views import (
     AUGMENTATION_DRAWS,
     Augmentation,
@@ -17,16 +19,26 @@ from flsl_jax.data.views import (
     Views,
     augment,
     make_views,
-    paper_recipe,
-    released_recipe,
 )
+from flsl_jax.training.setup import view_recipe
 
 _SIZE, _LOCAL = 16, 8
-_OFF = Augmentation(jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
-_RECIPES = {
-    "paper": paper_recipe(size=_SIZE),
-    "released": released_recipe(size=_SIZE, local_size=_LOCAL),
-}
+
+
+def _recipe(name: str, **changes) -> ViewRecipe:
+    """A recipe with the numbers of `vits16`, some changed."""
+    values = vits16.get_config().views.to_dict() | {"recipe": name} | changes
+    return view_recipe(parse(ViewsConfig, values, path="views"))
+
+
+_OFF = dataclasses.replace(
+    _recipe("paper").augmentation,
+    jitter_probability=0.0,
+    grayscale_probability=0.0,
+    blur_probability=0.0,
+    solarise_probability=0.0,
+)
+_RECIPES = {name: _recipe(name, size=_SIZE, local_size=_LOCAL) for name in ("paper", "released")}
 recipes = pytest.mark.parametrize("recipe", list(_RECIPES.values()), ids=list(_RECIPES))
 
 
@@ -55,7 +67,7 @@ def _levels(views: np.ndarray, augmentation: Augmentation) -> np.ndarray:
 
 
 def test_numbers_of_the_recipes_are_the_methods() -> None:
-    paper, released = paper_recipe(), released_recipe()
+    paper, released = _recipe("paper"), _recipe("released")
     assert (paper.size, paper.teacher_views, paper.aspect) == (224, 2, (3 / 4, 4 / 3))
     (student,) = paper.students
     assert (student.size, student.area, student.teacher_of) == (224, (0.5, 1.0), (1, 0))
@@ -80,10 +92,9 @@ def test_numbers_of_the_recipes_are_the_methods() -> None:
 
 
 def test_recipes_are_static_under_jit_and_can_be_shrunk() -> None:
-    assert hash(paper_recipe()) == hash(paper_recipe())
-    weaker = dataclasses.replace(Augmentation(), hue=0.0)
-    assert released_recipe(size=64, augmentation=weaker).augmentation.hue == 0.0
-    assert paper_recipe(student_area=(0.3, 0.6)).students[0].area == (0.3, 0.6)
+    assert hash(_recipe("paper")) == hash(_recipe("paper"))
+    assert _recipe("released", size=64, hue=0.0).augmentation.hue == 0.0
+    assert _recipe("paper", student_area=(0.3, 0.6)).students[0].area == (0.3, 0.6)
 
 
 @recipes
@@ -101,7 +112,7 @@ def test_shapes_types_and_range(recipe: ViewRecipe) -> None:
 
 def test_base_crops_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"base crops are \(12, 12, 3\); the recipe expects \(16, 16, 3\)"):
-        make_views(jnp.asarray(_images(1, size=12)), jnp.zeros(1, jnp.uint32), seed=0, recipe=paper_recipe(size=16))
+        make_views(jnp.asarray(_images(1, size=12)), jnp.zeros(1, jnp.uint32), seed=0, recipe=_RECIPES["paper"])
 
 
 @recipes
@@ -130,7 +141,7 @@ def test_views_are_the_same_on_one_and_on_eight_devices_without_communication(re
 
 
 def test_other_seeds_samples_and_views_have_other_draws() -> None:
-    recipe = released_recipe(size=_SIZE, local_size=_LOCAL, local_area=(0.5, 1.0))
+    recipe = _recipe("released", size=_SIZE, local_size=_LOCAL, local_area=(0.5, 1.0))
     recipe = dataclasses.replace(recipe, teacher_views=2)
     image = np.repeat(_images(1), 64, axis=0)
     views = _views(image, np.arange(64), recipe=recipe)
@@ -147,13 +158,12 @@ def test_other_seeds_samples_and_views_have_other_draws() -> None:
     assert np.mean(np.any(views.teacher[:, 0] != views.teacher[:, 1], axis=(1, 2, 3))) > 0.9
 
 
-@pytest.mark.parametrize("make", [paper_recipe, functools.partial(released_recipe, local_size=_LOCAL)])
-def test_unaugmented_views_are_the_base_crop_and_pillows_crops_of_it(make) -> None:
-    recipe, images = make(size=_SIZE, augmentation=_OFF), _images(6)
-    if recipe.augmentation.blur_and_solarise == "either":
-        recipe = dataclasses.replace(
-            recipe, augmentation=dataclasses.replace(recipe.augmentation, alternative_blur_probability=0.0)
-        )
+@recipes
+def test_unaugmented_views_are_the_base_crop_and_pillows_crops_of_it(recipe: ViewRecipe) -> None:
+    off = dataclasses.replace(
+        _OFF, blur_and_solarise=recipe.augmentation.blur_and_solarise, alternative_blur_probability=0.0
+    )
+    recipe, images = dataclasses.replace(recipe, augmentation=off), _images(6)
     views = _views(images, np.arange(6), recipe=recipe)
     for view in range(recipe.teacher_views):
         np.testing.assert_allclose(_levels(views.teacher[:, view], _OFF), images, atol=1e-3)
@@ -243,6 +253,7 @@ def test_brightness_is_uniform_between_its_bounds(strength: float, bounds: tuple
 def test_switched_off_augmentations_change_nothing() -> None:
     image = _images(1, size=8)[0]
     np.testing.assert_allclose(_augmented(20, _OFF, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
-    strengthless = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter_probability=1.0)
-    still = dataclasses.replace(strengthless, grayscale_probability=0.0, blur_probability=0.0, solarise_probability=0.0)
-    np.testing.assert_allclose(_augmented(20, still, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)
+    strengthless = dataclasses.replace(
+        _OFF, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter_probability=1.0
+    )
+    np.testing.assert_allclose(_augmented(20, strengthless, image), np.broadcast_to(image, (20, 8, 8, 3)), atol=1e-3)

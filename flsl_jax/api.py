@@ -91,8 +91,7 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
     In a script, call it below `if __name__ == "__main__":`, because the processes that read images start the script anew.
 
     Args:
-        config: what `get_config` returns, a nested mapping of the same keys (a key left out takes its default), or a
-            checked `flsl_jax.config.Config`.
+        config: what `get_config` returns, a nested mapping of the same keys, or a checked `flsl_jax.config.Config`.
         workdir: folder of the run, made where it is not there.
 
     Returns:

@@ -1,7 +1,7 @@
 """The configuration of a run.
 
 Files under `configs/` return an `ml_collections.ConfigDict`; `parse_config` turns it into a `Config` and refuses unknown
-keys (naming the nearest valid one), wrong types and values out of range, each in one line that names the key.
+keys (naming the nearest valid one), missing keys, wrong types and values out of range, each in one line that names the key.
 """
 
 import dataclasses
@@ -81,10 +81,11 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     """Typed configuration from a nested mapping (such as a ConfigDict).
 
     Args:
-        values: nested mapping; a key that is left out takes its default.
+        values: nested mapping of all keys, as the files under `configs/` have them; a key that has a default may be left
+            out.
 
     Raises:
-        UserError: an unknown key, a wrong type or a value out of range; the message names the key.
+        UserError: an unknown or missing key, a wrong type or a value out of range; the message names the key.
     """
     config = parse(Config, values, path="config")
     check(config)
@@ -95,7 +96,8 @@ def parse_saved_config(values: Mapping[str, Any]) -> Config:
     """The configuration of a run that another version may have written, to read its networks with.
 
     Keys that this version does not know are passed over with a warning, except those of `model` and `head`, which say what
-    the network computes. Ranges are not checked again: the run has been trained with them.
+    the network computes. Keys that are newer than the run take their defaults: what runs did before the key existed. Ranges are
+    not checked again: the run has been trained with them.
 
     Args:
         values: nested mapping, from a checkpoint or the `config.json` of a workdir.

@@ -32,7 +32,7 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
     missing = [field.name for field in dataclasses.fields(kind) if field.name not in parsed and not _has_default(field)]
-    require(not missing, f"{path} lacks {', '.join(missing)}; start from configs/vits16.py, which has every key")
+    require(not missing, f"{path} lacks {', '.join(missing)}; the config vits16 has every key, to start from")
     return kind(**parsed)
 
 

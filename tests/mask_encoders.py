@@ -48,7 +48,7 @@ def best_miou(config: MaskedSourceConfig, *, how: str = "square", size: int = SI
 class PerfectEncoder:
     """Tokens are the class shares of their patch, of images that these sources have."""
 
-    name, patch_size, image_size, on_images = "perfect", PATCH, SIZE, None
+    name, patch_size, image_size, blank, inv_temp = "perfect", PATCH, SIZE, (0.0, 0.0, 0.0), None
 
     def __init__(self, *configs: MaskedSourceConfig, how: str = "square", size: int = SIZE) -> None:
         fit = MaskFit(how=how, size=size, patch_size=PATCH)
@@ -65,7 +65,7 @@ class PerfectEncoder:
 class NoiseEncoder:
     """Tokens say nothing; the same image has the same ones."""
 
-    name, patch_size, image_size, on_images = "noise", PATCH, SIZE, None
+    name, patch_size, image_size, blank, inv_temp = "noise", PATCH, SIZE, (0.0, 0.0, 0.0), None
 
     def tokens(self, images):
         grid = (images.shape[1] // PATCH, images.shape[2] // PATCH)

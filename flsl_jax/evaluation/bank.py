@@ -157,7 +157,7 @@ def _rows(parts: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("sharding", "k"))
 def _search(
-    queries: Float[Array, "q D"] | Float[np.ndarray, "q D"],
+    queries: Float[Array, "q D"],
     bank: Float[Array, "c m D"],
     names: Int[Array, "c m"],
     *,

@@ -1,4 +1,4 @@
-"""The features of boxed objects: tokens at 9 patches of every image, and their modes."""
+"""The features of boxed objects: the tokens of 9 patches of each image, and their modes."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ _PART_IMAGES = 16384
 
 @dataclasses.dataclass(frozen=True)
 class FeaturePart:
-    """Some images: `tokens` [I, 9, D], l2-normalised, `modes` alike or None, `labels` int32 [I]."""
+    """Features of I images: l2-normalised `tokens` [I, 9, D], `modes` alike or None, and `labels` int32 [I]."""
 
     tokens: np.ndarray
     modes: np.ndarray | None
@@ -30,7 +30,7 @@ class FeaturePart:
 
 @dataclasses.dataclass(frozen=True)
 class BoxFeatures:
-    """All images of a source: parts of `tokens` and of `modes` (None: not wanted) one after another, and their `labels`."""
+    """Features of all images of a source: the parts of `tokens` and of `modes` (None: not wanted), and all `labels`."""
 
     tokens: Sequence[np.ndarray]
     modes: Sequence[np.ndarray] | None
@@ -39,11 +39,12 @@ class BoxFeatures:
 
     @classmethod
     def gather(cls, parts: Iterable[FeaturePart], *, class_names: tuple[str, ...]) -> "BoxFeatures":
-        """From parts in their order."""
+        """The features of parts, in their order."""
         parts = list(parts)
+        modes = [part.modes for part in parts if part.modes is not None]
         return cls(
             tokens=[part.tokens for part in parts],
-            modes=None if parts[0].modes is None else [part.modes for part in parts],
+            modes=modes or None,
             labels=np.concatenate([part.labels for part in parts]),
             class_names=class_names,
         )
@@ -61,12 +62,12 @@ def encode_boxes(
     """The 9 tokens of every image and, with `inv_temp`, their modes among all tokens of their own image (Eq. 4).
 
     Args:
-        encoder: the network.
-        images: items (image, patches, label).
+        encoder: of frozen features.
+        images: items (image, patches, label), as `boxed_images` gives them.
         batch_size: images encoded at a time.
-        inv_temp: τ of the mean shift, which multiplies; None: no modes.
+        inv_temp: τ of the mean shift, a factor of products of tokens; None: no modes.
         dtype: of the features, float32 or bfloat16.
-        part_images: images in a part; the last has fewer.
+        part_images: images in a part; the last part has fewer.
     """
 
     def features(images: np.ndarray, patches: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether two sources speak of the same classes: matched by their names, or refused."""
+"""The classes of two sources: matched by name, or refused where they differ."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,10 +10,14 @@ from flsl_jax.typing import Int
 
 
 def translation(bank: Sequence[str], queries: Sequence[str], *, what: str) -> Int[np.ndarray, " C"] | None:
-    """The bank's number of each of the queries' classes, -1 where it lacks the name; None where both number them alike.
+    """The bank's number for each of the queries' C classes, -1 where the bank lacks it; None where both number them alike.
+
+    Args:
+        bank, queries: class names in the order of their numbers.
+        what: what the error message calls the evaluation.
 
     Raises:
-        UserError: they have no name in common.
+        UserError: the two have no name in common.
     """
     if tuple(bank) == tuple(queries):
         return None
@@ -33,7 +37,11 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def check_same_classes(train: MaskedSource, val: MaskedSource) -> None:
-    """Refuses two sources whose labels mean different classes."""
+    """Refuses two sources whose labels mean different classes.
+
+    Raises:
+        UserError: names the first label that differs.
+    """
     if train.class_names != val.class_names:
         pairs = zip(train.class_names, val.class_names)
         first = next((number for number, (a, b) in enumerate(pairs) if a != b), min(train.num_classes, val.num_classes))

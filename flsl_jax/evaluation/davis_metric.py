@@ -1,7 +1,7 @@
-"""Region and boundary accuracy of video masks, as the DAVIS-2017 evaluation counts them for the semi-supervised task.
+"""Region and boundary accuracy of video masks, as DAVIS-2017 defines them for the semi-supervised task.
 
-Written from the definitions (Perazzi et al., CVPR 2016; Pont-Tuset et al., arXiv:1704.00675) and from what the public
-davis2017-evaluation does where they leave room: every choice below is its.
+Written from the definitions (Perazzi et al., CVPR 2016; Pont-Tuset et al., arXiv:1704.00675). Where they leave a choice
+open, the public davis2017-evaluation is followed. See docs/protocols.md, "Video label propagation".
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from flsl_jax.typing import Bool, Float, UInt8
 
-# A boundary pixel is matched within this share of the image's diagonal, rounded up to whole pixels.
+# The distance within which a boundary pixel is matched: this share of the image's diagonal, rounded up to whole pixels.
 _TOLERANCE = 0.008
 _RECALL_THRESHOLD = 0.5
 _DECAY_BINS = 4
@@ -19,8 +19,8 @@ _DECAY_BINS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of one object's values over its frames: their mean; `recall`, the share of frames above 0.5; `decay`, the mean of
-    the first quarter of the frames less that of the last."""
+    """One object's values over its frames: their `mean`; `recall`, the share of frames above 0.5; `decay`, the mean of the
+    first quarter of the frames less the mean of the last quarter."""
 
     mean: float
     recall: float
@@ -29,7 +29,7 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectScores:
-    """One object of one video: `region` J and `boundary` F."""
+    """One object of one video: its `region` accuracy J and its `boundary` accuracy F."""
 
     region: Statistics
     boundary: Statistics
@@ -41,12 +41,12 @@ def score_objects(
     """J and F of the objects 1 to `num_objects` of a video.
 
     Args:
-        truth, predicted: object ids of the frames that are judged: all but the first and the last one of the video. Ids
-            of the truth above `num_objects` count as background; an object that is nowhere predicted, as zeros.
+        truth, predicted: object ids of the frames that are judged: all but the first and the last one of the video. Ids of
+            the truth above `num_objects` count as background. An object that is nowhere predicted has empty masks.
         num_objects: the largest id of the video's first frame.
 
     Raises:
-        ValueError: shapes differ, or there is no frame.
+        ValueError: the shapes differ, or there is no frame.
     """
     if truth.shape != predicted.shape or not len(truth):
         raise ValueError(f"masks of shapes {truth.shape} and {predicted.shape}; expected one shape, at least one frame")
@@ -69,9 +69,9 @@ def region_similarity(truth: Bool[np.ndarray, "H W"], predicted: Bool[np.ndarray
 
 
 def boundary_accuracy(truth: Bool[np.ndarray, "H W"], predicted: Bool[np.ndarray, "H W"]) -> float:
-    """F: harmonic mean of the shares of each mask's boundary pixels that lie near the other's.
+    """F: harmonic mean of two shares, of the boundary pixels of each mask that lie near the boundary of the other.
 
-    Near is within ceil(0.008 · diagonal) pixels, Euclidean. With one boundary empty F is 0, with both 1.
+    Near is a Euclidean distance of at most ceil(0.008 · diagonal) pixels. F is 0 if one boundary is empty and 1 if both are.
     """
     radius = math.ceil(_TOLERANCE * math.hypot(*truth.shape))
     lines = [np.argwhere(boundary(mask)) for mask in (truth, predicted)]
@@ -82,22 +82,21 @@ def boundary_accuracy(truth: Bool[np.ndarray, "H W"], predicted: Bool[np.ndarray
 
 
 def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Pixels that differ from their right, lower, or lower right neighbour; beyond the image there is none to differ from."""
+    """Pixels that differ from their right, lower or lower right neighbour, as far as these lie in the image."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     here = padded[:-1, :-1]
     return (here != padded[:-1, 1:]) | (here != padded[1:, :-1]) | (here != padded[1:, 1:])
 
 
 def statistics(values: Float[np.ndarray, " T"]) -> Statistics:
-    """Mean, recall and decay of one value a frame.
+    """Mean, recall and decay of one value for each frame.
 
-    Decay's bins share their end frames: with the frames numbered from 1, four equal parts of the span from 1 to T, their
-    ends rounded to whole frames (halves up) and belonging to both neighbours.
+    For decay, the span of the frame numbers 1 to T is cut into four equal parts, whose ends are rounded to whole frames
+    (halves up). A frame at an end belongs to both parts.
     """
     spans = np.linspace(1, len(values), _DECAY_BINS + 1)
-    ends = (
-        np.round(spans + 1e-10).astype(int) - 1
-    )  # as published: the nudge turns NumPy's halves-to-even into halves-up
+    # As published: NumPy rounds halves to even, and the small number rounds them up.
+    ends = np.round(spans + 1e-10).astype(int) - 1
     first, last = values[ends[0] : ends[1] + 1], values[ends[-2] : ends[-1] + 1]
     return Statistics(
         mean=float(values.mean()),

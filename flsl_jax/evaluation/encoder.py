@@ -1,8 +1,9 @@
-"""What an evaluation sees of a model: functions from uint8 images to its frozen features."""
+"""What evaluations and pictures need of a model: functions from uint8 images to frozen features."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,36 +18,76 @@ from flsl_jax.typing import Array, Float, UInt8
 
 # Levels from 0 to 255; float32 where padding has a level between two whole ones, such as the `blank` of an encoder.
 Images = UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"] | Float[np.ndarray, "b H W 3"] | Float[Array, "b H W 3"]
+_Features = TypeVar("_Features")
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Frozen features of images whose height and width the patch divides.
+    """Frozen features of images whose height and width are multiples of the patch size."""
 
-    `name`: what tables call it. `patch_size`: in pixels. `image_size`: height and width that it was trained at.
-    Those here also have `on_images`: where set, it is told how many images each call is about to encode, and what it raises
-    ends the evaluation.
-    """
+    @property
+    def name(self) -> str:
+        """What tables and messages call it."""
+        ...
 
-    name: str
-    patch_size: int
-    image_size: int
+    @property
+    def patch_size(self) -> int:
+        """Height and width of a patch in pixels."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of the images that it was trained on."""
+        ...
+
+    @property
+    def blank(self) -> tuple[float, float, float]:
+        """The colour that is 0 in every channel after the encoder's normalisation, in levels from 0 to 255."""
+        ...
+
+    @property
+    def inv_temp(self) -> float | None:
+        """τ of the mean shift that it was trained with, a factor of products of tokens; None where it is not known."""
+        ...
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
-        """One float32 feature a patch; compiled once for each shape of images."""
+        """One float32 feature for each patch; compiled once for each shape of images."""
+        ...
+
+
+@runtime_checkable
+class LayeredEncoder(Encoder, Protocol):
+    """An encoder with attention blocks, whose inner features can be read too."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks L."""
+        ...
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches in every block, such as a class token or registers."""
+        ...
+
+    def layers(self, images: Images) -> Float[Array, "S b h w D"]:
+        """The embedded patches, then each block's output without the final norm; S = L + 1."""
+        ...
+
+    def attention_inputs(self, images: Images, *, block: int = -1) -> AttentionInputs:
+        """Queries, keys and values of one block, prefix tokens first; see `ViT.attention_inputs`."""
         ...
 
 
 class NetworkEncoder:
     """A trained backbone; its tokens are those after the final LayerNorm.
 
-    A batch that this process's devices divide is spread over them, any other goes to one.
+    A batch whose length is a multiple of this process's devices is spread over them; any other goes to one device.
 
     Args:
         model: the backbone, with parameters on any devices of this process.
-        name: what tables call it.
-        mean, std: of the levels 0 to 1 that it was trained with, red, green and blue.
-        inv_temp: τ of the mean shift that it was trained with, where known; it multiplies products of tokens.
+        name: what tables and messages call it.
+        mean, std: of the levels 0 to 1 that it was trained with: red, green and blue.
+        inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None where it is not known.
     """
 
     def __init__(
@@ -62,7 +103,6 @@ class NetworkEncoder:
         self.image_size = model.architecture.grid[0] * self.patch_size
         self.depth, self.num_prefix = model.architecture.depth, model.architecture.num_prefix
         self.inv_temp = inv_temp
-        self.on_images: Callable[[int], None] | None = None
         self._graph, params = nnx.split(model, nnx.Param)
         self._batch = parallel.local_batch_sharding()
         self._params = jax.device_put(nnx.to_pure_dict(params), parallel.replicated(self._batch.mesh))
@@ -70,66 +110,94 @@ class NetworkEncoder:
 
     @property
     def blank(self) -> tuple[float, float, float]:
-        """The colour that is 0 in every channel after normalisation, in levels from 0 to 255."""
-        return tuple(255 * level for level in self._mean)
+        """See `Encoder`."""
+        red, green, blue = self._mean
+        return 255 * red, 255 * green, 255 * blue
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
         """See `Encoder`."""
-        return self._run("__call__", images)
+        return self._read(images, ViT.__call__)
 
     def layers(self, images: Images) -> Float[Array, "S b h w D"]:
-        """The residual stream: the embedded patches, then each block's output; S = L + 1, no final norm."""
-        return self._run("intermediates", images)
+        """See `LayeredEncoder`."""
+        return self._read(images, ViT.intermediates)
 
     def attention_inputs(self, images: Images, *, block: int = -1) -> AttentionInputs:
-        """Queries, keys and values of one block; see `ViT.attention_inputs`. Prefix tokens, if any, come first."""
-        return self._run("attention_inputs", images, block=block)
+        """See `LayeredEncoder`."""
+        return self._read(images, _AttentionOf(block))
 
-    def _run(self, method: str, images: Images, **options: Any) -> Any:
-        if self.on_images is not None:
-            self.on_images(len(images))
-        if len(images) % self._batch.mesh.size == 0:
+    def _read(self, images: Images, function: Callable[[ViT, Array], _Features]) -> _Features:
+        if len(images) % self._batch.num_devices == 0:
             images = jax.device_put(images, self._batch)
-        return _features(
-            self._params,
-            images,
-            graph=self._graph,
-            mean=self._mean,
-            std=self._std,
-            method=method,
-            options=tuple(options.items()),
-        )
+        return _features(self._params, images, graph=self._graph, mean=self._mean, std=self._std, function=function)
 
 
 class PixelEncoder:
-    """Raw pixels as features, the baseline: each patch's levels less one half, flattened."""
+    """Raw pixels as features, the baseline: the levels of each patch from -0.5 to 0.5 in one vector."""
 
     name = "raw pixels"
     blank = (127.5, 127.5, 127.5)
+    inv_temp: float | None = None
 
     def __init__(self, *, patch_size: int, image_size: int) -> None:
         self.patch_size, self.image_size = patch_size, image_size
-        self.on_images: Callable[[int], None] | None = None
 
     def tokens(self, images: Images) -> Float[Array, "b h w E"]:
         """See `Encoder`; E = 3 p²."""
-        if self.on_images is not None:
-            self.on_images(len(images))
         return pixel_tokens(images, patch_size=self.patch_size)
 
 
 class NoEncoder:
-    """Stands in for an encoder where a task judges what others made: it encodes nothing."""
+    """Takes the place of an encoder where a task judges finished predictions: it encodes nothing."""
 
     name = "no model"
     patch_size = image_size = 0
-
-    def __init__(self) -> None:
-        self.on_images: Callable[[int], None] | None = None
+    blank = (0.0, 0.0, 0.0)
+    inv_temp: float | None = None
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
         """Raises a TypeError: there is no model."""
         raise TypeError("there is no model to encode images with")
+
+
+def watched(encoder: Encoder, before: Callable[[int], None]) -> Encoder:
+    """An encoder with the same features that announces each batch; where `encoder` has layers, so has the result.
+
+    Args:
+        encoder: what encodes.
+        before: called with the number of images before each batch is encoded; what it raises reaches the caller.
+    """
+    return _WatchedLayers(encoder, before) if isinstance(encoder, LayeredEncoder) else _Watched(encoder, before)
+
+
+class _Watched:
+    """See `watched`."""
+
+    def __init__(self, encoder: Encoder, before: Callable[[int], None]) -> None:
+        self.name, self.patch_size, self.image_size = encoder.name, encoder.patch_size, encoder.image_size
+        self.blank, self.inv_temp = encoder.blank, encoder.inv_temp
+        self._encoder, self._before = encoder, before
+
+    def tokens(self, images: Images) -> Float[Array, "b h w D"]:
+        self._before(len(images))
+        return self._encoder.tokens(images)
+
+
+class _WatchedLayers(_Watched):
+    """See `watched`."""
+
+    def __init__(self, encoder: LayeredEncoder, before: Callable[[int], None]) -> None:
+        super().__init__(encoder, before)
+        self.depth, self.num_prefix = encoder.depth, encoder.num_prefix
+        self._layered = encoder
+
+    def layers(self, images: Images) -> Float[Array, "S b h w D"]:
+        self._before(len(images))
+        return self._layered.layers(images)
+
+    def attention_inputs(self, images: Images, *, block: int = -1) -> AttentionInputs:
+        self._before(len(images))
+        return self._layered.attention_inputs(images, block=block)
 
 
 @functools.partial(jax.jit, static_argnames="patch_size")
@@ -144,7 +212,17 @@ def pixel_tokens(
     return levels.reshape(batch, *grid, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "mean", "std", "method", "options"))
+@dataclasses.dataclass(frozen=True)
+class _AttentionOf:
+    """`ViT.attention_inputs` of one block, as a function that jit knows again."""
+
+    block: int
+
+    def __call__(self, model: ViT, levels: Array) -> AttentionInputs:
+        return model.attention_inputs(levels, block=self.block)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "mean", "std", "function"))
 def _features(
     params: Any,
     images: Array,
@@ -152,9 +230,7 @@ def _features(
     graph: nnx.GraphDef,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    method: str,
-    options: tuple[tuple[str, Any], ...],
+    function: Callable[[ViT, Array], Any],
 ) -> Any:
-    """What a method of the model says of the images; parameters are arguments, so that equal networks compile once."""
-    levels = normalise(jnp.asarray(images, jnp.float32), mean=mean, std=std)
-    return getattr(nnx.merge(graph, params), method)(levels, **dict(options))
+    """A function of the model and the normalised images; parameters are arguments, so that equal networks compile once."""
+    return function(nnx.merge(graph, params), normalise(jnp.asarray(images, jnp.float32), mean=mean, std=std))

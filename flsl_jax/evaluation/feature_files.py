@@ -1,4 +1,4 @@
-"""Features of boxed objects on disk: written once, whole or not at all, and read back by the same model and protocol."""
+"""Features of boxed objects on disk: written once, whole or not at all, and read back for the same model and protocol."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from flsl_jax.evaluation.box_features import BoxFeatures, FeaturePart
 from flsl_jax.evaluation.encoder import Encoder
 
 _MANIFEST = "manifest.json"
-# Tokens of one model on one picture, by the same program: they differ by rounding alone.
+# Tokens of one model on one picture differ by rounding alone; this is the largest relative distance that is taken for it.
 _SAME = 1e-3
 
 
@@ -23,17 +23,17 @@ class FeatureFiles:
     """A folder with `manifest.json` and, for each split, `SPLIT-PART-{tokens,modes,labels}.npy`.
 
     Raises:
-        UserError: the folder is there and holds something else.
+        UserError: the folder exists and holds something else.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
         if self._folder.exists() and not self.complete:
-            raise UserError(f"{folder} is there and holds no features (no {_MANIFEST}); name a new folder")
+            raise UserError(f"{folder} exists and holds no features (no {_MANIFEST}); name a new folder")
 
     @property
     def complete(self) -> bool:
-        """Whether features are there to be read."""
+        """Whether there are features to read."""
         return (self._folder / _MANIFEST).is_file()
 
     def write(
@@ -42,12 +42,15 @@ class FeatureFiles:
         protocol: Mapping[str, Any],
         splits: Mapping[str, tuple[tuple[str, ...], Iterable[FeaturePart]]],
     ) -> None:
-        """Writes class names and parts of every split, a part at a time; the folder has its name only when all are there.
+        """Writes the class names and parts of every split, one part at a time, into a folder that gets its name at the end.
 
         Args:
             encoder: whose features they are.
-            protocol: every value that they depend on, plain JSON.
-            splits: by name; encoded while they are written.
+            protocol: every value that the features depend on, plain JSON.
+            splits: class names and parts by the split's name; parts are encoded while they are written.
+
+        Raises:
+            UserError: the folder cannot be written.
         """
         temporary = self._folder.with_name(self._folder.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,7 +74,7 @@ class FeatureFiles:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def read(self, encoder: Encoder, protocol: Mapping[str, Any]) -> dict[str, BoxFeatures]:
-        """The splits by name, of arrays that are read from disk as they are used.
+        """The splits by name; their arrays are read from disk as they are used.
 
         Raises:
             UserError: the features are of another protocol or another model, or a file is missing.
@@ -109,7 +112,7 @@ class FeatureFiles:
 
 
 def _probe(encoder: Encoder) -> np.ndarray:
-    """What tells models apart: the tokens of one picture of noise, of a few patches."""
+    """What tells models apart: the tokens of one small picture of noise."""
     side = 4 * encoder.patch_size
     picture = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     return np.asarray(encoder.tokens(picture), np.float32).reshape(16, -1)
@@ -127,7 +130,7 @@ def _write_parts(folder: Path, split: str, parts: Iterable[FeaturePart]) -> int:
 
 
 def _read_part(path: Path, manifest: Mapping[str, Any]) -> FeaturePart:
-    # NumPy's files know bfloat16 only as two bytes.
+    # NumPy's files hold bfloat16 as items of two bytes without a type.
     dtype = jnp.dtype(manifest["protocol"]["bank_dtype"])
     modes = (
         None if manifest["protocol"]["inv_temp"] is None else np.load(f"{path}-modes.npy", mmap_mode="r").view(dtype)

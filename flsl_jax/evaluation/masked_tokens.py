@@ -1,7 +1,7 @@
 """Frozen tokens of images with masks, one image after another, encoded in batches of one shape."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -10,20 +10,26 @@ from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Images
 from flsl_jax.evaluation.reading import computed_ahead
-from flsl_jax.typing import Float, Int, UInt8
+from flsl_jax.typing import Array, Float, Int, UInt8
 
 Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig | SeparabilityConfig
+# From images to one feature for each patch, such as `Encoder.tokens`.
+Encode = Callable[[Images], Float[Array, "b h w D"] | Float[np.ndarray, "b h w D"]]
+# Images that are read and decoded ahead of the one in use.
 _AHEAD = 64
-# Images of different shapes wait for others of their shape until so many batches of them are held.
+# Images wait for others of their shape as long as no more than this many batches wait in total.
 _WAITING_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedTokens:
-    """`tokens` of image `index`, its `mask` at the network's pixels, and the mask that predictions are `judged` by: the
-    same or, where the image's ratio is kept, the whole mask at its own size. -1 is ignored in both."""
+    """One image: its `index` in the source, its `tokens`, and two masks, in which -1 is ignored.
+
+    `mask` has the pixels that the network saw. `judged` is what predictions are judged by: the same mask or, where the
+    image's ratio is kept, the whole mask at its own size.
+    """
 
     index: int
     tokens: Float[np.ndarray, "h w D"]
@@ -40,10 +46,10 @@ class _Prepared:
 
 
 def make_fit(settings: Settings, *, patch_size: int, image_size: int) -> MaskFit:
-    """The geometry of a task; size 0 is the size that the model was trained at.
+    """The geometry of a task; size 0 stands for the size that the model was trained at.
 
     Raises:
-        UserError: the patch does not divide the size.
+        UserError: the size is not a multiple of the patch.
     """
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
@@ -53,7 +59,7 @@ def make_fit(settings: Settings, *, patch_size: int, image_size: int) -> MaskFit
 
 def masked_tokens(
     source: MaskedSource,
-    encoder: Encoder,
+    encode: Encode,
     fit: MaskFit,
     *,
     batch_size: int,
@@ -62,16 +68,16 @@ def masked_tokens(
 ) -> Iterator[MaskedTokens]:
     """Tokens of every image of a source, with a progress bar.
 
-    Images come in their order where all have one shape after the fit, else shape by shape as batches fill up, which also
-    depends on nothing but the source and the order.
+    Images come in their order where all have one shape after the fit. Otherwise they come shape by shape as batches fill
+    up, in an order that is the same every time.
 
     Args:
-        source: images with masks; read and decoded by a few threads, a little ahead.
-        encoder: of frozen features.
-        fit: what of each image is seen.
-        batch_size: images encoded at a time; fewer, a power of two, for the last ones of a shape.
+        source: images with masks; read and decoded by threads, a little ahead.
+        encode: frozen features of a batch of images of one shape.
+        fit: which part of each image is used, and at which size.
+        batch_size: images encoded at a time; for the last ones of a shape, the next power of two of their number.
         title: of the progress bar.
-        order: indices of the images to take; None for all.
+        order: indices of the images to take; None: all.
 
     Raises:
         UserError: a record is damaged.
@@ -95,17 +101,17 @@ def masked_tokens(
             if len(group) < batch_size and held > _WAITING_BATCHES * batch_size:
                 group = max(waiting.values(), key=len)
             if len(group) == batch_size or held > _WAITING_BATCHES * batch_size:
-                yield from _encoded(waiting.pop(group[0].image.shape), encoder, batch_size=batch_size)
+                yield from _encoded(waiting.pop(group[0].image.shape), encode, batch_size=batch_size)
                 bar.update(len(group))
         for group in waiting.values():
-            yield from _encoded(group, encoder, batch_size=batch_size)
+            yield from _encoded(group, encode, batch_size=batch_size)
             bar.update(len(group))
 
 
-def _encoded(group: list[_Prepared], encoder: Encoder, *, batch_size: int) -> Iterator[MaskedTokens]:
-    """A batch of one shape, filled up to a full one or to a power of two with copies of its last image."""
+def _encoded(group: list[_Prepared], encode: Encode, *, batch_size: int) -> Iterator[MaskedTokens]:
+    """The tokens of images of one shape; copies of the last image fill the batch up to a full one or to a power of two."""
     rows = min(batch_size, 1 << (len(group) - 1).bit_length())
     images = np.stack([item.image for item in group] + [group[-1].image] * (rows - len(group)))
-    tokens = np.asarray(encoder.tokens(images), np.float32)
+    tokens = np.asarray(encode(images), np.float32)
     for item, features in zip(group, tokens):
         yield MaskedTokens(index=item.index, tokens=features, mask=item.mask, judged=item.judged)

@@ -13,8 +13,11 @@ Confusion = Int[np.ndarray, "K P"]
 
 @dataclasses.dataclass(frozen=True)
 class MaskScores:
-    """Shares of 0 to 1. `miou`: mean of the classes' IoU; `macc`: mean of the classes' recall; `aacc`: pixels that are
-    right. `iou` and `accuracy` of each class, NaN where its mean leaves it out; `pixels` of each class in the truth."""
+    """Shares from 0 to 1, and counts.
+
+    `miou`: mean of the classes' IoU. `macc`: mean of the classes' recall. `aacc`: share of pixels that are right. `iou` and
+    `accuracy`: of each class, NaN where the mean leaves it out. `pixels`: of each class in the truth.
+    """
 
     miou: float
     macc: float
@@ -28,7 +31,7 @@ class MaskScores:
         return {"miou": self.miou, "macc": self.macc, "aacc": self.aacc}
 
     def rows(self, class_names: Sequence[str]) -> list[dict[str, float | str]]:
-        """A line for each class that occurs in the truth or in a prediction."""
+        """A row for each class that occurs in the truth or in a prediction."""
         return [
             {"class": name, "iou": float(iou), "accuracy": float(accuracy), "pixel_share": float(share)}
             for name, iou, accuracy, share in zip(class_names, self.iou, self.accuracy, self.pixels / self.pixels.sum())
@@ -39,13 +42,13 @@ class MaskScores:
 def confusion_matrix(
     truth: Int[np.ndarray, "*n"], prediction: Int[np.ndarray, "*n"], *, num_classes: int, num_predicted: int = 0
 ) -> Confusion:
-    """Pixels by true class (rows) and predicted one (columns); those whose truth is below 0 count nowhere.
+    """Pixels by true class (rows) and by predicted one (columns), without the pixels whose truth is below 0.
 
     Args:
         truth: labels below `num_classes`.
-        prediction: labels from 0, below `num_predicted`, such as clusters.
+        prediction: labels from 0 and below `num_predicted`, such as clusters.
         num_classes: K.
-        num_predicted: P; 0 for K.
+        num_predicted: P; 0 stands for K.
 
     Raises:
         ValueError: a label is too large, or a prediction below 0.
@@ -62,9 +65,9 @@ def mask_scores(confusion: Confusion, *, absent: Literal["leave_out", "zero"] = 
     """mIoU, mAcc and aAcc of a data set, from the sum of its confusion matrices.
 
     Args:
-        confusion: K classes by P ≥ K predictions; a prediction from K on is no class: wrong, and of no class's union.
-        absent: a class that neither the truth nor a prediction has is left out of mIoU, as usual, or counts as 0, as in
-            the public Hummingbird code. mAcc leaves out every class that the truth lacks.
+        confusion: K classes by P ≥ K predictions. A prediction from K on is no class: it is wrong, and in no class's union.
+        absent: whether a class that neither the truth nor a prediction has is left out of mIoU, as usual, or counts as 0,
+            as in the public Hummingbird code. mAcc leaves out every class that the truth lacks.
 
     Raises:
         ValueError: there are fewer predictions than classes, or nothing was counted.
@@ -89,13 +92,14 @@ def mask_scores(confusion: Confusion, *, absent: Literal["leave_out", "zero"] = 
 
 
 def hungarian_match(confusion: Confusion, *, by: Literal["pixels", "iou"] = "pixels") -> Int[np.ndarray, " P"]:
-    """The class of each cluster, every class taken at most once, such that the sum over the pairs is the largest.
+    """The class of each cluster, each class used at most once, such that the sum over the matched pairs is largest.
 
-    Only classes that the truth has are matched. A cluster that is left over has class -1.
+    Only classes that the truth has are matched. A cluster that is left over gets class -1.
 
     Args:
         confusion: K classes by P clusters.
-        by: the sum of the pairs' common pixels, hence of accuracy, or of their IoU, as in the public Hummingbird code.
+        by: what is summed: the common pixels of a pair, which gives the best accuracy, or its IoU, as in the public
+            Hummingbird code.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -110,12 +114,12 @@ def hungarian_match(confusion: Confusion, *, by: Literal["pixels", "iou"] = "pix
 
 
 def majority_match(confusion: Confusion) -> Int[np.ndarray, " P"]:
-    """The class of each cluster that most of its pixels have, the lower of equals; -1 for a cluster without pixels."""
+    """For each cluster the class that most of its pixels have, of equals the lower; -1 for a cluster without pixels."""
     return np.where(confusion.any(axis=0), confusion.argmax(axis=0), -1)
 
 
 def matched(confusion: Confusion, match: Int[np.ndarray, " P"]) -> Int[np.ndarray, "K Q"]:
-    """The confusion of classes with classes once each cluster is called by its match; column Q - 1 = K is no class."""
+    """The confusion matrix after each cluster is replaced by its class; the last of the Q = K + 1 columns is no class."""
     num_classes = confusion.shape[0]
     merged = np.zeros((num_classes, num_classes + 1), np.int64)
     np.add.at(merged.T, np.where(match < 0, num_classes, match), confusion.T)

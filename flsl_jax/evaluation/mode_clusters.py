@@ -1,4 +1,4 @@
-"""Mean-shift clusters of one image's tokens: which tokens are pulled to a common mode (paper, Sec. 3 and Appendix A)."""
+"""Mean-shift clusters of one image's tokens: which tokens move to a common mode (paper, Sec. 3 and Appendix A)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ def mode_clusters(
 ) -> Int[np.ndarray, "h w"]:
     """Clusters of tokens that share a mode.
 
-    Tokens are l2-normalised; one mean-shift step at τ = `inv_temp` · √D, as the objective takes it, gives each its mode
-    (Eq. 4). Two tokens whose modes have a cosine of at least `similarity` are of one cluster, and so are the tokens that
-    a chain of such pairs connects. Place plays no part: see `connected_regions` for that.
+    Tokens are l2-normalised. One mean-shift step at τ = `inv_temp` · √D, as in the objective, gives each token its mode
+    (Eq. 4). Two tokens whose modes have a cosine of at least `similarity` are in one cluster, and so are all tokens that a
+    chain of such pairs connects. Where tokens lie in the image does not matter; see `connected_regions` for that.
 
     Args:
         tokens: of one image. Compiled once for each shape.
-        inv_temp: multiplies cosines of tokens after √D does; the larger, the smaller the clusters.
+        inv_temp: a factor of the tokens' cosines, beside √D; the larger, the smaller the clusters.
         similarity: smallest cosine of the modes of a pair, from -1 to 1; the larger, the smaller the clusters.
 
     Returns:
@@ -32,20 +32,31 @@ def mode_clusters(
 
 
 def connected_regions(clusters: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Parts of clusters that hang together on the grid, over edges and not over corners.
+    """The connected parts of all clusters.
 
     Returns:
-        int32 numbers of the regions, numbered as `mode_clusters` numbers clusters.
+        int32 numbers of the regions, in the order in which `mode_clusters` numbers clusters.
     """
-    from scipy import ndimage
-
     regions = np.zeros(clusters.shape, np.int32)
     count = 0
     for number in np.unique(clusters):
-        parts, found = ndimage.label(clusters == number)
+        parts, found = connected_parts(clusters == number)
         regions[parts > 0] = parts[parts > 0] + count
         count += found
     return _largest_first(regions.reshape(-1)).reshape(clusters.shape)
+
+
+def connected_parts(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
+    """The parts of a mask that are connected over edges, not over corners.
+
+    Returns:
+        int32 numbers of the parts from 1, in reading order, 0 outside the mask; and how many parts there are.
+    """
+    from scipy import ndimage
+
+    parts = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=parts)
+    return parts, int(parts.max(initial=0))
 
 
 @jax.jit
@@ -55,9 +66,10 @@ def _linked(tokens: Float[Array, "N D"], inv_temp: Array | float, similarity: Ar
 
 
 def _components(linked: Bool[np.ndarray, "N N"]) -> Int[np.ndarray, " N"]:
-    """For each node the smallest one that a chain of links connects it to.
+    """For each node, the smallest node that a chain of links connects it to.
 
-    Each row is read once: on a matrix this dense a fraction of the time of scipy's, which makes it sparse first.
+    Each row is read once. On a matrix as dense as these it takes a fraction of the time of scipy's function, which makes
+    the matrix sparse first.
     """
     names = np.full(len(linked), -1)
     for start in range(len(linked)):
@@ -70,6 +82,7 @@ def _components(linked: Bool[np.ndarray, "N N"]) -> Int[np.ndarray, " N"]:
 
 
 def _largest_first(names: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """The same groups under new names: 0, 1, … by falling size, and of equal sizes by their first member."""
     _, first, inverse, counts = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(first), np.int32)
     rank[np.lexsort((first, -counts))] = np.arange(len(first))

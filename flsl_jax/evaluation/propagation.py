@@ -1,4 +1,4 @@
-"""Label propagation through a video by the features of its frames (DINO's protocol; METHOD, "Evaluation")."""
+"""Label propagation through a video by the features of its frames (docs/protocols.md, "Video label propagation")."""
 
 import functools
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from PIL import Image
 from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Array, Bool, Float, Int, UInt8
 
-# Query patches are compared in tiles of so many rows and columns, each with the window that holds its neighbours.
+# Query patches are compared in square tiles of this many rows and columns, each with the window of its neighbours.
 _TILE = 16
 
 
 @flax.struct.dataclass
 class Context:
-    """What labels are taken from: the first frame, in slot 0, and the last frames, in the order they overwrite.
+    """The frames that labels are taken from: the first one in slot 0, the latest ones in the other slots, in turn.
 
-    `features` l2-normalised; `labels` the share of each object and of the background (0) in each patch; `filled` says
-    which slots hold a frame; `time` is the number of frames seen.
+    `features`: l2-normalised. `labels`: for each patch the share of the background (0) and of each object. `filled`: which
+    slots hold a frame. `time`: the number of frames so far.
     """
 
     features: Float[Array, "S h w D"]
@@ -31,7 +31,7 @@ class Context:
 
 
 def start(tokens: Float[Array, "h w D"], labels: Float[np.ndarray, "h w O"], *, context: int) -> Context:
-    """The context that holds the first frame alone, with room for `context` others, so that its shape never changes."""
+    """A context that holds the first frame alone; it has room for `context` others, so that its shape never changes."""
     room = ((0, context), (0, 0), (0, 0), (0, 0))
     return Context(
         features=jnp.pad(unit_vectors(tokens)[None], room),
@@ -45,12 +45,12 @@ def start(tokens: Float[Array, "h w D"], labels: Float[np.ndarray, "h w O"], *, 
 def follow(
     context: Context, tokens: Float[Array, "h w D"], *, radius: int, top_k: int, temp: float | Float[Array, ""]
 ) -> tuple[Context, Float[Array, "h w O"]]:
-    """The labels of the next frame, and the context with it in the oldest one's place.
+    """The labels of the next frame, and the context in which it replaces the oldest frame but the first.
 
-    Every patch takes the labels of the `top_k` most similar patches of the context, all its frames together, that lie at
-    most `radius` rows and columns away (0: anywhere), weighted by exp(cos / `temp`) and divided by the weights' sum. Where
-    several are as near as the last of them, all of those count, as in DINO's code. The N × N similarities of two frames
-    are never held: a tile of 16×16 patches is compared with its own window at a time.
+    Each patch takes the labels of the `top_k` most similar patches among all frames of the context that lie at most `radius`
+    rows and columns away (0: anywhere), weighted by exp(cos / `temp`) and divided by the sum of the weights. Where several
+    patches are as near as the last of these, all of them count, as in DINO's code. The N × N similarities of two frames are
+    never in memory at once: one tile of 16 × 16 patches is compared with its window at a time.
     """
     features = unit_vectors(tokens)
     labels = _windowed_read(features, context, radius=radius, top_k=top_k, temp=temp)
@@ -67,18 +67,18 @@ def follow(
 
 
 class _Window(NamedTuple):
-    """One axis of the keys of a tile of queries: how many there are, and of how many."""
+    """The keys of a tile of queries along one axis: `keys` of `length` rows or columns, at most `radius` away."""
 
     keys: int
     length: int
     radius: int
 
     def begin(self, tile: Array) -> Array:
-        """First key of a tile, moved inwards at the ends so that the window never leaves the grid."""
+        """The first key of a tile; at the borders the window is moved inwards, so that it never leaves the grid."""
         return jnp.clip(tile * _TILE - self.radius, 0, self.length - self.keys)
 
     def near(self, tile: Array) -> Bool[Array, "q k"]:
-        """Which of the tile's queries and keys are at most the radius apart."""
+        """Which pairs of the tile's queries and keys are at most the radius apart."""
         queries = tile * _TILE + jnp.arange(_TILE)
         keys = self.begin(tile) + jnp.arange(self.keys)
         return jnp.abs(queries[:, None] - keys[None]) <= self.radius
@@ -120,26 +120,26 @@ def _read_nearest(
     cosine: Float[Array, "Q K"], labels: Float[Array, "K O"], *, top_k: int, temp: float | Float[Array, ""]
 ) -> Float[Array, "Q O"]:
     nearest, _ = jax.lax.top_k(cosine, min(top_k, cosine.shape[-1]))
-    # Their places are known, but slices here would keep XLA from seeing a top-k above, which takes 50 times as long on a CPU.
+    # Their places are known, but slices here would hide the top-k above from XLA: it would take 50 times as long on a CPU.
     first, last = jnp.max(nearest, axis=-1, keepdims=True), jnp.min(nearest, axis=-1, keepdims=True)
     counted = (cosine >= last) & jnp.isfinite(cosine)
     weights = jnp.where(counted, jnp.exp((cosine - first) / temp), 0.0)
-    # Rows and columns that only fill up the last tiles may have no key near.
+    # Rows and columns that only fill up the last tiles may have no near key.
     total = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
     return jnp.matmul(weights, labels, precision="highest") / total
 
 
 def first_labels(mask: UInt8[np.ndarray, "H W"], *, grid: tuple[int, int], channels: int) -> Float[np.ndarray, "h w O"]:
-    """One-hot labels of patches from the first frame's object ids, resized to the grid by the nearest pixel."""
+    """One-hot labels of the patches, from the first frame's object ids at the nearest pixel."""
     small = Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.NEAREST)
     return np.eye(channels, dtype=np.float32)[np.asarray(small)]
 
 
 @functools.partial(jax.jit, static_argnames="patch_size")
 def to_pixels(labels: Float[Array, "h w O"], *, patch_size: int) -> UInt8[Array, "H W"]:
-    """The object of each pixel: labels up-sampled bilinearly, each stretched from 0 to 1, the largest one's number.
+    """The object id of each pixel: labels are interpolated bilinearly and each stretched to 0 to 1; the largest one wins.
 
-    A label that is the same everywhere counts as 1 where it is above 0; of equal ones the lowest number wins.
+    A label that has one value everywhere counts as 1 if that is above 0. Of equal labels the lowest number wins.
     """
     height, width, channels = labels.shape
     large = jax.image.resize(labels, (height * patch_size, width * patch_size, channels), "linear", antialias=False)
@@ -157,7 +157,7 @@ def to_size(mask: UInt8[np.ndarray, "h w"], *, height: int, width: int) -> UInt8
 def resize_frames(
     frames: UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"], *, height: int, width: int
 ) -> UInt8[Array, "b y x 3"]:
-    """Frames resized bilinearly without antialiasing (as OpenCV does by default), rounded to whole grey levels."""
-    shape = (frames.shape[0], height, width, 3)
-    large = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=False, precision="highest")
+    """Frames resized bilinearly without antialiasing, as by OpenCV's default, and rounded to whole levels."""
+    shape, precision = (frames.shape[0], height, width, 3), jax.lax.Precision.HIGHEST
+    large = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=False, precision=precision)
     return jnp.clip(jnp.round(large), 0, 255).astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""Images of a source, decoded by threads ahead of the network, in batches; held in memory only where they are few."""
+"""Images of a source, read and decoded by threads ahead of the network, in batches; kept in memory only if they are few."""
 
 import logging
 from collections import deque
@@ -22,25 +22,25 @@ log = logging.getLogger(__name__)
 Item = tuple[np.ndarray | np.generic, ...]
 Prepare = Callable[[Record, np.ndarray], Item | None]
 
-# Records that are read and decoded ahead of the one in hand.
+# Records that are read and decoded ahead of the one in use.
 _AHEAD = 256
-# Sets of images up to this size are kept, so that training decodes them once for all its measurements.
+# Sets of images up to this size are kept, so that a training run decodes them once for all its measurements.
 _KEPT_BYTES = 2**30
 
 
 class ImageStream:
-    """What `prepare` makes of the images of a source, in the source's order, any number of times.
+    """The prepared images of a source, in the source's order, any number of times.
 
     Args:
         source: read from several threads.
-        prepare: maps a record and its decoded uint8 [H, W, 3] pixels to arrays, the image first, of the same shapes and
-            dtypes for every record; None leaves the record out.
+        prepare: maps a record and its decoded uint8 [H, W, 3] pixels to an item: arrays, the image first, of the same shapes
+            and dtypes for every record. None leaves the record out.
         wanted: whether a record is worth decoding.
-        lacking: the end of the error where no record is left: what is missing, and what to do.
-        on_corrupt: "fail" refuses an image that cannot be decoded; else it is left out with a warning.
+        lacking: the end of the error message where no record is left: what is missing, and what to do.
+        on_corrupt: "fail" refuses an image that cannot be decoded; otherwise it is left out with a warning.
 
     Raises:
-        UserError: the source has no record that `prepare` takes.
+        UserError: no record of the source is left.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class ImageStream:
             raise UserError(f"{source.name}: {lacking}")
 
     def __len__(self) -> int:
-        """Records of the source, of which some may be left out."""
+        """The number of records of the source; some of them may be left out."""
         return len(self._source)
 
     def __iter__(self) -> Iterator[Item]:
         """One item after another.
 
         Raises:
-            UserError: an image that is wanted cannot be decoded and `on_corrupt` is "fail", or what `prepare` refuses.
+            UserError: an image cannot be decoded and `on_corrupt` is "fail", or `prepare` refuses one.
         """
         if self._kept is not None:
             yield from self._kept
@@ -82,7 +82,7 @@ class ImageStream:
         self._kept = kept
 
     def batches(self, batch_size: int) -> Iterator[list[np.ndarray]]:
-        """Stacked items, `batch_size` at a time and the rest at the end; shows progress where it takes long."""
+        """Stacked items, `batch_size` at a time and fewer at the end; shows progress if it takes more than two seconds."""
         items = iter(tqdm(self, total=len(self), desc=self.name, unit=" images", delay=2, leave=False, disable=None))
         while batch := [item for _, item in zip(range(batch_size), items)]:
             yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
@@ -106,7 +106,8 @@ class ImageStream:
 def computed_ahead(function: Callable[[_Key], _Value], keys: Iterable[_Key], *, ahead: int) -> Iterator[_Value]:
     """`function` of each key, in order, computed by threads up to `ahead` keys before it is asked for.
 
-    What the function raises is raised in its turn. Whoever stops early waits for the calls under way only.
+    An error of the function is raised when its key's turn comes. A caller that stops early waits only for the calls that
+    have begun.
     """
     waiting: deque[Future[_Value]] = deque()
     threads = ThreadPoolExecutor(_THREADS)

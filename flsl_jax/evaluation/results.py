@@ -1,4 +1,4 @@
-"""Results as a table to read and as `<task>.json`, which the report and other programs read."""
+"""Results: as a table for the terminal, and as `TASK.json` for the report and other programs."""
 
 import dataclasses
 import datetime
@@ -15,21 +15,24 @@ import jax
 
 from flsl_jax._version import __version__
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.tasks import TASKS, Outcome
+from flsl_jax.evaluation.task import TaskResult
+from flsl_jax.evaluation.tasks import TASKS
 
-# Rows of a table that a terminal is shown.
+# Rows of a table that are printed.
 _MAX_ROWS = 30
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "scikit-learn", "pillow")
 
 
-def result(name: str, settings: Any, outcome: Outcome, *, model: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    """Everything about one evaluation, as JSON holds it: what was measured, of which model, how, with what and when.
+def result(
+    name: str, settings: Any, measured: TaskResult, *, model: Mapping[str, Any], batch_size: int
+) -> dict[str, Any]:
+    """Everything about one evaluation as JSON values: what was measured, of which model, how, with what and when.
 
     Args:
-        name: the task.
-        settings: every parameter of its protocol.
-        outcome: what it gave.
-        model: what is to be said of the model: its name, path, step.
+        name: of the task.
+        settings: the dataclass with every parameter of its protocol.
+        measured: what `run_task` gave.
+        model: description of the model: its name, source, step and sizes.
         batch_size: images encoded at a time.
     """
     devices = jax.local_devices()
@@ -38,13 +41,13 @@ def result(name: str, settings: Any, outcome: Outcome, *, model: Mapping[str, An
         "judges": TASKS[name].judges,
         "reference": TASKS[name].reference,
         "model": dict(model),
-        "metrics": {key: float(value) for key, value in outcome.scores.metrics.items()},
-        "rows": [dict(row) for row in outcome.scores.rows],
+        "metrics": {key: float(value) for key, value in measured.scores.metrics.items()},
+        "rows": [dict(row) for row in measured.scores.rows],
         "settings": dataclasses.asdict(settings),
         "batch_size": batch_size,
-        "images": outcome.images,
-        "seconds": round(outcome.seconds, 3),
-        "images_per_sec": round(outcome.images / max(outcome.seconds, 1e-9), 3),
+        "images": measured.images,
+        "seconds": round(measured.seconds, 3),
+        "images_per_sec": round(measured.images / max(measured.seconds, 1e-9), 3),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "versions": {"flsl_jax": __version__, "python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in _LIBRARIES},
@@ -56,7 +59,7 @@ def check_writable(folder: Path) -> None:
     """Makes the folder of the results.
 
     Raises:
-        UserError: it cannot be made or written.
+        UserError: it cannot be made, or nothing can be written in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_result(values: Mapping[str, Any], folder: Path) -> Path:
-    """Writes `<task>.json` into a folder, whole or not at all; returns its path."""
+    """Writes `TASK.json` into a folder, whole or not at all; returns its path."""
     path = folder / f"{values['task']}.json"
     temporary = path.with_suffix(f".json.{os.getpid()}.tmp")
     try:
@@ -80,7 +83,7 @@ def write_result(values: Mapping[str, Any], folder: Path) -> Path:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Every result below a folder, such as a run's `results/`, in the order of their paths.
+    """Every result in a folder and the folders in it, such as a run's `results/`, in the order of their paths.
 
     Raises:
         UserError: a file is not a result.
@@ -101,7 +104,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(values: Mapping[str, Any]) -> str:
-    """A result for the terminal: its metrics a line each, its rows as columns, the reference beside them."""
+    """A result for the terminal: a line for each metric, the table of its rows, the reference to compare with."""
     model = values["model"]
     lines = [f"{values['task']} of {model['name']}"]
     lines += _aligned([(name, _shown(value)) for name, value in values["metrics"].items()])
@@ -129,7 +132,7 @@ def _shown(value: Any) -> str:
 
 
 def _finite(values: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """The same values, with None for floats that JSON cannot hold (NaN and infinities)."""
     if isinstance(values, Mapping):
         return {key: _finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

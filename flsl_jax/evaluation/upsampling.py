@@ -6,26 +6,27 @@ import numpy as np
 
 from flsl_jax.typing import Float, Int
 
-# Rows are interpolated together as long as they have so few numbers; bounds memory, changes no result.
+# How many numbers are interpolated at a time; bounds memory and changes no result.
 _BLOCK = 2**24
 
 
 def upsampled_classes(
     scores: Float[np.ndarray, "h w K"], *, height: int, width: int, mode: Literal["nearest", "bilinear"]
 ) -> Int[np.ndarray, "H W"]:
-    """The class of the largest score of each pixel, the lower of equals.
+    """For each pixel the class of the largest score, of equals the lower.
 
     Args:
         scores: of the patches; the grid spans the image.
         height, width: of the result, in pixels.
-        mode: "bilinear" interpolates the scores between the patches' centres and keeps them constant beyond the outermost
-            (`align_corners=False` elsewhere), then takes the largest; "nearest" gives a pixel the patch that it lies in.
+        mode: "bilinear" interpolates the scores between the patches' centres, keeps them constant beyond the outermost
+            centres (`align_corners=False` in other libraries), and then takes the largest. "nearest" gives a pixel the
+            class of the patch that it lies in.
     """
     if mode == "nearest":
         rows = (np.arange(height) * 2 + 1) * scores.shape[0] // (2 * height)
         columns = (np.arange(width) * 2 + 1) * scores.shape[1] // (2 * width)
         return scores.argmax(axis=-1)[rows[:, None], columns].astype(np.int32)
-    # A class that no patch has any score of wins nowhere, unless all scores are negative.
+    # A class with a score of 0 in every patch wins nowhere, unless there are negative scores.
     kept = np.flatnonzero(scores.any(axis=(0, 1))) if scores.min() >= 0 else np.arange(scores.shape[-1])
     if not kept.size:
         return np.zeros((height, width), np.int32)
@@ -40,7 +41,7 @@ def upsampled_classes(
 
 
 def _bilinear(length: int, size: int) -> Float[np.ndarray, "s n"]:
-    """Weights of `length` samples at their centres for each of `size` pixels."""
+    """For each of `size` pixels, the weights of `length` samples that lie at the centres of equal cells."""
     place = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     low = np.minimum(place.astype(np.int64), max(length - 2, 0))
     share = (place - low).astype(np.float32)

@@ -142,7 +142,7 @@ def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[s
 def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple: int) -> ShownImage:
     height, width = pixels.shape[:2]
     scale = size / min(height, width)
-    target = tuple(_rounded(side * scale, multiple) for side in (width, height))
+    target = (_rounded(width * scale, multiple), _rounded(height * scale, multiple))
     if target != (width, height):
         resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(target, Image.Resampling.BICUBIC)
         pixels = np.asarray(resized)

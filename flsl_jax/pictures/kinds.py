@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
 from flsl_jax.evaluation.mode_clusters import mode_clusters
 from flsl_jax.pictures.embedding import patch_colours, tsne_points
 from flsl_jax.pictures.images import Query, ShownImage, queries
@@ -54,7 +54,7 @@ class Kind:
     shows: str
     sheets: Callable[[Encoder, Sequence[ShownImage], PictureSettings], Sheets]
     scale: Scale | None = None
-    needs_network: bool = False
+    needs_attention: bool = False
     by_ratio: bool = False
     on_request: bool = False
 
@@ -70,7 +70,7 @@ def encode_layers(encoder: Encoder, image: ShownImage) -> dict[str, Float[np.nda
     Raw pixels have no layers, only tokens.
     """
     layers = {}
-    if hasattr(encoder, "layers"):
+    if isinstance(encoder, LayeredEncoder):
         stream = np.asarray(encoder.layers(image.pixels[None]))[:, 0]
         layers = {f"layer {number}": tokens for number, tokens in enumerate(stream)}
     return layers | {_FINAL: encode(encoder, image)}
@@ -113,8 +113,10 @@ def _similarity(encoder: Encoder, images: Sequence[ShownImage], settings: Pictur
 
 
 def _attention(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
+    layered = _with_attention(encoder, name="attention")
+
     def lines(image: ShownImage) -> list[Line]:
-        inputs = encoder.attention_inputs(image.pixels[None])
+        inputs = layered.attention_inputs(image.pixels[None])
         query, key = np.asarray(inputs.query)[0], np.asarray(inputs.key)[0]
         height, width = (side // encoder.patch_size for side in image.pixels.shape[:2])
         made = []
@@ -224,7 +226,7 @@ KINDS: Mapping[str, Kind] = {
         shows="where a query patch looks in the last block: every head and their mean (Fig. 4a)",
         sheets=_attention,
         scale=Scale("attention / its maximum", "cividis", low=0.0, high=1.0),
-        needs_network=True,
+        needs_attention=True,
     ),
     "tsne": Kind(
         shows="t-SNE of the tokens of every layer (Fig. 4b); a point is a patch, in its mean colour",
@@ -275,8 +277,8 @@ def check_kind(name: str, encoders: Sequence[Encoder], images: Sequence[ShownIma
     """
     kind = KINDS[name]
     for encoder in encoders:
-        if kind.needs_network and not hasattr(encoder, "attention_inputs"):
-            raise UserError(f"--pictures={name}: {encoder.name} has no attention; leave it or this picture out")
+        if kind.needs_attention:
+            _with_attention(encoder, name=name)
     if name == "neighbours":
         search = settings.search or images
         for image in images:
@@ -285,6 +287,13 @@ def check_kind(name: str, encoders: Sequence[Encoder], images: Sequence[ShownIma
                     f"--pictures=neighbours: there is no other image than {image.name} to search; give more --images, or "
                     "--search=DIR"
                 )
+
+
+def _with_attention(encoder: Encoder, *, name: str) -> LayeredEncoder:
+    """The encoder, if it has attention; otherwise a UserError that names the picture."""
+    if not isinstance(encoder, LayeredEncoder):
+        raise UserError(f"--pictures={name}: {encoder.name} has no attention; leave it or this picture out")
+    return encoder
 
 
 def _asked(encoder: Encoder, image: ShownImage, settings: PictureSettings) -> list[tuple[Query, int, int]]:

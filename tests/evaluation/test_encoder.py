@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
-from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder, NetworkEncoder, NoEncoder, PixelEncoder, watched
 from flsl_jax.models import Architecture, ViT
 
 ARCHITECTURE = Architecture(patch_size=8, width=16, depth=2, num_heads=2, grid=(4, 4), num_prefix=1)
@@ -42,3 +42,28 @@ def test_pixels_are_the_patches_levels():
     tokens = PixelEncoder(patch_size=8, image_size=32).tokens(IMAGES)
     assert tokens.shape == (8, 4, 6, 192)
     np.testing.assert_allclose(tokens[3, 1, 2], IMAGES[3, 8:16, 16:24].reshape(-1) / 255 - 0.5, atol=1e-6)
+
+
+def test_what_has_layers_says_so():
+    network = NetworkEncoder(ViT(ARCHITECTURE, rngs=nnx.Rngs(0)), name="tiny", inv_temp=0.5)
+    pixels = PixelEncoder(patch_size=8, image_size=32)
+    assert [isinstance(encoder, Encoder) for encoder in (network, pixels, NoEncoder())] == [True] * 3
+    assert [isinstance(encoder, LayeredEncoder) for encoder in (network, pixels, NoEncoder())] == [True, False, False]
+
+
+def test_a_watched_encoder_announces_each_batch_and_is_the_same_otherwise():
+    seen = []
+    network = NetworkEncoder(ViT(ARCHITECTURE, rngs=nnx.Rngs(0)), name="tiny", inv_temp=0.5)
+    pixels = PixelEncoder(patch_size=8, image_size=32)
+    for encoder in (network, pixels):
+        found = watched(encoder, seen.append)
+        for key in ("name", "patch_size", "image_size", "blank", "inv_temp"):
+            assert getattr(found, key) == getattr(encoder, key)
+        np.testing.assert_array_equal(found.tokens(IMAGES[:3]), encoder.tokens(IMAGES[:3]))
+        assert isinstance(found, LayeredEncoder) == isinstance(encoder, LayeredEncoder)
+    layered = watched(network, seen.append)
+    assert (layered.depth, layered.num_prefix) == (2, 1)
+    np.testing.assert_array_equal(layered.layers(IMAGES[:2]), network.layers(IMAGES[:2]))
+    keys = layered.attention_inputs(IMAGES[:4], block=0).key
+    np.testing.assert_array_equal(keys, network.attention_inputs(IMAGES[:4], block=0).key)
+    assert seen == [3, 3, 2, 4]

@@ -28,7 +28,7 @@ class _Counting(PixelEncoder):
 def test_images_of_one_shape_come_in_their_order_in_whole_batches() -> None:
     source, encoder = open_masked(scenes(7, split="val", size=32)), _Counting()
     fit = MaskFit(how="square", size=32, patch_size=8)
-    items = list(masked_tokens(source, encoder, fit, batch_size=4, title=""))
+    items = list(masked_tokens(source, encoder.tokens, fit, batch_size=4, title=""))
     assert [item.index for item in items] == list(range(7))
     assert encoder.shapes == [(4, 32, 32, 3)] * 2
     for item in items:
@@ -36,7 +36,7 @@ def test_images_of_one_shape_come_in_their_order_in_whole_batches() -> None:
         np.testing.assert_array_equal(item.mask, record.mask)
         np.testing.assert_array_equal(item.judged, record.mask)
         np.testing.assert_allclose(item.tokens[1, 2], record.image[8:16, 16:24].reshape(-1) / 255 - 0.5, atol=1e-6)
-    chosen = masked_tokens(source, encoder, fit, batch_size=4, title="", order=np.array([5, 2]))
+    chosen = masked_tokens(source, encoder.tokens, fit, batch_size=4, title="", order=np.array([5, 2]))
     assert [item.index for item in chosen] == [5, 2]
 
 
@@ -54,7 +54,7 @@ def mixed(tmp_path: Path) -> MaskedSourceConfig:
 def test_images_of_many_shapes_each_come_once_with_their_mask(mixed: MaskedSourceConfig, batch_size: int) -> None:
     source, encoder = open_masked(mixed), _Counting()
     fit = MaskFit(how="ratio", size=32, patch_size=8)
-    items = list(masked_tokens(source, encoder, fit, batch_size=batch_size, title=""))
+    items = list(masked_tokens(source, encoder.tokens, fit, batch_size=batch_size, title=""))
     assert sorted(item.index for item in items) == list(range(12))
     assert max(shape[0] for shape in encoder.shapes) <= batch_size
     for item in items:
@@ -69,7 +69,7 @@ def test_a_damaged_file_ends_it_with_its_name(mixed: MaskedSourceConfig) -> None
     path.write_bytes(path.read_bytes()[:45])
     fit = MaskFit(how="square", size=32, patch_size=8)
     with pytest.raises(UserError, match=r"03\.png cannot be read"):
-        list(masked_tokens(open_masked(mixed), _Counting(), fit, batch_size=4, title=""))
+        list(masked_tokens(open_masked(mixed), _Counting().tokens, fit, batch_size=4, title=""))
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused() -> None:

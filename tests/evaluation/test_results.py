@@ -8,13 +8,12 @@ import pytest
 from flsl_jax.config import BboxKnnConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.results import check_writable, read_results, result, table, write_result
-from flsl_jax.evaluation.task import Scores
-from flsl_jax.evaluation.tasks import Outcome
+from flsl_jax.evaluation.task import Scores, TaskResult
 
 
 def _result(**metrics):
     rows = ({"class": "ant", "token": 0.25}, {"class": "elephant", "token": math.nan})
-    outcome = Outcome(scores=Scores(metrics=metrics, rows=rows), images=30, seconds=2.0)
+    outcome = TaskResult(scores=Scores(metrics=metrics, rows=rows), images=30, seconds=2.0)
     return result("bbox_knn", BboxKnnConfig(k=3), outcome, model={"name": "runs/a, step 3", "step": 3}, batch_size=8)
 
 

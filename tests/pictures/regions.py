@@ -9,7 +9,7 @@ from flsl_jax.pictures.images import ShownImage
 class RegionEncoder:
     """Tokens are the mean red, green and blue of each patch of 8 pixels."""
 
-    name, patch_size, image_size, on_images = "regions", 8, 32, None
+    name, patch_size, image_size, blank, inv_temp = "regions", 8, 32, (0.0, 0.0, 0.0), None
 
     def tokens(self, images):
         batch, height, width, _ = images.shape

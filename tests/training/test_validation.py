@@ -9,8 +9,8 @@ import pytest
 from flsl_jax import parallel
 from flsl_jax.config import ImageKnnConfig
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.task import Scores
-from flsl_jax.evaluation.tasks import TASKS, Task
+from flsl_jax.evaluation.task import Scores, Task
+from flsl_jax.evaluation.tasks import TASKS
 from flsl_jax.loop import train
 from flsl_jax.training.setup import build_training
 from flsl_jax.training.validation import StoppedEvaluating, Validation
@@ -70,14 +70,17 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
     """A task that is asked to stop in its second (step 2) or its last call (step 6)."""
     calls = []
 
-    def evaluate(encoder, settings, *, batch_size):
+    def nothing(settings, *, patch_size, image_size):
+        return None
+
+    def evaluate(encoder, settings, *, batch_size, data):
         calls.append(1)
         if len(calls) == stopped_call:
             os.kill(os.getpid(), signal.SIGTERM)
         encoder.tokens(np.zeros((8, 32, 32, 3), np.uint8))
         return Scores(metrics={"call": float(len(calls))})
 
-    task = Task(settings=ImageKnnConfig, evaluate=evaluate, judges="", needs="")
+    task = Task(name="image_knn", settings=ImageKnnConfig, open=nothing, evaluate=evaluate, judges="", needs="")
     monkeypatch.setitem(TASKS, "image_knn", task)
     settings, step = config("image_knn", epochs=2, stop_at_step=6), 2 * (stopped_call - 1)
     outcome = train(settings, workdir=tmp_path)

@@ -1,8 +1,8 @@
-"""Bbox-aligned k-NN (paper, Appendix F; METHOD, "Evaluation"): how well single patch features tell objects apart."""
+"""Bbox-aligned k-NN (paper, Appendix F; docs/protocols.md, "Bbox-aligned k-NN"): do patch features tell objects apart?"""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank, Votes
-from flsl_jax.evaluation.box_features import BoxFeatures, encode_boxes
+from flsl_jax.evaluation.box_features import BoxFeatures, FeaturePart, encode_boxes
 from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.feature_files import FeatureFiles
 from flsl_jax.evaluation.reading import ImageStream, Item
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Float, Int
 
 POINTS = 9
@@ -31,15 +31,23 @@ class BboxKnnData:
     val: ImageStream | None
     stored: FeatureFiles | None
 
+    def splits(self) -> dict[str, ImageStream]:
+        """The images that are open, by the name of their split."""
+        named = {"train": self.train, "val": self.val}
+        return {name: images for name, images in named.items() if images is not None}
+
 
 @dataclasses.dataclass(frozen=True)
 class BboxKnnResult:
-    """Shares of 0 to 1. `any`: images of which any of the 9 tokens votes right, the paper's number. `majority`: images
-    of which most tokens vote right; `token`: tokens that vote right; `top5`: images whose class is among the 5 with the
-    most votes of all 9 tokens together; `token_top5`: tokens with their class among their own 5 best.
+    """Shares from 0 to 1.
 
-    Nine tries make `any` large by chance: C equally frequent classes give up to 1 - (1 - 1/C)⁹ without any knowledge
-    (0.70 for 8). Read it beside `token`, whose chance is 1/C. With 5 classes or fewer the top 5 say nothing.
+    `any`: images of which any of the 9 tokens votes for the right class, the paper's number. `majority`: images of which
+    most tokens do. `token`: tokens that do. `top5`: images whose class is among the 5 with the most votes of all 9 tokens
+    together. `token_top5`: tokens whose class is among their own 5 best.
+
+    By chance `any` is large, because there are nine tries: with C equally frequent classes it reaches 1 - (1 - 1/C)⁹
+    without any knowledge (0.70 for 8 classes). Read `token` beside it, whose chance is 1/C. With 5 classes or fewer,
+    `top5` and `token_top5` say nothing.
     """
 
     any: float
@@ -50,11 +58,11 @@ class BboxKnnResult:
 
 
 def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> BboxKnnData:
-    """Opens train and val, or finds their features.
+    """Opens train and val, or finds their stored features.
 
     Raises:
-        UserError: the patch does not divide the size, a source cannot be read or has no boxes, or the two have no class
-            in common; the folder of the features holds something else.
+        UserError: the size is not a multiple of the patch, a source cannot be read or has no boxes, the two have no class
+            in common, or the folder of the features holds something else.
     """
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
@@ -74,12 +82,12 @@ def _open(config: SourceConfig, *, size: int, patch_size: int) -> ImageStream:
 def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace") -> ImageStream:
     """Items (image uint8 [s, s, 3], patches int32 [9], label int32 []) of every image that has a box.
 
-    Short side to `size`, central square, boxes through the same transform. Of each image's boxes the largest after the
-    transform; in it the centres of a 3×3 grid of equal cells; for each the patch whose centre is nearest, which is the
-    patch it lies in (at a border between two, the right or lower one).
+    The short side is resized to `size` and the central square is cut out; boxes go through the same transform. Of each
+    image's boxes the largest after the transform counts. It is cut into 3 × 3 equal cells, and for the centre of each cell
+    the nearest patch is taken, which is the patch that it lies in (on a border between two, the right or lower one).
 
     Raises:
-        UserError: no image of the source has a box. While reading: a box lies beyond its image.
+        UserError: no image of the source has a box. While reading: a box reaches beyond its image.
     """
     return ImageStream(
         source,
@@ -91,7 +99,9 @@ def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str 
 
 
 def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop, patch_size: int) -> Item | None:
-    """Image, patches and label; None where it has no box in the crop."""
+    """Image, patches and label; None where no box is left in the crop."""
+    if record.boxes is None:
+        return None
     height, width = pixels.shape[:2]
     record.boxes.require_inside(width=width, height=height, name=record.name)
     boxes = transform.boxes(record.boxes, width=width, height=height)
@@ -103,7 +113,7 @@ def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop, patch
 
 
 def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> Int[np.ndarray, "9"]:
-    """Flat indices of the 9 patches of a box (x0, y0, x1, y1) in a square grid; a small box repeats patches."""
+    """Flat indices of the 9 patches of a box (x0, y0, x1, y1 in pixels) in a square grid; a small box repeats patches."""
     shares = (np.arange(3) + 0.5) / 3
     columns = (box[0] + shares * (box[2] - box[0])) // patch_size
     rows = (box[1] + shares * (box[3] - box[1])) // patch_size
@@ -112,44 +122,44 @@ def box_patches(box: Float[np.ndarray, "4"], *, patch_size: int, grid: int) -> I
 
 
 def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data: BboxKnnData | None = None) -> Scores:
-    """The protocol: features of train are the bank, each of val's is classified by its k · k_scale nearest.
+    """The features of train are the bank; each of val's is classified by its k · k_scale nearest.
 
-    Classes are matched by name; one that train lacks is never voted for.
+    Classes are matched by name; no vote goes to a class that train lacks.
 
     Args:
         encoder: its tokens Z are judged; with `modes` also their modes Ẑ among all tokens of their own image (Eq. 4).
-        settings: the protocol.
+        settings: of the protocol.
         batch_size: images encoded at a time.
-        data: from `open_data`, where it is open already.
+        data: from `open_data`; None: opened here.
 
     Raises:
         UserError: as `open_data` and `boxed_images`; or features on disk are of another model or protocol.
     """
     data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
-    inv_temp = (settings.inv_temp or getattr(encoder, "inv_temp", None)) if settings.modes else None
+    inv_temp = (settings.inv_temp or encoder.inv_temp) if settings.modes else None
     train, val = _features(encoder, settings, data, batch_size=batch_size, inv_temp=inv_temp)
-    score = functools.partial(_score, train, val, k=settings.k * settings.k_scale, temp=settings.temp)
-    votes = score(train.tokens, val.tokens)
+    votes = functools.partial(_votes, train, k=settings.k * settings.k_scale, temp=settings.temp)
+    of_tokens = votes(train.tokens, val.tokens)
     labels = _labels_as(train, val)
-    metrics = dataclasses.asdict(result(votes, labels))
-    if inv_temp is not None:
-        of_modes = dataclasses.asdict(result(score(train.modes, val.modes), labels))
+    metrics = dataclasses.asdict(result(of_tokens, labels))
+    if train.modes is not None and val.modes is not None:
+        of_modes = dataclasses.asdict(result(votes(train.modes, val.modes), labels))
         metrics |= {f"modes_{name}": value for name, value in of_modes.items()}
-    return Scores(metrics=metrics, rows=_rows(votes, val, labels), images=len(train.labels) + len(val.labels))
+    return Scores(metrics=metrics, rows=_rows(of_tokens, val, labels), images=len(train.labels) + len(val.labels))
 
 
 def _features(
     encoder: Encoder, settings: BboxKnnConfig, data: BboxKnnData, *, batch_size: int, inv_temp: float | None
 ) -> tuple[BoxFeatures, BoxFeatures]:
-    """Of train and val: encoded, and kept on disk where that is wanted; or read back."""
-    encode = functools.partial(
-        encode_boxes, encoder, batch_size=batch_size, inv_temp=inv_temp, dtype=settings.bank_dtype
-    )
+    """Of train and val: encoded, and stored on disk where that is wanted; or read back."""
+
+    def encode(images: ImageStream) -> Iterable[FeaturePart]:
+        return encode_boxes(encoder, images, batch_size=batch_size, inv_temp=inv_temp, dtype=settings.bank_dtype)
+
+    splits = {name: (images.class_names, encode(images)) for name, images in data.splits().items()}
     if data.stored is None:
-        train, val = (
-            BoxFeatures.gather(encode(images), class_names=images.class_names) for images in (data.train, data.val)
-        )
-        return train, val
+        found = {name: BoxFeatures.gather(parts, class_names=names) for name, (names, parts) in splits.items()}
+        return found["train"], found["val"]
     protocol = {
         "train": dataclasses.asdict(settings.train),
         "val": dataclasses.asdict(settings.val),
@@ -159,23 +169,15 @@ def _features(
         "bank_dtype": settings.bank_dtype,
     }
     if not data.stored.complete:
-        splits = {"train": data.train, "val": data.val}
-        data.stored.write(
-            encoder, protocol, {name: (images.class_names, encode(images)) for name, images in splits.items()}
-        )
-    stored = data.stored.read(encoder, protocol)
-    return stored["train"], stored["val"]
+        data.stored.write(encoder, protocol, splits)
+    found = data.stored.read(encoder, protocol)
+    return found["train"], found["val"]
 
 
-def _score(
-    train: BoxFeatures,
-    val: BoxFeatures,
-    bank: Sequence[np.ndarray],
-    queries: Sequence[np.ndarray],
-    *,
-    k: int,
-    temp: float,
+def _votes(
+    train: BoxFeatures, bank: Sequence[np.ndarray], queries: Sequence[np.ndarray], *, k: int, temp: float
 ) -> Votes:
+    """Of the queries, by the bank's nearest; `bank` has the tokens or the modes of `train`."""
     num_classes = max(len(train.class_names), int(train.labels.max()) + 1)
     placed = Bank.place(bank, np.repeat(train.labels, POINTS))
     return placed.vote(queries, k=k, temp=temp, num_classes=num_classes)
@@ -194,7 +196,7 @@ def result(votes: Votes, labels: Int[np.ndarray, " J"]) -> BboxKnnResult:
 
 
 def _rows(votes: Votes, val: BoxFeatures, labels: Int[np.ndarray, " J"]) -> list[dict[str, float | int | str]]:
-    """A line for every class of val that has images, by its tokens; none where classes have no names."""
+    """A row for each class of val that has images, by its tokens; none where classes have no names."""
     lines: list[dict[str, float | int | str]] = []
     for number in np.unique(val.labels) if val.class_names else ():
         own = val.labels == number
@@ -209,3 +211,15 @@ def _labels_as(train: BoxFeatures, val: BoxFeatures) -> Int[np.ndarray, " J"]:
     """Labels of val as train numbers them; -1 for a class that train lacks."""
     numbers = translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
     return val.labels if numbers is None else numbers[val.labels]
+
+
+TASK = Task(
+    name="bbox_knn",
+    settings=BboxKnnConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Bbox-aligned k-NN (paper, Appendix F): do single patch features tell the classes of boxed objects apart?",
+    needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
+    "XML; shards or tfds with boxes; scenes",
+    reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+)

@@ -1,7 +1,10 @@
-"""Unsupervised segmentation: k-means over the tokens of a data set, its clusters matched to the classes of the masks."""
+"""Unsupervised segmentation: k-means over the tokens of a data set, its clusters matched to the classes of the masks.
+
+What is computed: docs/protocols.md, "Unsupervised segmentation".
+"""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -12,19 +15,22 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Float, Int
 
-# Tokens that scikit-learn's mini-batch k-means updates its centres with at a time, and starts of which it takes the best.
-_BATCH_TOKENS, _STARTS = 4096, 3
+# Of scikit-learn's mini-batch k-means: tokens for each update of the centres, and starts of which the best is taken.
+_KMEANS: dict[str, Any] = {"batch_size": 4096, "n_init": 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringData:
-    """Tokens of all images, l2-normalised and row by row, the height and width of each image's grid, and the masks that
-    cluster maps are judged by; -1 is ignored."""
+    """The tokens and masks of I images.
+
+    `tokens`: l2-normalised, image after image, each row by row. `grids`: height and width of each image's grid of patches.
+    `masks`: what maps of clusters are judged by, labels below `num_classes`; -1 is ignored.
+    """
 
     tokens: Float[np.ndarray, "N D"]
     grids: Int[np.ndarray, "I 2"]
@@ -35,13 +41,19 @@ class ClusteringData:
 def evaluate(
     encoder: Encoder, settings: ClusteringConfig, *, batch_size: int, data: MaskedSource | None = None
 ) -> Scores:
-    """k-means with every number of clusters and seed; means and standard deviations over the seeds.
+    """k-means with every number of clusters and every seed; means and standard deviations over the seeds.
 
-    All tokens (4 D bytes each) and masks are held in memory. Metrics carry the name of their number of clusters from the
-    second on, such as `miou_k54`; rows have a line for every run, with both ways of matching.
+    All tokens (4 D bytes each) and masks are held in memory. From the second number of clusters on, metrics carry it in
+    their names, such as `miou_k54`. There is a row for each run and each of the two ways of matching.
+
+    Args:
+        encoder: its l2-normalised tokens are clustered.
+        settings: of the protocol.
+        batch_size: images encoded at a time.
+        data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: bad input, or fewer tokens than clusters.
+        UserError: as `open_data`; every pixel is ignored, or there are fewer tokens than clusters.
     """
     source = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     collected = collect(source, encoder, settings, batch_size=batch_size)
@@ -75,7 +87,11 @@ def evaluate(
 
 
 def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int) -> MaskedSource:
-    """The images and masks; raises UserError for bad input."""
+    """The images and masks.
+
+    Raises:
+        UserError: the source cannot be opened, or the size is not a multiple of the patch.
+    """
     make_fit(settings, patch_size=patch_size, image_size=image_size)
     return open_masked(settings.data)
 
@@ -87,7 +103,7 @@ def collect(source: MaskedSource, encoder: Encoder, settings: ClusteringConfig, 
     tokens: list[np.ndarray] = []
     grids: list[tuple[int, ...]] = []
     masks: list[np.ndarray] = []
-    for item in masked_tokens(source, encoder, fit, batch_size=batch_size, title=encoder.name):
+    for item in masked_tokens(source, encoder.tokens, fit, batch_size=batch_size, title=encoder.name):
         flat = item.tokens.reshape(-1, item.tokens.shape[-1])
         tokens.append(unit_vectors(flat))
         grids.append(item.tokens.shape[:2])
@@ -101,15 +117,18 @@ def assign(tokens: Float[np.ndarray, "N D"], *, clusters: int, seed: int) -> Int
     """The cluster of every token after mini-batch k-means (Sculley 2010), started by k-means++; deterministic by seed."""
     from sklearn.cluster import MiniBatchKMeans
 
-    model = MiniBatchKMeans(clusters, random_state=seed, batch_size=_BATCH_TOKENS, n_init=_STARTS)
+    model = MiniBatchKMeans(clusters, random_state=seed, **_KMEANS)
     return model.fit_predict(tokens)
 
 
 def cluster_confusion(
     data: ClusteringData, assigned: Int[np.ndarray, " N"], *, clusters: int, upsample: Literal["nearest", "bilinear"]
 ) -> Int[np.ndarray, "K P"]:
-    """Pixels by class and cluster, each image's cluster map brought to its mask's size; "bilinear" interpolates, for every
-    cluster, the map of ones where it is and zeros elsewhere, and takes the largest."""
+    """Pixels by class and cluster, after each image's map of clusters is brought to the size of its mask.
+
+    "bilinear" makes a map for each cluster, one where it is and zero elsewhere, interpolates these maps, and gives each pixel
+    the cluster whose map is largest there. "nearest" gives each pixel the cluster of its patch.
+    """
     confusion = np.zeros((data.num_classes, clusters), np.int64)
     start = 0
     for (height, width), mask in zip(data.grids, data.masks):
@@ -125,8 +144,18 @@ def cluster_confusion(
 def _run(
     data: ClusteringData, *, clusters: int, seed: int, upsample: Literal["nearest", "bilinear"]
 ) -> dict[str, dict[str, float]]:
-    """Scores of one k-means by the way of matching."""
+    """Scores of one run of k-means, by the way of matching."""
     assigned = assign(data.tokens, clusters=clusters, seed=seed)
     confusion = cluster_confusion(data, assigned, clusters=clusters, upsample=upsample)
     matches = {"hungarian": hungarian_match(confusion), "majority": majority_match(confusion)}
     return {way: mask_scores(matched(confusion, match)).metrics() for way, match in matches.items()}
+
+
+TASK = Task(
+    name="clustering",
+    settings=ClusteringConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Unsupervised segmentation: do clusters of tokens, by k-means, coincide with the classes of the masks?",
+    needs="images with segmentation masks (data): a folder of PNG ids, COCO panoptic, scenes",
+)

@@ -1,24 +1,26 @@
-"""Unsupervised object discovery: LOST (Siméoni et al., BMVC 2021) on frozen features, and regions of one mean-shift mode."""
+"""Unsupervised object discovery: LOST, and connected regions of one mean-shift mode.
+
+LOST is the method of Siméoni et al. (BMVC 2021). What is computed: docs/protocols.md, "Object discovery".
+"""
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import DiscoveryConfig
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.records import Source
+from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import images_at_once
-from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder
-from flsl_jax.evaluation.mode_clusters import connected_regions, mode_clusters
-from flsl_jax.evaluation.task import Scores
-from flsl_jax.typing import Array, Bool, Float, Int, UInt8
-
-_PATCH_BOX = Int[np.ndarray, "4"]
+from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
+from flsl_jax.evaluation.mode_clusters import connected_parts, connected_regions, mode_clusters
+from flsl_jax.evaluation.task import Scores, Task
+from flsl_jax.typing import Bool, Float, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class DiscoveryData:
 
 @dataclasses.dataclass(frozen=True)
 class Seed:
-    """Of LOST: the `patch` (row, column), and the `region` of the patches that belong to its object."""
+    """What LOST finds: its seed `patch` (row, column), and the `region` of the patches that belong to the seed's object."""
 
     patch: tuple[int, int]
     region: Bool[np.ndarray, "h w"]
@@ -39,7 +41,7 @@ class Seed:
 
 @dataclasses.dataclass
 class _Tally:
-    """Boxes of one method, counted over all images."""
+    """Boxes of one method and the objects that they meet, counted over all images."""
 
     images: int = 0
     right_images: int = 0
@@ -49,16 +51,15 @@ class _Tally:
     found_objects: int = 0
 
     def add(self, boxes: Float[np.ndarray, "R 4"], truth: Float[np.ndarray, "M 4"], *, iou: float) -> None:
-        """One image's boxes and objects."""
+        """Counts one image's found boxes and its annotated ones."""
         right = box_iou(boxes, truth) >= iou
         self.images, self.right_images = self.images + 1, self.right_images + bool(right.any())
         self.boxes, self.right_boxes = self.boxes + len(boxes), self.right_boxes + int(right.any(axis=1).sum())
         self.objects, self.found_objects = self.objects + len(truth), self.found_objects + int(right.any(axis=0).sum())
 
-    def row(self, method: str) -> dict[str, float | str]:
-        """As a line of the table."""
+    def shares(self) -> dict[str, float]:
+        """The numbers of a row of the table; `boxes` is per image."""
         return {
-            "method": method,
             "corloc": self.right_images / self.images,
             "recall": self.found_objects / self.objects,
             "precision": self.right_boxes / max(self.boxes, 1),
@@ -67,15 +68,16 @@ class _Tally:
 
 
 def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) -> DiscoveryData:
-    """The images that have boxes, grouped by the grid that they fill: encoding compiles once a grid, not once an image.
+    """The images that have boxes, grouped by their grid of patches: encoding compiles once for a grid, not for an image.
 
     Args:
-        settings: the protocol.
-        patch_size: of the encoder.
-        image_size: plays no part here: images keep their sizes.
+        settings: of the protocol.
+        patch_size: of the encoder, in pixels.
+        image_size: not used: images keep their sizes.
 
     Raises:
-        UserError: the source cannot be opened, an image cannot be read, no image has a box, or a box lies beyond its image.
+        UserError: the source cannot be opened, an image cannot be read, no image has a box, or a box reaches beyond its
+            image.
     """
     source = open_source(settings.data)
     groups = defaultdict(list)
@@ -83,7 +85,7 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
     for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=hidden):
         record = source[index]
         if record.boxes is not None and record.boxes.labels.size:
-            height, width = _read(source, index).shape[:2]
+            height, width = _pixels(record, source=source).shape[:2]
             record.boxes.require_inside(width=width, height=height, name=record.name)
             groups[(-(-height // patch_size), -(-width // patch_size))].append(index)
     if not groups:
@@ -94,19 +96,19 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
 def evaluate(
     encoder: Encoder, settings: DiscoveryConfig, *, batch_size: int, data: DiscoveryData | None = None
 ) -> Scores:
-    """Boxes of objects that nobody named, against the annotated ones.
+    """Boxes that are found without labels, compared with the annotated ones.
 
     Args:
         encoder: whose features are compared. One without attention (raw pixels) gives its tokens in place of keys.
-        settings: the protocol.
-        batch_size: images of the encoder's training size that it can take at a time; of larger ones it gets fewer.
-        data: from `open_data` where it is open already.
+        settings: of the protocol.
+        batch_size: images of the encoder's training size that are encoded at a time; of larger ones, fewer.
+        data: from `open_data`; None: opened here.
 
     Returns:
-        `corloc`, the share of images whose one box of LOST is right; `modes_corloc`, the same where the box is that of the
-        mode region that holds LOST's seed; of all mode regions the `modes_recall`, the share of annotated boxes that one
-        of them meets, `modes_precision`, the share of regions that meet one, and `modes_regions`, their number an image. A
-        row for each of these ways, and one for the box of the whole image, which knows nothing.
+        `corloc`: the share of images whose one box of LOST is right. `modes_corloc`: the same for the box of the mode region
+        that holds LOST's seed. Of all mode regions, `modes_recall`: the share of annotated boxes that a region meets;
+        `modes_precision`: the share of regions that meet an annotated box; `modes_regions`: regions per image. The rows are
+        these three ways and the box of the whole image, which knows nothing.
 
     Raises:
         UserError: as `open_data`.
@@ -118,8 +120,8 @@ def evaluate(
             for name, boxes in _found_boxes(found, settings, patch_size=encoder.patch_size).items():
                 tallies[name].add(boxes, found.truth, iou=settings.iou)
             progress.update()
-    rows = [tally.row(name) for name, tally in tallies.items()]
-    lost, seed, regions, _ = rows
+    rows = {name: tally.shares() for name, tally in tallies.items()}
+    lost, seed, regions, _ = rows.values()
     metrics = {
         "corloc": lost["corloc"],
         "modes_corloc": seed["corloc"],
@@ -127,22 +129,20 @@ def evaluate(
         "modes_precision": regions["precision"],
         "modes_regions": regions["boxes"],
     }
-    return Scores(metrics=metrics, rows=rows)
+    return Scores(metrics=metrics, rows=[{"method": name, **row} for name, row in rows.items()])
 
 
 def lost(features: Float[np.ndarray, "h w D"], *, k_patches: int) -> Seed:
     """The seed of LOST and the region of its object.
 
-    The seed has the fewest patches of positive product with its features (of equals the first in reading order). Of the
-    `k_patches` patches with the fewest, those of positive product with the seed are taken as the object's; the region is
-    the part, connected over edges and holding the seed, of all patches whose products with those sum to more than 0.
+    The seed is the patch with the fewest other patches of positive product with it, of equals the first in reading order.
+    Among the `k_patches` patches with the fewest, those of positive product with the seed belong to its object. The region
+    is the part, connected over edges, that holds the seed, of all patches whose products with those sum to more than 0.
 
     Args:
-        features: of one image, as they are: neither centred nor normalised.
-        k_patches: patches that the seed is expanded among.
+        features: of one image, neither centred nor normalised.
+        k_patches: number of patches among which the seed is expanded.
     """
-    from scipy import ndimage
-
     rows = features.reshape(-1, features.shape[-1])
     products = rows @ rows.T
     positive = products > 0
@@ -152,20 +152,20 @@ def lost(features: Float[np.ndarray, "h w D"], *, k_patches: int) -> Seed:
     similar = candidates[products[seed, candidates] > 0]
     together = products[similar].sum(axis=0) > 0
     together[seed] = True  # features of zeros are similar to nothing, not even themselves
-    parts, _ = ndimage.label(together.reshape(features.shape[:2]))
+    parts, _ = connected_parts(together.reshape(features.shape[:2]))
     place = divmod(int(seed), features.shape[1])
     return Seed(patch=place, region=parts == parts[place])
 
 
 def region_box(region: Bool[np.ndarray, "h w"], *, patch_size: int, height: int, width: int) -> Float[np.ndarray, "4"]:
-    """(x0, y0, x1, y1) in pixels around a region's patches, cut at the image's size."""
+    """The box (x0, y0, x1, y1) in pixels around a region's patches, cut at the image's border."""
     rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
     corners = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) * patch_size
     return np.minimum(corners, [width, height, width, height]).astype(np.float32)
 
 
 def box_iou(boxes: Float[np.ndarray, "R 4"], others: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "R M"]:
-    """Intersection over union of every box with every other, (x0, y0, x1, y1) each."""
+    """Intersection over union of each box with each of the others; a box is (x0, y0, x1, y1)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=-1)
@@ -175,7 +175,7 @@ def box_iou(boxes: Float[np.ndarray, "R 4"], others: Float[np.ndarray, "M 4"]) -
 
 @dataclasses.dataclass(frozen=True)
 class _Encoded:
-    """One image: its size, its annotated boxes, what LOST compares and what mean-shift does."""
+    """One image: its size in pixels, its annotated boxes, the features that LOST compares, and the tokens."""
 
     height: int
     width: int
@@ -185,7 +185,7 @@ class _Encoded:
 
 
 def _found_boxes(image: _Encoded, settings: DiscoveryConfig, *, patch_size: int) -> dict[str, Float[np.ndarray, "R 4"]]:
-    """The boxes that each way finds."""
+    """The boxes that each way finds, by its name."""
     seed = lost(image.compared, k_patches=settings.k_patches)
     clusters = mode_clusters(image.tokens, inv_temp=settings.inv_temp, similarity=settings.mode_similarity)
     regions = connected_regions(clusters)
@@ -206,7 +206,7 @@ def _found_boxes(image: _Encoded, settings: DiscoveryConfig, *, patch_size: int)
 def _encoded(
     encoder: Encoder, data: DiscoveryData, settings: DiscoveryConfig, *, batch_size: int
 ) -> Iterator[_Encoded]:
-    """Every image with its features: grid by grid, in batches of one shape."""
+    """Every image with its features: grid by grid, in batches of one shape that copies of the last image fill up."""
     patch = encoder.patch_size
     for grid, indices in data.groups.items():
         size = (grid[0] * patch, grid[1] * patch)
@@ -214,48 +214,63 @@ def _encoded(
         rows = min(most, 1 << (len(indices) - 1).bit_length())
         for begin in range(0, len(indices), rows):
             numbers = indices[begin : begin + rows]
-            images = [_read(data.source, number) for number in numbers]
+            records = [data.source[number] for number in numbers]
+            images = [_pixels(record, source=data.source) for record in records]
             padded = np.stack([_padded(image, size=size, blank=encoder.blank) for image in images])
             batch = padded[np.minimum(np.arange(rows), len(numbers) - 1)]
             tokens = np.asarray(encoder.tokens(batch))
-            compared = tokens if settings.features == "tokens" else _compared(encoder, batch, settings.features, tokens)
-            for row, (number, image) in enumerate(zip(numbers, images)):
+            compared = _compared(encoder, batch, settings.features, tokens)
+            for row, (record, image) in enumerate(zip(records, images)):
+                assert record.boxes is not None  # the groups hold images with boxes alone
                 yield _Encoded(
                     height=image.shape[0],
                     width=image.shape[1],
-                    truth=data.source[number].boxes.xyxy,
+                    truth=record.boxes.xyxy,
                     compared=compared[row],
                     tokens=tokens[row],
                 )
 
 
 def _compared(
-    encoder: Encoder, images: Float[np.ndarray, "b H W 3"], kind: str, tokens: Float[np.ndarray, "b h w D"]
+    encoder: Encoder,
+    images: Float[np.ndarray, "b H W 3"],
+    kind: Literal["keys", "queries", "values", "tokens"],
+    tokens: Float[np.ndarray, "b h w D"],
 ) -> Float[np.ndarray, "b h w E"]:
     """Keys, queries or values of the last block, the heads side by side; the tokens where there is no attention."""
-    if not isinstance(encoder, NetworkEncoder):
+    if kind == "tokens" or not isinstance(encoder, LayeredEncoder):
         return tokens
-    inputs: Array = getattr(
-        encoder.attention_inputs(images), {"keys": "key", "queries": "query", "values": "value"}[kind]
-    )
+    read = encoder.attention_inputs(images)
+    inputs = {"keys": read.key, "queries": read.query, "values": read.value}[kind]
     return np.asarray(inputs[:, encoder.num_prefix :]).reshape(*tokens.shape[:3], -1)
 
 
 def _padded(
     image: UInt8[np.ndarray, "H W 3"], *, size: tuple[int, int], blank: tuple[float, ...]
 ) -> Float[np.ndarray, "h w 3"]:
-    """The image at the upper left of a larger one that is 0 everywhere else after the encoder's normalisation."""
+    """The image in the upper left of a larger one, which is 0 everywhere else after the encoder's normalisation."""
     large = np.empty((*size, 3), np.float32)
     large[:] = blank
     large[: image.shape[0], : image.shape[1]] = image
     return large
 
 
-def _read(source: Source, index: int) -> UInt8[np.ndarray, "H W 3"]:
-    record = source[index]
+def _pixels(record: Record, *, source: Source) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(record.image, np.ndarray):
         return record.image
     try:
         return decode_image(record.image, name=record.name)
     except DecodeError as error:
         raise UserError(f"{source.name}: {error}; mend or remove it") from error
+
+
+TASK = Task(
+    name="discovery",
+    settings=DiscoveryConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Unsupervised object discovery: do frozen features find the objects that people drew boxes around? LOST, and "
+    "connected regions of one mean-shift mode.",
+    needs="images with boxes (data): a folder and its COCO JSON or VOC XML; shards or tfds with boxes; scenes",
+    reference="LOST (BMVC 2021), DINO ViT-S/16 keys, CorLoc: VOC07 61.9 %, VOC12 64.0 %, COCO 20k 50.7 %",
+)

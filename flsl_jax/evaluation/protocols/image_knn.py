@@ -1,4 +1,4 @@
-"""Weighted k-NN of whole images on their mean token: for completeness beside the dense evaluations."""
+"""Weighted k-NN of whole images on their mean token, beside the dense evaluations (docs/protocols.md, "Image k-NN")."""
 
 import functools
 
@@ -17,7 +17,7 @@ from flsl_jax.evaluation.box_features import normalised
 from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.reading import ImageStream, Item
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Array, Float, Int
 
 
@@ -25,8 +25,8 @@ def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> 
     """Opens train and val.
 
     Raises:
-        UserError: the patch does not divide the size, a source cannot be read or has no labels, or the two have no class
-            in common.
+        UserError: the size is not a multiple of the patch, a source cannot be read or has no labels, or the two have no
+            class in common.
     """
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
@@ -46,8 +46,9 @@ def _open(config: SourceConfig, *, size: int) -> ImageStream:
     )
 
 
-def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop) -> Item:
-    return transform.image(pixels), np.int32(record.label)
+def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop) -> Item | None:
+    """Image and label; None without a label."""
+    return None if record.label is None else (transform.image(pixels), np.int32(record.label))
 
 
 def evaluate(
@@ -59,13 +60,16 @@ def evaluate(
 ) -> Scores:
     """Each image of val takes the class of the k nearest of train, which vote with exp(cos / temp).
 
-    Metrics: `top1` and `top5`, shares of 0 to 1.
+    Metrics: `top1` and `top5`, shares from 0 to 1.
 
     Args:
         encoder: an image's feature is the mean of its tokens, l2-normalised.
-        settings: the protocol.
+        settings: of the protocol.
         batch_size: images encoded at a time.
-        data: from `open_data`, where it is open already.
+        data: from `open_data`; None: opened here.
+
+    Raises:
+        UserError: as `open_data`.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     (bank, bank_labels), (queries, labels) = (
@@ -88,6 +92,8 @@ def evaluate(
 def _encode(
     encoder: Encoder, images: ImageStream, *, batch_size: int
 ) -> tuple[Float[np.ndarray, "I D"], Int[np.ndarray, " I"]]:
+    """The feature and the label of every image."""
+
     def features(images: np.ndarray, labels: np.ndarray) -> tuple[Array, np.ndarray]:
         return _mean_token(encoder.tokens(images)), labels
 
@@ -99,3 +105,13 @@ def _encode(
 @jax.jit
 def _mean_token(tokens: Float[Array, "b h w D"]) -> Float[Array, "b D"]:
     return normalised(jnp.mean(tokens.astype(jnp.float32), axis=(1, 2)))
+
+
+TASK = Task(
+    name="image_knn",
+    settings=ImageKnnConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Image k-NN on the mean token: do whole images lie near others of their class?",
+    needs="images with class labels, for the bank (train) and for the questions (val): one folder per class, shards, tfds",
+)

@@ -1,14 +1,14 @@
 """Linear probe: one linear layer from frozen tokens to the classes of their patches, judged by mIoU.
 
-The layer sees tokens standardised by the mean and deviation of train's, which is itself linear. Its targets are the shares
-of the classes in each patch: the cross-entropy of a patch's logits with them is the mean over its pixels. Predictions are
-the largest of the logits interpolated to the mask's size, as segmentation heads do.
+Tokens are standardised by the mean and deviation of train's tokens, which is a linear map too. The targets are the shares
+of the classes among a patch's pixels, so that the cross-entropy with them is a mean over these pixels. Logits are
+interpolated to the mask's size, and the largest is the prediction. See docs/protocols.md, "Linear probe".
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,20 @@ from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Array, Float
 
+# The share of the steps in which the rate rises.
 _WARMUP = 0.05
+
+_Params = dict[str, Array]
+_Step = Callable[[_Params, Any, np.ndarray, np.ndarray], tuple[_Params, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Tokens of one image, and the share of each of their patches that every class has; float16."""
+    """The tokens of one image, and the share of each class among the pixels of each patch; both float16."""
 
     tokens: Float[np.ndarray, "N D"]
     shares: Float[np.ndarray, "N K"]
@@ -47,15 +51,15 @@ class LinearLayer:
     bias: Float[np.ndarray, " K"]
 
     def logits(self, tokens: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n K"]:
-        """Of tokens as they come from the encoder."""
+        """The logits of tokens as the encoder gives them."""
         return tokens @ self.weights + self.bias
 
 
 class TrainTokens:
-    """Examples of every image of a source, in any order, again and again.
+    """Examples of every image of a source, in any order, any number of times.
 
-    They are kept where they take at most `keep_gib` GiB, else computed anew in every pass. The mean and the
-    deviation of the tokens, and their number, are known after the first pass, which the constructor makes.
+    They are kept in memory where they take at most `keep_gib` GiB, else computed anew in every pass. The constructor makes
+    the first pass, which measures the mean, the deviation and the number of the tokens.
 
     Raises:
         UserError: every pixel is ignored.
@@ -92,7 +96,7 @@ class TrainTokens:
         return bool(self._kept)
 
     def examples(self, order: np.ndarray) -> Iterator[Examples]:
-        """Those of the images of these indices."""
+        """The examples of the images with these indices."""
         if self._kept:
             yield from (self._kept[int(index)] for index in order)
         else:
@@ -101,7 +105,7 @@ class TrainTokens:
     def _encoded(self, order: np.ndarray, *, title: str) -> Iterator[tuple[int, Examples]]:
         items = masked_tokens(
             self._source,
-            self._encoder,
+            self._encoder.tokens,
             self._fit,
             batch_size=self._batch_size,
             title=f"{self._encoder.name}, {title}",
@@ -125,17 +129,23 @@ def evaluate(
     batch_size: int,
     data: tuple[MaskedSource, MaskedSource] | None = None,
 ) -> Scores:
-    """mIoU on `val` of the layer trained on `train`; `data` from `open_data` where it is open already.
+    """mIoU on `val` of the layer trained on `train`.
+
+    Args:
+        encoder: its tokens are what the layer sees.
+        settings: of the protocol.
+        batch_size: images encoded at a time.
+        data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: bad input, or every pixel is ignored.
+        UserError: as `open_data`; or every pixel of train or of val is ignored.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     tokens = TrainTokens(train, encoder, fit, batch_size=batch_size, keep_gib=settings.keep_gib)
     layer = train_layer(tokens, settings, title=encoder.name)
     confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
-    for item in masked_tokens(val, encoder, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
+    for item in masked_tokens(val, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width = item.judged.shape
         predicted = upsampled_classes(layer.logits(item.tokens), height=height, width=width, mode="bilinear")
         confusion += confusion_matrix(item.judged, predicted, num_classes=val.num_classes)
@@ -149,7 +159,7 @@ def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) 
     """Train and val.
 
     Raises:
-        UserError: bad input, their classes differ, or the patch does not divide the size.
+        UserError: a source cannot be opened, their classes differ, or the size is not a multiple of the patch.
     """
     make_fit(settings, patch_size=patch_size, image_size=image_size)
     train, val = open_masked(settings.train), open_masked(settings.val)
@@ -158,11 +168,11 @@ def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) 
 
 
 def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str = "") -> LinearLayer:
-    """The layer after the whole schedule; the seed decides the order of the images in every epoch, and all else is fixed.
+    """The layer after the whole schedule; the seed decides the order of the images in each epoch, and all else is fixed.
 
-    Training starts from the frequencies of the classes, whatever the token. A step takes the tokens of `batch_size` images
-    of the full square, or as many of consecutive images of other shapes; the last one of an epoch is filled up with zeros
-    that count nothing.
+    At the start the layer predicts the frequencies of the classes for every token. A step takes as many tokens as
+    `batch_size` square images have, from consecutive images; the last step of an epoch is filled up with zeros, which count
+    as nothing.
     """
     batch_tokens = settings.batch_size * train.square_tokens
     steps = -(-train.num_tokens // batch_tokens) * settings.epochs
@@ -185,23 +195,23 @@ def train_layer(train: TrainTokens, settings: LinearProbeConfig, *, title: str =
     return LinearLayer(weights=weights, bias=np.asarray(params["bias"]) - mean @ weights)
 
 
-def _make_step(optimizer: optax.GradientTransformation, *, mean: np.ndarray, deviation: np.ndarray) -> Any:
-    def loss(params: dict[str, Array], tokens: Array, shares: Array) -> Array:
+def _make_step(optimizer: optax.GradientTransformation, *, mean: np.ndarray, deviation: np.ndarray) -> _Step:
+    def loss(params: _Params, tokens: Array, shares: Array) -> Array:
         standard = (tokens.astype(jnp.float32) - mean) / deviation
         logits = jnp.matmul(standard, params["weights"], precision="highest") + params["bias"]
         shares = shares.astype(jnp.float32)
         return -jnp.sum(shares * jax.nn.log_softmax(logits)) / jnp.maximum(jnp.sum(shares), 1.0)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: dict[str, Array], state: Any, tokens: Array, shares: Array) -> tuple[dict[str, Array], Any]:
+    def step(params: _Params, state: Any, tokens: Array, shares: Array) -> tuple[_Params, Any]:
         updates, state = optimizer.update(jax.grad(loss)(params, tokens, shares), state, params)
-        return optax.apply_updates(params, updates), state
+        return cast(_Params, optax.apply_updates(params, updates)), state
 
     return step
 
 
 def _batches(examples: Iterable[Examples], *, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens and shares in blocks of `size` rows."""
+    """Tokens and shares in blocks of `size` rows, the last one filled up with zeros."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     held = 0
     for item in examples:
@@ -214,3 +224,13 @@ def _batches(examples: Iterable[Examples], *, size: int) -> Iterator[tuple[np.nd
     if held:
         tokens, shares = (np.concatenate(parts) for parts in zip(*waiting))
         yield np.pad(tokens, ((0, size - held), (0, 0))), np.pad(shares, ((0, size - held), (0, 0)))
+
+
+TASK = Task(
+    name="linear_probe",
+    settings=LinearProbeConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Linear probe: how well does one linear layer read the classes of the masks from the tokens?",
+    needs="images with segmentation masks to train (train) and to judge (val): a folder of PNG ids, COCO panoptic, scenes",
+)

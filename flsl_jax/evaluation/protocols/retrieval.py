@@ -1,8 +1,6 @@
-"""Dense nearest-neighbour retrieval: segmentation in context, without training (Balažević et al. 2023, "Hummingbird").
+"""Dense nearest-neighbour retrieval: segmentation without training (Balažević et al. 2023, "Hummingbird").
 
-As in the public evaluation code, whole images are resized to a square and predictions judged at that size. Unlike there,
-the memory is of the images as they are (no augmented copies), ignored pixels are no part of a patch's label rather than
-of class 0, and the search is exact.
+What is computed, and how it differs from the public code: docs/protocols.md, "Dense retrieval".
 """
 
 import dataclasses
@@ -21,7 +19,7 @@ from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, mask_scores, matched
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Array, Float, Int
@@ -29,7 +27,8 @@ from flsl_jax.typing import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """`features` l2-normalised; `labels`: of the pixels of each patch that are not ignored, the share of every class."""
+    """What is searched: `features` of M patches, l2-normalised, and as `labels` the share of each of K classes among the
+    pixels of a patch that are not ignored."""
 
     features: Float[np.ndarray, "M D"]
     labels: Float[np.ndarray, "M K"]
@@ -42,17 +41,23 @@ def evaluate(
     batch_size: int,
     data: tuple[MaskedSource, MaskedSource] | None = None,
 ) -> Scores:
-    """mIoU of `val` read out of a memory of `train`; `data` from `open_data` where it is open already.
+    """mIoU on `val` of the classes that a memory of `train` gives.
+
+    Args:
+        encoder: its l2-normalised tokens are compared.
+        settings: of the protocol.
+        batch_size: images encoded at a time.
+        data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: bad input, or train has no patch that is not ignored.
+        UserError: as `open_data`; or every pixel of train or of val is ignored.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
     bank, labels = Bank.place([memory.features]), jax.device_put(memory.labels)
     confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
-    for item in masked_tokens(val, encoder, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
+    for item in masked_tokens(val, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width, channels = item.tokens.shape
         queries = unit_vectors(item.tokens.reshape(-1, channels))
         cosines, indices = bank.nearest(queries, k=settings.k)
@@ -72,7 +77,7 @@ def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) ->
     """Train and val.
 
     Raises:
-        UserError: bad input, their classes differ, or the patch does not divide the size.
+        UserError: a source cannot be opened, their classes differ, or the size is not a multiple of the patch.
     """
     make_fit(settings, patch_size=patch_size, image_size=image_size)
     train, val = open_masked(settings.train), open_masked(settings.val)
@@ -83,11 +88,12 @@ def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) ->
 def build_memory(
     source: MaskedSource, encoder: Encoder, fit: MaskFit, *, settings: RetrievalConfig, batch_size: int
 ) -> Memory:
-    """Tokens of the source's patches that are not wholly ignored, with their soft labels.
+    """Tokens and soft labels of the source's patches, without patches of which every pixel is ignored.
 
-    With `settings.memory` M > 0, of each of the I images M / I patches (floored, at least one) are kept: those whose score
-    is lowest, a uniform number times, if "balanced", the sum over the classes in the patch of the number of the image's
-    patches with that class. A patch of rare classes is likelier to be kept, as in the public code.
+    With `settings.memory` M > 0, M / I patches (floored, at least one) of each of the I images are kept: those with the
+    lowest score. The score is a uniform random number; with "balanced" sampling it is multiplied by the sum, over the
+    classes in the patch, of the number of the image's patches that have the class. Patches of rare classes are therefore
+    likelier to be kept, as in the public code.
 
     Raises:
         UserError: no patch is left.
@@ -96,7 +102,7 @@ def build_memory(
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     order: list[int] = []
-    for item in masked_tokens(source, encoder, fit, batch_size=batch_size, title=f"{encoder.name}, memory"):
+    for item in masked_tokens(source, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, memory"):
         shares = class_shares(item.mask, patch_size=fit.patch_size, num_classes=source.num_classes)
         shares = shares.reshape(-1, source.num_classes)
         known = shares.sum(axis=1)
@@ -120,7 +126,7 @@ def build_memory(
 
 
 def patch_frequencies(shares: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " N"]:
-    """Of each patch of one image, the sum over its classes of the number of patches that have the class."""
+    """For each patch of one image, the sum over its classes of the number of patches that have the class."""
     occurs = (shares > 0).astype(np.float64)
     return occurs @ occurs.sum(axis=0)
 
@@ -139,3 +145,14 @@ def read_out(
     # One neighbour after another: all at once would take the memory of queries × k × classes.
     total, _ = jax.lax.scan(add, jnp.zeros((cosines.shape[0], labels.shape[1])), (weights.T, indices.T))
     return total
+
+
+TASK = Task(
+    name="retrieval",
+    settings=RetrievalConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Dense nearest-neighbour retrieval (Hummingbird): do the nearest patches of other images know a pixel's class?",
+    needs="images with segmentation masks, for the memory (train) and for the questions (val): a folder of PNG ids, COCO "
+    "panoptic, scenes",
+)

@@ -1,6 +1,7 @@
-"""How far apart the layers of a network keep what masks tell apart (paper, Appendix A), and how its clusters agree with it."""
+"""How well each layer separates what the masks separate (paper, Appendix A; docs/protocols.md, "Separability")."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,21 +10,21 @@ from flsl_jax.config import SeparabilityConfig
 from flsl_jax.data.mask_fit import class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder, Images, NetworkEncoder
+from flsl_jax.evaluation.encoder import Encoder, Images, LayeredEncoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.mode_clusters import mode_clusters
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
-from flsl_jax.typing import Array, Float, Int
+from flsl_jax.typing import Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
 class Separability:
-    """Of l2-normalised tokens and their clusters by the masks.
+    """How l2-normalised tokens z are separated into clusters, which the masks give.
 
-    `variance`: mean squared distance of a token to the mean of its cluster. `separation`: mean over tokens i of the mean
-    over the tokens j of its cluster, i included, of Δ_ij = z_iᵀz_j - max over m outside the cluster of z_iᵀz_m (Eq. 16).
-    `separated`: share of the pairs (i, j) with Δ_ij > 0.
+    `variance`: mean squared distance of a token to the mean of its cluster. `separation`: the mean over tokens i of the
+    mean over the tokens j of its cluster, i included, of Δ_ij = z_iᵀz_j - max over m outside the cluster of z_iᵀz_m
+    (Eq. 16). `separated`: the share of the pairs (i, j) with Δ_ij > 0.
     """
 
     variance: float
@@ -34,20 +35,20 @@ class Separability:
 def evaluate(
     encoder: Encoder, settings: SeparabilityConfig, *, batch_size: int, data: MaskedSource | None = None
 ) -> Scores:
-    """Separability and clustering indices of every layer, as means over images that show two labels or more.
+    """Separability and clustering indices of every layer, as means over the images that show two labels or more.
 
-    The label of a token is the one that most pixels of its patch have; tokens whose pixels are all ignored are left out.
+    A token's label is the class that most pixels of its patch have; tokens whose pixels are all ignored are left out.
     Layers are the embedded patches, each block's output and, last, the tokens after the final norm.
 
     Args:
-        encoder: whose layers are looked at; one without (raw pixels) has its tokens alone.
-        settings: the protocol.
+        encoder: whose layers are judged; of one without layers (raw pixels), the tokens alone.
+        settings: of the protocol.
         batch_size: images encoded at a time.
-        data: from `open_data` where it is open already.
+        data: from `open_data`; None: opened here.
 
     Returns:
-        of the last layer's tokens `separation`, `variance`, `separated`, and `nmi`, `ari` and the number of `clusters` of
-        their mean-shift clusters against the labels; a row of all of these for each layer.
+        Of the last layer: `separation`, `variance`, `separated`; `nmi` and `ari` of its mean-shift clusters with the labels,
+        and the number of these `clusters`. `images`: the images that were counted. A row for each layer.
 
     Raises:
         UserError: as `open_data`; or no image shows two labels.
@@ -55,13 +56,13 @@ def evaluate(
     if data is None:
         data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
-    stack = _LayerStack(encoder)
-    measured = []
-    for image in masked_tokens(data, stack, fit, batch_size=batch_size, title="separability"):
+    names, measured = _layer_names(encoder), []
+    encode = functools.partial(_all_layers, encoder)
+    for image in masked_tokens(data, encode, fit, batch_size=batch_size, title="separability"):
         shares = class_shares(image.mask, patch_size=encoder.patch_size, num_classes=data.num_classes)
         labels = np.where(shares.any(axis=-1), shares.argmax(axis=-1), -1)
         if len(np.unique(labels[labels >= 0])) > 1:
-            layers = np.split(image.tokens, len(stack.names), axis=-1)
+            layers = np.split(image.tokens, len(names), axis=-1)
             measured.append([_measure(tokens, labels, settings) for tokens in layers])
     if not measured:
         raise UserError(
@@ -70,9 +71,9 @@ def evaluate(
         )
     means = [
         {key: float(np.mean([image[layer][key] for image in measured])) for key in measured[0][0]}
-        for layer in range(len(stack.names))
+        for layer in range(len(names))
     ]
-    rows = [{"layer": name, **values} for name, values in zip(stack.names, means)]
+    rows = [{"layer": name, **values} for name, values in zip(names, means)]
     return Scores(metrics=means[-1] | {"images": float(len(measured))}, rows=rows)
 
 
@@ -80,7 +81,7 @@ def open_data(settings: SeparabilityConfig, *, patch_size: int, image_size: int)
     """The images with masks.
 
     Raises:
-        UserError: the source cannot be opened, or the patch does not divide the size.
+        UserError: the source cannot be opened, or the size is not a multiple of the patch.
     """
     make_fit(settings, patch_size=patch_size, image_size=image_size)
     return open_masked(settings.data)
@@ -90,8 +91,8 @@ def separability(tokens: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"]
     """The quantities of Appendix A for one image.
 
     Args:
-        tokens: of any length; they are normalised.
-        labels: the cluster of each; at least two occur.
+        tokens: of one image; they are l2-normalised here.
+        labels: the cluster of each token; at least two occur.
     """
     rows = unit_vectors(tokens)
     products = rows @ rows.T
@@ -123,19 +124,26 @@ def _measure(
     }
 
 
-class _LayerStack:
-    """An encoder whose tokens are those of every layer of another, one after the other along the channels."""
+def _layer_names(encoder: Encoder) -> list[str]:
+    if not isinstance(encoder, LayeredEncoder):
+        return ["tokens"]
+    return ["patches", *(f"block {number}" for number in range(1, encoder.depth + 1)), "tokens"]
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.name, self.patch_size, self.image_size = encoder.name, encoder.patch_size, encoder.image_size
-        self._encoder = encoder
-        self.names = ["tokens"]
-        if isinstance(encoder, NetworkEncoder):
-            self.names = ["patches", *(f"block {number}" for number in range(1, encoder.depth + 1)), "tokens"]
 
-    def tokens(self, images: Images) -> Float[np.ndarray, "b h w E"] | Float[Array, "b h w E"]:
-        """See `Encoder`."""
-        tokens = self._encoder.tokens(images)
-        if not isinstance(self._encoder, NetworkEncoder):
-            return tokens
-        return np.concatenate([*np.asarray(self._encoder.layers(images)), np.asarray(tokens)], axis=-1)
+def _all_layers(encoder: Encoder, images: Images) -> Float[np.ndarray, "b h w E"]:
+    """The features of all layers, in the order of their names, one after another along the channels."""
+    tokens = encoder.tokens(images)
+    if not isinstance(encoder, LayeredEncoder):
+        return np.asarray(tokens)
+    return np.concatenate([*np.asarray(encoder.layers(images)), np.asarray(tokens)], axis=-1)
+
+
+TASK = Task(
+    name="separability",
+    settings=SeparabilityConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Separability (paper, Appendix A): layer by layer, how close are tokens of one label, how far from all others, "
+    "and do mean-shift clusters agree with the labels?",
+    needs="images with masks (data): a folder of images and one of PNGs with class ids; COCO panoptic; scenes",
+)

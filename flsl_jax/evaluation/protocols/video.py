@@ -1,4 +1,4 @@
-"""Video object segmentation by label propagation, judged by J and F (METHOD, "Evaluation"; Table 4 of the paper)."""
+"""Video object segmentation by label propagation (paper, Table 4; docs/protocols.md, "Video label propagation")."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,24 +14,24 @@ from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.davis_metric import ObjectScores, score_objects
 from flsl_jax.evaluation.encoder import Encoder
-from flsl_jax.evaluation.task import Scores
+from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Array, Float, UInt8
 
-# Numbers of labels are rounded up to a multiple of this, so that videos of one size share a compilation.
+# The number of labels is rounded up to a multiple of this, so that videos of one size share a compilation.
 _CHANNELS = 8
 
 
 def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> list[Video]:
-    """The videos of the protocol, and every file that it will read looked at.
+    """The videos of the protocol, after a check of every file that will be read.
 
     Args:
-        settings: the protocol; with `predictions`, those are looked at too and the patch does not matter.
-        patch_size: of the encoder.
-        image_size: plays no part here: frames have the protocol's size.
+        settings: of the protocol; with `predictions` those files are checked too, and the patch size does not matter.
+        patch_size: of the encoder, in pixels.
+        image_size: not used: frames have the protocol's size.
 
     Raises:
-        UserError: as `open_videos`; the patch does not divide the frames' size; or a prediction is missing or of another
-            size.
+        UserError: as `open_videos`; the frames' size is not a multiple of the patch; or a prediction is missing or has
+            another size.
     """
     videos = open_videos(settings)
     for video in videos:
@@ -46,20 +46,20 @@ def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> lis
 def evaluate(
     encoder: Encoder, settings: VideoConfig, *, batch_size: int, data: Sequence[Video] | None = None
 ) -> Scores:
-    """Follows the objects of each video's first frame through it, and judges the masks as DAVIS-2017 does.
+    """Follows the objects of each video's first frame through the video, and judges the masks as DAVIS-2017 does.
 
-    With `settings.predictions` the masks are there already, as `predictions`/video/frame.png, and the encoder is not used.
+    With `settings.predictions` finished masks are judged, `predictions`/VIDEO/FRAME.png, and the encoder is not used.
 
     Args:
         encoder: whose tokens are compared.
-        settings: the protocol.
-        batch_size: images of the encoder's training size that it can take at a time; frames are larger, so fewer of them
-            go at once.
-        data: from `open_data` where it is open already.
+        settings: of the protocol.
+        batch_size: images of the encoder's training size that are encoded at a time; frames are larger, so fewer of them
+            are.
+        data: from `open_data`; None: opened here.
 
     Returns:
-        `jf_mean`, the mean of `j_mean` and `f_mean`, which are means over objects, not videos; recall and decay of both;
-        a row for each object.
+        `jf_mean`: the mean of `j_mean` and `f_mean`, which are means over objects, not over videos. Recall and decay of
+        both. A row for each object.
 
     Raises:
         UserError: as `open_data`; or a prediction has an id of no object.
@@ -94,16 +94,16 @@ def read_predictions(video: Video, settings: VideoConfig) -> UInt8[np.ndarray, "
         if masks[-1].max() > num_objects:
             raise UserError(
                 f"mask {path} has id {masks[-1].max()}, but the video's first frame has objects up to {num_objects}; a "
-                "prediction may hold no other"
+                "prediction may have no other id"
             )
     return np.stack(masks)
 
 
 def propagate(encoder: Encoder, video: Video, settings: VideoConfig, *, batch_size: int) -> UInt8[np.ndarray, "T H W"]:
-    """The object ids of every frame, that of the first frame as it is given.
+    """The object ids of every frame; those of the first frame are as given.
 
     Args:
-        encoder: see `evaluate`, as `settings` and `batch_size`.
+        encoder: see `evaluate`, as for `settings` and `batch_size`.
         video: its first mask is read, and no other.
 
     Raises:
@@ -128,11 +128,13 @@ def propagate(encoder: Encoder, video: Video, settings: VideoConfig, *, batch_si
 
 
 def frame_size(video: Video, settings: VideoConfig, *, patch_size: int) -> tuple[int, int]:
-    """Height and width at which a video's frames are encoded: its short side (of a square, the height) `short_side`
-    pixels, the other in proportion and floored to a multiple of `side_multiple`.
+    """Height and width in pixels at which a video's frames are encoded.
+
+    The short side (of a square, the height) is `short_side`; the other is in proportion, floored to a multiple of
+    `side_multiple`.
 
     Raises:
-        UserError: the patch does not divide them, or nothing is left of the other side.
+        UserError: one is not a multiple of the patch, or nothing is left of the other side.
     """
     short, long = sorted((video.height, video.width))
     other = settings.short_side * long // short // settings.side_multiple * settings.side_multiple
@@ -150,7 +152,7 @@ def summary(found: dict[str, list[ObjectScores]]) -> Scores:
     """Means over all objects, and a row for each.
 
     Args:
-        found: of each video its objects, from 1 on.
+        found: the objects of each video, by its name, in the order of their ids from 1.
     """
     objects = [scores for video in found.values() for scores in video]
     kinds = {"j": "region", "f": "boundary"}
@@ -175,19 +177,21 @@ def _judge(video: Video, predicted: UInt8[np.ndarray, "T H W"]) -> list[ObjectSc
 def _encoded(
     encoder: Encoder, video: Video, *, size: tuple[int, int], batch_size: int
 ) -> Iterator[Float[Array, "h w D"]]:
-    """The tokens of every frame; batches have one shape, and the next is on its way while one is used."""
+    """The tokens of every frame. Batches have one shape; the next one is computed while the frames of one are used."""
     count, batch = len(video.frames), min(images_at_once(encoder, size=size, batch_size=batch_size), len(video.frames))
 
     def encode(begin: int) -> Array:
         numbers = np.minimum(np.arange(begin, begin + batch), count - 1)
         frames = np.stack([video.image(int(number)) for number in numbers])
         tokens = encoder.tokens(propagation.resize_frames(frames, height=size[0], width=size[1]))
-        return jax.device_put(tokens, jax.local_devices()[0])  # one after the other: on one device
+        return jax.device_put(tokens, jax.local_devices()[0])  # frames follow one another, so one device does it all
 
     ahead = encode(0)
     with tqdm(total=count, desc=f"video {video.name}", unit="frame", disable=None) as progress:
         for begin in range(0, count, batch):
-            tokens, ahead = ahead, encode(begin + batch) if begin + batch < count else None
+            tokens = ahead
+            if begin + batch < count:
+                ahead = encode(begin + batch)
             for frame in tokens[: count - begin]:
                 yield frame
                 progress.update()
@@ -195,3 +199,16 @@ def _encoded(
 
 def _predicted_files(video: Video, settings: VideoConfig) -> list[Path]:
     return [Path(settings.predictions, video.name, f"{frame}.png") for frame in video.frames[1:-1]]
+
+
+TASK = Task(
+    name="video",
+    settings=VideoConfig,
+    open=open_data,
+    evaluate=evaluate,
+    judges="Video label propagation (DAVIS-2017, semi-supervised): do features follow the objects of a first frame?",
+    needs="videos in DAVIS-2017 layout (root), or scenes (name, count, scene_size, and a short_side to go with it); "
+    "with predictions, a folder of masks to judge instead of a model",
+    reference="paper, DAVIS-2017 val, J&F: 65.6 % (ViT-S/16), 66.1 % (ViT-B/16), 73.5 % (ViT-S/8)",
+    without_model=lambda settings: bool(settings.predictions),
+)

@@ -115,7 +115,7 @@ def test_sources_without_boxes_or_with_those_of_other_images_are_refused() -> No
 class _Painted:
     """An encoder of images of 3×3 patches of one pixel, each of which says by its level which one-hot token it has."""
 
-    name, patch_size, image_size, inv_temp = "painted", 1, 3, None
+    name, patch_size, image_size, blank = "painted", 1, 3, (0.0, 0.0, 0.0)
 
     def __init__(self, inv_temp: float | None = None) -> None:
         self.inv_temp = inv_temp

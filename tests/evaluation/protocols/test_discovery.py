@@ -81,7 +81,7 @@ def test_tallies_by_hand():
     truth = np.array([[0, 0, 4, 4], [10, 0, 14, 4]], np.float32)
     tally.add(np.array([[0, 0, 4, 4], [0, 0, 4, 3], [20, 20, 30, 30]], np.float32), truth, iou=0.5)
     tally.add(np.zeros((0, 4), np.float32), truth[:1], iou=0.5)
-    assert tally.row("x") == {"method": "x", "corloc": 1 / 2, "recall": 1 / 3, "precision": 2 / 3, "boxes": 3 / 2}
+    assert tally.shares() == {"corloc": 1 / 2, "recall": 1 / 3, "precision": 2 / 3, "boxes": 3 / 2}
 
 
 @dataclasses.dataclass(frozen=True)

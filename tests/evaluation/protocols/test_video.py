@@ -25,6 +25,8 @@ class _Colours:
     name: str = "colours"
     patch_size: int = 2
     image_size: int = 32
+    blank: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    inv_temp: float | None = None
 
     def tokens(self, images):
         levels = jnp.asarray(images, jnp.float32)[:, ::2, ::2] - 127.5

@@ -1,0 +1,62 @@
+"""Every task keeps the contract: its group in the config, what it says about itself, and how its images are counted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from flsl_jax.config import EvaluationConfig, ImageKnnConfig
+from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import Encoder, PixelEncoder
+from flsl_jax.evaluation.task import Scores, Task
+from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
+
+
+def test_tasks_are_the_groups_of_the_config() -> None:
+    groups = {
+        field.name: type(field.default)
+        for field in dataclasses.fields(EvaluationConfig)
+        if dataclasses.is_dataclass(field.default)
+    }
+    assert {name: task.settings for name, task in TASKS.items()} == groups
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_task_says_what_it_judges_and_needs(task: Task) -> None:
+    assert task.judges
+    assert task.needs
+    assert task.without_model(task.settings()) is False
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    check_names(["video", "discovery"])
+    with pytest.raises(UserError, match=r"there is no task 'vide'; did you mean \"video\"\?"):
+        check_names(["video", "vide"])
+
+
+def test_images_are_counted_and_each_batch_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, polled = [], []
+
+    def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> tuple[int, int]:
+        return patch_size, image_size
+
+    def evaluate(encoder: Encoder, settings: ImageKnnConfig, *, batch_size: int, data: tuple[int, int]) -> Scores:
+        calls.append((settings.k, batch_size, data, len(polled)))
+        for number in (3, 2):
+            encoder.tokens(np.zeros((number, 8, 8, 3), np.uint8))
+        return Scores(metrics={"number": 1.0})
+
+    task = Task(name="image_knn", settings=ImageKnnConfig, open=open_data, evaluate=evaluate, judges="", needs="")
+    monkeypatch.setitem(TASKS, "image_knn", task)
+    encoder, settings = PixelEncoder(patch_size=8, image_size=16), ImageKnnConfig(k=7)
+    data = open_task("image_knn", settings, patch_size=8, image_size=16)
+    found = run_task(
+        "image_knn", settings, encoder=encoder, batch_size=4, data=data, poll=lambda: polled.append(len(polled))
+    )
+    assert (found.images, found.scores.metrics, calls, polled) == (5, {"number": 1.0}, [(7, 4, (8, 16), 0)], [0, 1])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_task("image_knn", settings, encoder=encoder, batch_size=4, data=data, poll=stop)

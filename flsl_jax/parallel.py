@@ -118,7 +118,7 @@ def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
             f"config.batch_size = {batch_size} is not divisible by the {devices} devices; take a multiple of {devices}"
         )
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
-    rows = sorted({row for (place,) in places for row in range(*place.indices(batch_size))})
+    rows = sorted({row for index in places if index is not None for row in range(*index[0].indices(batch_size))})
     share = batch_size // jax.process_count()
     first = jax.process_index() * share
     if rows != list(range(first, first + share)):
@@ -142,7 +142,7 @@ def place(tree: Any, like: Any) -> Any:
     """
 
     def leaf(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             return np.array(values[index], target.dtype)
 
         return jax.make_array_from_callback(target.shape, target.sharding, part)

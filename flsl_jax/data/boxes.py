@@ -6,6 +6,7 @@ import logging
 import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
@@ -204,7 +205,7 @@ def _boxes(items: list[tuple[list[float], int]]) -> Boxes:
     return Boxes(xyxy=corners, labels=np.array([label for _, label in items], np.int64))
 
 
-def _numbers(values: object, *, count: int = 4, where: str) -> list[float]:
+def _numbers(values: Any, *, count: int = 4, where: str) -> list[float]:
     """The values as finite numbers."""
     try:
         numbers = [float(value) for value in values]

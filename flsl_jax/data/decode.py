@@ -63,7 +63,8 @@ def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarr
 def _decode_jpeg(data: bytes, *, min_side: int) -> np.ndarray | None:
     """RGB pixels, or None where Pillow must decide: CMYK, oversized, damaged, or merely unusual."""
     try:
-        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        rows, columns, color, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = int(rows), int(columns)
         if color in ("CMYK", "YCCK") or height * width > _MAX_PIXELS:
             return None
         factor = _reduction(min(height, width), min_side=min_side)

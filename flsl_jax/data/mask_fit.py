@@ -44,8 +44,10 @@ class MaskFit:
         if self.how == "square":
             return self.size, self.size
         scale = min(self.size / min(height, width), _LONGEST * self.size / max(height, width))
-        sides = (max(1, int(round(side * scale, 6) // self.patch_size)) * self.patch_size for side in (width, height))
-        return tuple(sides)
+        new_width, new_height = (
+            max(1, int(round(side * scale, 6) // self.patch_size)) * self.patch_size for side in (width, height)
+        )
+        return new_width, new_height
 
 
 def class_shares(mask: Int32[np.ndarray, "H W"], *, patch_size: int, num_classes: int) -> Float32[np.ndarray, "h w K"]:

@@ -129,6 +129,7 @@ class MaskedScenes:
 
     def __getitem__(self, index: int) -> MaskedRecord:
         record = self._scenes[index]
+        assert isinstance(record.image, np.ndarray), "scenes are drawn, not encoded"
         mask = self._classes.labels(self._scenes.masks(index).classes, file=record.name)
         return MaskedRecord(image=record.image, mask=mask, name=record.name)
 
@@ -212,7 +213,7 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
         raise UserError(f"masks {path}: not a COCO panoptic file ({type(error).__name__}: {error})") from error
     if not found:
         raise UserError(f"masks {path}: has no annotations; name the JSON of the panoptic PNGs")
-    unlisted = {category for pair in found for category in pair.segments.values()} - names.keys()
+    unlisted = {category for pair in found for category in (pair.segments or {}).values()} - names.keys()
     if unlisted:
         raise UserError(
             f"masks {path}: category_id {min(unlisted)} is not among the file's categories; add or remove it"

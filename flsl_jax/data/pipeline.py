@@ -280,6 +280,7 @@ class Loader:
             chunk = next(chunks)
             place = images[first : first + reader.chunk_size]
             if isinstance(chunk["images"], SharedChunk):
+                assert memory is not None, "only workers with shared memory send such chunks"
                 memory.take(chunk["images"], place)
             else:
                 place[...] = chunk["images"]

@@ -61,8 +61,8 @@ def crop_resize(images: Float[Array, "B S S 3"], boxes: Float[Array, "B 4"], *, 
     # Rows first is columns first of the transposed image.
     turn = rows_first[:, None, None, None]
     turned = jnp.where(turn, jnp.swapaxes(images, 1, 2), images)
-    turned_y = tuple(jnp.where(rows_first, across, along) for across, along in zip(x, y))
-    turned_x = tuple(jnp.where(rows_first, along, across) for across, along in zip(x, y))
+    turned_y = (jnp.where(rows_first, x[0], y[0]), jnp.where(rows_first, x[1], y[1]))
+    turned_x = (jnp.where(rows_first, y[0], x[0]), jnp.where(rows_first, y[1], x[1]))
     resized = _resize_columns_first(turned, y=turned_y, x=turned_x, size=size)
     return jnp.where(turn, jnp.swapaxes(resized, 1, 2), resized)
 

@@ -161,7 +161,7 @@ class ShardSource:
             if size != shard.size:
                 found = "is not there" if size is None else f"has {size} bytes instead of {shard.size}"
                 raise UserError(f"{path} {found}; copy the data set again or prepare it again")
-        self._records = grain.sources.ArrayRecordDataSource(paths)
+        self._records: Any = grain.sources.ArrayRecordDataSource(paths)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -88,18 +89,23 @@ class ChunkMemory:
         self._memory.unlink()
         self._memory.close()
 
-    # No view is kept: memory that has any cannot be closed.
+    # No view of the buffer is kept: shared memory of which there is one cannot be closed.
+    def _buffer(self) -> memoryview:
+        buffer = self._memory.buf
+        assert buffer is not None, "the memory was closed"
+        return buffer
+
     def _flags(self) -> UInt8[np.ndarray, " slots"]:
-        return np.frombuffer(self._memory.buf, np.uint8, count=self._count)
+        return np.frombuffer(self._buffer(), np.uint8, count=self._count)
 
     def _pixels(self, chunk: SharedChunk) -> UInt8[np.ndarray, "b H W 3"]:
-        return np.ndarray(chunk.shape, np.uint8, self._memory.buf, self._first + chunk.slot * self._slot_bytes)
+        return np.ndarray(chunk.shape, np.uint8, self._buffer(), self._first + chunk.slot * self._slot_bytes)
 
 
 def open_memory(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
     """Memory for the chunks of some workers, of half of what is free; None where that has no place for one chunk of each."""
-    free = shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else None
-    slots = _MAX_SLOTS if free is None else min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
+    free = shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else sys.maxsize
+    slots = min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
     try:
         if slots:
             return ChunkMemory(workers=workers, slots=slots, slot_bytes=slot_bytes)

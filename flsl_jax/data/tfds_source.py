@@ -70,7 +70,7 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
 
     where = data_dir or "tfds's default folder"
     try:
-        builder = tfds.builder(dataset, data_dir=data_dir or None, try_gcs=False)
+        builder: Any = tfds.builder(dataset, data_dir=data_dir or None, try_gcs=False)
         features = builder.info.features
         if features is not None and "image" not in features:
             raise UserError(f"tfds {dataset} has no feature named image, only {', '.join(features)}; name another one")

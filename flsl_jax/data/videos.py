@@ -207,7 +207,7 @@ def davis_palette() -> UInt8[np.ndarray, "256 3"]:
     """Colour of each id: its bits 0, 3 and 6 are the red's highest, 1, 4 and 7 the green's, 2 and 5 the blue's."""
     ids, channels = np.arange(256)[:, None], np.arange(3)
     bits = [(ids >> (3 * level + channels) & 1) << (7 - level) for level in range(3)]
-    return sum(bits).astype(np.uint8)
+    return np.sum(bits, axis=0).astype(np.uint8)
 
 
 def _numbered(folder: Path, *, suffixes: tuple[str, ...], what: str) -> dict[str, Path]:

@@ -143,6 +143,7 @@ class ViT(nnx.Module):
         """The residual stream, S = L + 1: patch and position embedding, then each block's output; no final norm."""
         embedded, grid = self._embed(images)
         _, outputs = self._apply(embedded, self._block_params(), collect=True)
+        assert outputs is not None
         stream = jnp.concatenate([embedded[None], outputs])
         return jax.vmap(lambda tokens: self._patches(tokens, grid))(stream).astype(jnp.float32)
 
@@ -180,7 +181,7 @@ class ViT(nnx.Module):
             body = jax.checkpoint(body, policy=_REMAT[self.remat])
         rows = x.reshape(batch * tokens, width)
         rows, outputs = _apply_blocks(body, rows, params, scales, scan=self.scan_blocks, collect=collect)
-        return rows.reshape(x.shape), outputs.reshape(-1, *x.shape) if collect else None
+        return rows.reshape(x.shape), None if outputs is None else outputs.reshape(-1, *x.shape)
 
     def _patches(self, tokens: Float[Array, "B M D"], grid: tuple[int, int]) -> Float[Array, "B h w D"]:
         """The patch tokens on their grid, without the prefix."""
@@ -203,7 +204,7 @@ class ViT(nnx.Module):
         # Channels join their columns first: XLA on a CPU copies runs of 3 p values so, and not of 3.
         rows = images.astype(self.dtype).reshape(*images.shape[:2], width * 3)
         patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=3 * patch)
-        grid = patches.shape[1:3]
+        grid = (height // patch, width // patch)
         x = self.patch_embed.proj(patches) + self._positions(grid).astype(self.dtype)
         x = rearrange(x, "b h w d -> b (h w) d")
         if self.architecture.num_prefix:

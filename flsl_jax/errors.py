@@ -1,4 +1,4 @@
-"""Errors a person can cause and mend, and the one way a front door reports them."""
+"""Errors that a user can cause and correct, and the one way in which commands report them."""
 
 import difflib
 import os
@@ -12,14 +12,14 @@ if typing.TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """A wrong config, path, file or flag. The message is one line: what, where, what was expected, what to do."""
+    """A wrong config, path, file or flag. The message is one line: what is wrong, where, what was expected, what to do."""
 
 
 def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a front door's `main` on what the flags leave over, and exits: 0 when the job is done, 2 after one clear line.
+    """Runs a command's `main` on the arguments that are not flags, and exits: with 0 if the job is done, with 2 after an error.
 
-    `--help` prints the door's own flags and exits with 0. Flags that are unknown or of a wrong type, and keys that a config
-    lacks, are one line like every other `UserError`.
+    `--help` prints the command's own flags and exits with 0. A `UserError` is printed as one line. So is an unknown flag, a
+    flag of a wrong type, and a key that the config does not have.
     """
     from absl import app, flags
 
@@ -33,10 +33,12 @@ def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Sequence[str]:
-    """Sets the flags from a command line, program name first, and returns what is left over; ends the program after `--help`.
+    """Sets the flags from a command line, which starts with the program's name, and returns the arguments that are not flags.
+
+    After `--help` the program ends.
 
     Raises:
-        UserError: a flag is unknown, or its value is of another type; names the flag.
+        UserError: a flag is unknown, or its value has the wrong type; names the flag.
     """
     from absl import flags
 
@@ -48,14 +50,16 @@ def parse_flags(flag_values: "flags.FlagValues", arguments: Sequence[str]) -> Se
         raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
     except SystemExit:  # absl ends --help with 1, as if it had failed
         sys.exit(0)
-    except BrokenPipeError:  # --help into `head` or a pager that was left; Python would complain again when it flushes
+    except (
+        BrokenPipeError
+    ):  # --help was piped into `head` or a pager that ended; Python would fail again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # absl and config files raise as they please; all of it is the command line's fault
+    except Exception as error:  # absl and config files raise many types; each means that the command line is wrong
         raise UserError(f"command line: {_plain_words(str(error))}") from error
 
 
-# How absl and ml_collections tell what is wrong with a flag, and how a person is told.
+# What absl and ml_collections say about a wrong flag, and what the user reads instead.
 _PLAIN_WORDS = (
     (r"invalid literal for int\(\).*", "expected a whole number"),
     (r"could not convert string to float.*", "expected a number"),

@@ -1,4 +1,4 @@
-"""Memory that computations on a CPU share over time."""
+"""Reusing the memory of earlier computations on a CPU."""
 
 import ctypes
 
@@ -9,14 +9,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_host_memory() -> None:
-    """Lets computations on a CPU backend take memory that earlier ones gave back, not new pages of the system.
+    """Makes computations on a CPU backend reuse memory that earlier ones freed, instead of new pages from the system.
 
-    XLA allocates all temporaries of a computation at once and frees them after it. glibc maps so large a piece anew every
-    time, and the system clears every page of it: a quarter of a million for a step of ViT-S/16 with four images, a tenth of
-    its time. Only glibc's main heap can keep it, which belongs to the main thread; computations are therefore dispatched
-    there and not in the background. Call it before anything of JAX is computed, after `jax.distributed.initialize`.
+    XLA allocates all temporaries of a computation as one block and frees it afterwards. By default, glibc maps such a large
+    block anew every time, and the system clears each of its pages: a quarter of a million pages for a step of ViT-S/16 with
+    four images, which takes a tenth of the step's time. Only glibc's main heap can keep the block, and it belongs to the main
+    thread. Computations are therefore dispatched in that thread, not in the background. Call this function before JAX
+    computes anything, and after `jax.distributed.initialize`.
 
-    Where an accelerator computes, or the C library is another one, memory is left alone.
+    With an accelerator, or with another C library, the allocator stays as it is.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     library = ctypes.CDLL(None)

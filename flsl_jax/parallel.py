@@ -1,4 +1,4 @@
-"""The device mesh and every sharding: the only place that names axes or devices."""
+"""The device mesh and all shardings; no other file names mesh axes or devices."""
 
 import math
 from typing import Any
@@ -12,15 +12,15 @@ from flsl_jax.config import ParallelConfig
 from flsl_jax.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
-# Smaller parameters are copied to every device: sharding them saves little and costs a collective each.
+# Smaller parameters are copied to every device: sharding one would save little memory and cost a collective.
 _MIN_SHARDED_SIZE = 2**12
 
 
 def initialize_distributed(config: ParallelConfig) -> None:
-    """Joins the other processes where `config.distributed` says that there are some; call before anything of JAX.
+    """Connects this process with the others if `config.distributed` is set; call it before anything else of JAX.
 
     Raises:
-        UserError: the processes did not find each other in time; names this process and what to look at.
+        UserError: the processes did not find each other in time; names this process and what to check.
     """
     if not config.distributed:
         return
@@ -41,23 +41,23 @@ def initialize_distributed(config: ParallelConfig) -> None:
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
-    """The `data` × `fsdp` mesh over all devices of all processes, with automatic (compiler-propagated) axes.
+    """The `data` × `fsdp` mesh over all devices of all processes; its axes are automatic, propagated by the compiler.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices.
+        UserError: the product of the axes is not the number of devices.
     """
     count = jax.device_count()
     data = config.data if config.data > 0 else count // config.fsdp
     if data * config.fsdp != count:
         raise UserError(
             f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} "
-            "devices that are there; set data to -1 and fsdp to a divisor of that number"
+            "devices that exist; set data to -1 and fsdp to a divisor of that number"
         )
     return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading (batch) axis over all devices."""
+    """Spreads the leading (batch) axis over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
@@ -67,19 +67,22 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def local_batch_sharding() -> NamedSharding:
-    """The leading (batch) axis over the devices of this process alone, for work that processes do not share."""
+    """Spreads the leading (batch) axis over the devices of this process only, for work that processes do not share."""
     devices = np.array(jax.local_devices())
     return NamedSharding(Mesh(devices, (DATA,), axis_types=(AxisType.Auto,)), PartitionSpec(DATA))
 
 
 def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
-    """Shardings for a tree of parameters or optimizer state: the largest axis that `fsdp` divides, else a copy.
+    """Shardings for a tree of parameters or optimizer state.
+
+    Each leaf is split along its largest axis that `fsdp` divides. A leaf without such an axis, or a small one, is copied.
 
     Args:
         tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+        mesh: the devices.
 
     Returns:
-        The same tree of `NamedSharding`.
+        a pytree of `NamedSharding` with the same structure.
     """
     shards = mesh.shape[FSDP]
 
@@ -94,12 +97,12 @@ def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
 
 
 def as_first(answer: bool) -> bool:
-    """The first process's answer, on every process; all of them must ask."""
+    """The first process's answer, on every process. All processes must call it."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
 
 
 def all_same(digest: str) -> bool:
-    """Whether every process has the same SHA-256, in hexadecimal; all of them must ask, and all hear the same."""
+    """Whether every process has the same SHA-256, in hexadecimal. All processes must call it, and get the same answer."""
     if jax.process_count() == 1:
         return True
     digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
@@ -107,10 +110,10 @@ def all_same(digest: str) -> bool:
 
 
 def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
-    """Refuses a batch that the devices, or the processes in their order, cannot share evenly.
+    """Checks that the devices, and the processes in their order, can share a batch evenly.
 
     Raises:
-        UserError: the batch does not divide over the devices, or process i does not hold the i-th equal part of it.
+        UserError: the number of devices does not divide the batch, or process i does not hold the i-th equal part of it.
     """
     devices = math.prod(sharding.mesh.shape.values())
     if batch_size % devices:
@@ -129,16 +132,16 @@ def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:
 
 
 def to_devices(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Global array from the rows of this process (an asynchronous copy)."""
+    """A global array, to which every process contributes its rows. The copy is asynchronous."""
     return jax.make_array_from_process_local_data(sharding, rows)
 
 
 def place(tree: Any, like: Any) -> Any:
-    """A tree of host arrays on the devices, each process giving its part; all processes hold the same tree.
+    """Puts a tree of host arrays on the devices. All processes hold the same tree, and each places its part.
 
     Args:
         tree: pytree of NumPy arrays.
-        like: the same tree of `jax.ShapeDtypeStruct` with shardings.
+        like: pytree of `jax.ShapeDtypeStruct` with shardings, with the same structure; it also gives the dtypes.
     """
 
     def leaf(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Values that move with the training step."""
+"""Values that change with the training step."""
 
 import dataclasses
 from typing import Literal
@@ -10,10 +10,11 @@ from flsl_jax.typing import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """From `start` to `end` over `steps` steps, then `end`; before that an optional linear warm-up.
+    """A curve from `start` to `end` over `steps` steps, which stays at `end` afterwards; optionally with a linear warm-up.
 
-    `warmup_steps` of the `steps` rise linearly from `warmup_start` to `start`; the curve takes those that are left.
-    "cosine" follows half a cosine (SGDR, Loshchilov and Hutter 2017, without restarts), "constant" stays at `start`.
+    During the first `warmup_steps` of the `steps`, the value goes linearly from `warmup_start` to `start`; the curve takes the
+    remaining steps. "cosine" follows half a cosine (SGDR, Loshchilov and Hutter 2017, without restarts), "linear" a straight
+    line, and "constant" stays at `start`.
     """
 
     start: float

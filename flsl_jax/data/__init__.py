@@ -1,1 +1,1 @@
-"""Records to base crops on the host, base crops to views on the accelerator."""
+"""Data: from records to base crops on the host, and from base crops to views on the accelerator."""

@@ -1,4 +1,4 @@
-"""Bounding boxes with labels: readers of COCO JSON and VOC / ILSVRC XML, and boxes through a resize and crop."""
+"""Bounding boxes with labels: reading COCO JSON and VOC / ILSVRC XML, and moving boxes with a resized and cropped image."""
 
 import dataclasses
 import json
@@ -22,17 +22,20 @@ _OUTSIDE_PIXELS = 1.5
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image: `xyxy` float32 [M, 4] in pixels of the upright original image, `labels` int64 [M]."""
+    """The M boxes of one image.
+
+    `xyxy`: float32 [M, 4], (x0, y0, x1, y1) in pixels of the upright original image. `labels`: int64 [M].
+    """
 
     xyxy: Float[np.ndarray, "M 4"]
     labels: Int64[np.ndarray, " M"]
 
     def areas(self) -> Float[np.ndarray, " M"]:
-        """Width times height of each, in square pixels."""
+        """The area of each box in square pixels."""
         return (self.xyxy[:, 2] - self.xyxy[:, 0]) * (self.xyxy[:, 3] - self.xyxy[:, 1])
 
     def largest(self) -> int:
-        """Index of the box of the largest area, the first of equals.
+        """Index of the box with the largest area; of equal ones, the first.
 
         Raises:
             ValueError: there is no box.
@@ -55,17 +58,17 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """Boxes by file name, and the names of their dense labels."""
+    """Boxes by file name; `class_names[label]` is the name of a box's label."""
 
     boxes: dict[str, Boxes]
     class_names: tuple[str, ...]
 
 
 def read_boxes(path: Path) -> Annotations:
-    """Boxes from a COCO JSON file, a VOC / ILSVRC XML file, or a folder of such XML files.
+    """Reads boxes from a COCO JSON file, a VOC / ILSVRC XML file, or a folder of such XML files.
 
     Raises:
-        UserError: nothing is there, or it cannot be read as what its suffix says.
+        UserError: the file or folder does not exist, or its content does not fit its suffix.
     """
     if path.is_dir() or path.suffix.lower() == ".xml":
         return read_voc(path)
@@ -75,14 +78,14 @@ def read_boxes(path: Path) -> Annotations:
 
 
 def read_coco(path: Path) -> Annotations:
-    """Boxes of a COCO instances file; crowds are left out, category ids become 0, 1, … in the order of their ids.
+    """Reads the boxes of a COCO instances file, without crowds; labels are 0, 1, … in the order of the category ids.
 
-    Keys are the images' `file_name`; an image without annotations has no boxes. A box that reaches beyond its image is
-    clipped. A box without width or height is left out, and a warning counts them: COCO 2017 itself has such boxes.
+    Keys are the images' `file_name`; an image without annotations has an entry without boxes. A box that reaches beyond its
+    image is clipped. Boxes without width or height are left out, and a warning counts them; COCO 2017 itself has such boxes.
 
     Raises:
-        UserError: not a COCO instances file, an annotation of an image or category that the file does not list, or a
-            box that is not [x, y, width, height] with some part inside its image.
+        UserError: the file is not a COCO instances file, an annotation names an image or a category that the file does not
+            list, or a box is not [x, y, width, height] with some part inside its image.
     """
     try:
         content = json.loads(path.read_text())
@@ -113,15 +116,15 @@ def read_coco(path: Path) -> Annotations:
 
 
 def read_voc(path: Path) -> Annotations:
-    """Boxes of VOC or ILSVRC CLS-LOC XML files, at any depth; a pixel range, 1-based, becomes [xmin - 1, xmax).
+    """Reads the boxes of VOC or ILSVRC CLS-LOC XML files, at any depth; the 1-based pixel range becomes [xmin - 1, xmax).
 
-    Classes are the sorted names that occur, so two folders may number the same class differently: go by `class_names`.
-    Keys are file names without suffix, which both data sets share between image and annotation. A box that reaches
-    beyond its image is clipped; where the file gives no size, only at 0.
+    Classes are the names that occur, sorted. Two folders may therefore number the same class differently: compare
+    `class_names`. Keys are file names without suffix, because in both data sets an image and its annotation share that name.
+    A box that reaches beyond its image is clipped; if the file gives no size, it is clipped at 0 only.
 
     Raises:
-        UserError: no XML file there, one that is not of this format, two of one name, or a box that has no part inside
-            its image.
+        UserError: there is no XML file, a file is not of this format, two files have the same name, or a box has no part
+            inside its image.
     """
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
     if not files:
@@ -144,7 +147,7 @@ def read_voc(path: Path) -> Annotations:
 
 
 def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
-    """(Box or None where it has no area, class name) of every object of one file."""
+    """(box, class name) of every object in one file; the box is None if it has no area."""
     where = f"boxes {file}"
     try:
         root = ElementTree.parse(file).getroot()
@@ -167,9 +170,9 @@ def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class ResizeCrop:
-    """The short side resized to `size` pixels (Pillow's bicubic, antialiased), then the central square.
+    """Resizes the short side to `size` pixels (Pillow's antialiased bicubic filter), then crops the central square.
 
-    The same geometry moves image, boxes and mask, so that they cannot disagree. The long side is rounded to whole pixels.
+    One geometry moves image, boxes and mask, so they always fit together. The long side is rounded to whole pixels.
     """
 
     size: int
@@ -181,13 +184,13 @@ class ResizeCrop:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "s s"]:
-        """Labels at the same place: of every pixel of the result, the label of the original's pixel under its centre."""
+        """The transformed mask: each pixel takes the label of the original pixel under its centre."""
         (width, height), (left, top) = self._geometry(mask.shape[1], mask.shape[0])
         resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def boxes(self, boxes: Boxes, *, width: int, height: int) -> Boxes:
-        """Boxes of an image of this width and height in pixels of the result; those wholly outside are left out."""
+        """The transformed boxes of an image of this width and height; those wholly outside the result are left out."""
         (new_width, new_height), (left, top) = self._geometry(width, height)
         scale = np.array([new_width / width, new_height / height] * 2)
         moved = np.clip(boxes.xyxy * scale - np.array([left, top] * 2), 0, self.size).astype(np.float32)
@@ -212,18 +215,18 @@ def _numbers(values: Any, *, count: int = 4, where: str) -> list[float]:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{where}: {values!r} is not {count} finite numbers; mend or remove it")
+        raise UserError(f"{where}: {values!r} is not {count} finite numbers; repair or remove it")
     return numbers
 
 
 def _clipped(box: tuple[float, float, float, float], *, size: list[float], where: str) -> list[float] | None:
-    """The part inside an image of this width and height (0: unknown); None for a box without width or height."""
+    """The part of a box inside an image of this width and height (0: unknown); None for a box without width or height."""
     x0, y0, x1, y1 = box
     right, bottom = (side or math.inf for side in size)
     if x1 < x0 or y1 < y0 or x0 >= right or y0 >= bottom or x1 <= 0 or y1 <= 0:
         raise UserError(
             f"{where}: box {[round(value, 1) for value in box]} (x0, y0, x1, y1) has no part inside its "
-            f"{right:g}×{bottom:g} image; mend or remove it"
+            f"{right:g}×{bottom:g} image; repair or remove it"
         )
     return None if x1 == x0 or y1 == y0 else [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
 

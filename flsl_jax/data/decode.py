@@ -1,4 +1,4 @@
-"""Encoded images to upright 8-bit RGB, and the one base crop that the host cuts from each."""
+"""Decoding images to upright 8-bit RGB, and cutting from each the base crop that its views are made from."""
 
 import dataclasses
 import io
@@ -11,22 +11,22 @@ from PIL import Image
 
 try:
     import cykooz_resizer
-except ImportError:  # no build for this platform (Linux on ARM): Pillow does the same work, in several times as long
+except ImportError:  # there is no build for Linux on ARM; Pillow does the same work and takes several times as long
     cykooz_resizer = None
 
 _ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
-# As Pillow's decompression bomb check: an image of more pixels is an error, on either decoder.
+# The limit of Pillow's decompression bomb check: an image with more pixels is an error, with either decoder.
 _MAX_PIXELS = 2 * 89_478_485
 
 
 class DecodeError(Exception):
-    """Bytes that are no image, or a damaged or unsupported one. The message names the image and the reason."""
+    """The bytes are not an image, or the image is damaged or unsupported. The message names the image and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseCrop:
-    """A base crop: `image` uint8 [S, S, 3]; `box` (left, top, width, height) in decoded pixels; `flipped` or not."""
+    """A base crop: `image` uint8 [S, S, 3]; its `box` (left, top, width, height) in decoded pixels; whether it is mirrored."""
 
     image: UInt8[np.ndarray, "S S 3"]
     box: tuple[int, int, int, int]
@@ -36,22 +36,23 @@ class BaseCrop:
 def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes one image to upright RGB.
 
-    RGB and grey JPEG go through libjpeg-turbo (simplejpeg); everything else, and what that refuses, through Pillow.
-    Both give the same pixels. The EXIF orientation is applied. Transparency is composited on white. 16-bit grey is
-    scaled to 8 bits by 255 / 65535, rounded; of 16-bit colour Pillow keeps the high byte. Colour profiles are ignored.
+    RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), everything else, and whatever that decoder refuses, by Pillow.
+    Both give the same pixels. The EXIF orientation is applied. Transparent pixels are composited on white. 16-bit grey is
+    scaled to 8 bits by 255 / 65535 and rounded; of 16-bit colour, Pillow keeps the high byte. Colour profiles are ignored.
 
     Args:
         data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or another format that Pillow reads.
-        name: what to call it in an error.
-        min_side: when positive, a JPEG is halved (in the DCT) as often as its shorter side stays at least this long.
-            With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on average, by up to 1
-            where odd sides are rounded up.
+        name: what an error calls the image.
+        min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
+            least so many pixels. With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on
+            average, and by up to 1 if odd sides are rounded up.
 
     Returns:
-        The image. Its size is the original's, or a power of two smaller (rounded up) with `min_side`.
+        The image. Its size is the original's or, with `min_side`, a power of two smaller (rounded up).
 
     Raises:
-        DecodeError: not an image, truncated or damaged, of floating-point pixels, or larger than 178 megapixels.
+        DecodeError: the data are not an image, or the image is truncated or damaged, has floating-point pixels, or has more
+            than 178 megapixels.
     """
     if data[:2] == b"\xff\xd8":
         pixels = _decode_jpeg(data, min_side=min_side)
@@ -61,7 +62,7 @@ def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarr
 
 
 def _decode_jpeg(data: bytes, *, min_side: int) -> np.ndarray | None:
-    """RGB pixels, or None where Pillow must decide: CMYK, oversized, damaged, or merely unusual."""
+    """RGB pixels; None if Pillow must decide, because the image is CMYK, too large, damaged, or merely unusual."""
     try:
         rows, columns, color, _ = simplejpeg.decode_jpeg_header(data)
         height, width = int(rows), int(columns)
@@ -76,7 +77,7 @@ def _decode_jpeg(data: bytes, *, min_side: int) -> np.ndarray | None:
 
 
 def _reduction(side: int, *, min_side: int) -> int:
-    """The power of two, 8 at most, by which a side can shrink and keep `min_side` pixels."""
+    """The largest power of two, up to 8, that a side can be divided by and still keep `min_side` pixels."""
     factor = 1
     while min_side > 0 and factor < 8 and side >= 2 * factor * min_side:
         factor *= 2
@@ -98,14 +99,14 @@ def _decode_any(data: bytes, *, name: str) -> np.ndarray:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without Pillow's memory addresses."""
+    """The reason in one line, without the memory addresses of Pillow's messages."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _exif_orientation(data: bytes) -> int:
-    """Orientation 1–8 of a JPEG; 1 without EXIF or with a damaged one."""
+    """The orientation of a JPEG, 1 to 8; 1 if there is no EXIF data or it is damaged."""
     if data.find(b"Exif\x00\x00", 0, _EXIF_SEARCH_BYTES) < 0:
         return 1
     try:
@@ -116,7 +117,7 @@ def _exif_orientation(data: bytes) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation, as Pillow's ImageOps.exif_transpose; unknown values count as upright."""
+    """Undoes an EXIF orientation, as Pillow's ImageOps.exif_transpose does; unknown values count as upright."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -156,18 +157,18 @@ def base_crop(
     aspect: tuple[float, float],
     flip: bool,
 ) -> BaseCrop:
-    """Cuts the one crop in which all views of an image lie (METHOD "Views"), as torchvision's RandomResizedCrop.
+    """Cuts the crop in which all views of an image lie (docs/method.md, Views), as torchvision's RandomResizedCrop does.
 
     Args:
         image: uint8 RGB.
-        rng: the sample's own generator; nothing else is drawn from.
+        rng: the sample's own generator, the only source of random numbers here.
         size: height and width of the result in pixels.
         area: smallest and largest share of the image's area, in (0, 1].
-        aspect: smallest and largest width / height; drawn uniformly in its logarithm.
+        aspect: smallest and largest width / height; its logarithm is drawn uniformly.
         flip: whether to mirror the crop left to right with probability 1/2.
 
     Returns:
-        The crop, resized as by Pillow's antialiased bicubic filter; pixels outside the box have no influence.
+        The crop, resized with Pillow's antialiased bicubic filter; pixels outside the box have no influence.
     """
     height, width = image.shape[:2]
     left, top, crop_width, crop_height = _random_box(height, width, rng=rng, area=area, aspect=aspect)
@@ -179,18 +180,18 @@ def base_crop(
 
 
 def _resized(image: UInt8[np.ndarray, "H W 3"], *, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """`image` as `Image.resize((size, size), BICUBIC)` of Pillow 13, but for grey levels that differ in rounding.
+    """`image` resized as by `Image.resize((size, size), BICUBIC)` of Pillow 13, up to rounding.
 
-    The vectorised resizer's weights have 16 bits, not 22: about 3 of 1000 values differ by one level, about 1 of 100,000
-    by two. As in Pillow, the columns are resized and rounded first, unless the height shrinks by more than twice as many
-    pixels as the width.
+    The weights of the vectorised resizer have 16 bits instead of 22: about 3 of 1000 values differ by one grey level, and about
+    1 of 100,000 by two. As in Pillow, the columns are resized and rounded first, unless the height shrinks by more than twice
+    as many pixels as the width.
     """
     if cykooz_resizer is None:
         return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BICUBIC))
     height, width = image.shape[:2]
     rows_first = height - size > 2 * max(width - size, 0)
     pixel = cykooz_resizer.PixelType.U8x3
-    # The whole window is the source: the resizer's own crop box would let pixels around the box in.
+    # The cut-out box is the source: with the resizer's own crop box, pixels around the box would have an influence.
     source = cykooz_resizer.ImageData(width, height, pixel, image.tobytes())
     between = cykooz_resizer.ImageData(*((width, size) if rows_first else (size, height)), pixel)
     result = cykooz_resizer.ImageData(size, size, pixel)
@@ -205,7 +206,7 @@ def _resized(image: UInt8[np.ndarray, "H W 3"], *, size: int) -> UInt8[np.ndarra
 def _random_box(
     height: int, width: int, *, rng: np.random.Generator, area: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height): ten tries, then the largest central box of an allowed aspect."""
+    """(left, top, width, height): the first of ten draws that fits, else the largest central box of an allowed aspect."""
     log_aspect = (math.log(aspect[0]), math.log(aspect[1]))
     for _ in range(10):
         pixels = height * width * rng.uniform(*area)

@@ -1,4 +1,4 @@
-"""Class ids of masks to dense labels, and files that name the ids."""
+"""From the class ids of masks to dense labels, and the files that name the ids."""
 
 import json
 import os
@@ -15,14 +15,14 @@ _UNKNOWN = -2
 
 
 class MaskClasses:
-    """Ids in their order become labels 0, 1, …; ignored ones become -1.
+    """The mapping from ids to labels: sorted ids become 0, 1, …, and ignored ids become -1.
 
     Args:
-        names: of the ids, 0 or more.
-        ignore: ids that are no class; they need no name.
+        names: the name of each id; ids are 0 or more.
+        ignore: ids that are not classes; they need no name.
 
     Raises:
-        UserError: no class is left.
+        UserError: every class is ignored.
     """
 
     def __init__(self, names: Mapping[int, str], *, ignore: tuple[int, ...]) -> None:
@@ -35,7 +35,7 @@ class MaskClasses:
         self._table[[number for number in ignore if number >= 0]] = IGNORED
 
     def labels(self, ids: Integer[np.ndarray, "H W"], *, file: str | os.PathLike[str]) -> Int32[np.ndarray, "H W"]:
-        """The labels of a mask's ids; an id of -1 stays -1.
+        """The labels of a mask's ids; an id of -1 stays -1. `file` is the mask's name for messages.
 
         Raises:
             UserError: an id is neither a class nor ignored.
@@ -45,18 +45,20 @@ class MaskClasses:
         wrong = (known == _UNKNOWN) | (ids >= len(self._table)) | (ids < IGNORED)
         if wrong.any():
             raise UserError(
-                f"mask {file}: {int(wrong.sum())} pixels have an id that is no class, such as {int(ids[wrong][0])}; name it "
+                f"mask {file}: {int(wrong.sum())} pixels have an id that is not a class, such as {int(ids[wrong][0])}; name it "
                 "in the class file, or add it to ignore"
             )
         return known
 
 
 def read_class_names(path: Path) -> dict[int, str]:
-    """Names by id from a JSON file, a mapping of ids to names or a list of names from id 0 on, or from the tab-separated
+    """Reads the names of class ids.
+
+    The file is JSON, either a mapping from ids to names or a list of names that starts at id 0; or it is the tab-separated
     objectInfo150.txt that comes with ADE20K (columns Idx and Name).
 
     Raises:
-        UserError: it cannot be read as one of these.
+        UserError: the file is neither of these, or an id is not in 0 … 65535.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One geometry for an image and its mask: what of the image a network sees, at a size that its patch divides."""
+"""One geometry for an image and its mask: which part of the image a network sees, at a size that the patch divides."""
 
 import dataclasses
 from typing import Literal
@@ -9,17 +9,17 @@ from PIL import Image
 
 from flsl_jax.data.boxes import ResizeCrop
 
-# ADE20K's whole-image protocol: 2048×512 keeps the ratio and bounds the long side by four times the short one.
+# ADE20K's protocol for whole images, 2048×512: the ratio is kept, and the long side is at most four times the short one.
 _LONGEST = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskFit:
-    """Moves an image (Pillow's bicubic, antialiased) and its mask (nearest pixel) alike.
+    """Resizes an image (Pillow's antialiased bicubic filter) and its mask (nearest pixel) in the same way.
 
-    `how` "square": the whole image, resized to `size` × `size` whatever its ratio. "crop": the short side resized to
-    `size`, then the central square. "ratio": the whole image, its ratio kept: the short side at `size`, or less where the
-    long one would exceed four times that; both floored to multiples of `patch_size`, at least one patch.
+    `how` = "square": the whole image, resized to `size` × `size` pixels whatever its ratio. "crop": the short side resized to
+    `size`, then the central square. "ratio": the whole image with its ratio kept: the short side becomes `size`, or less if
+    the long side would exceed four times that; both are rounded down to multiples of `patch_size`, to at least one patch.
     """
 
     how: Literal["square", "crop", "ratio"]
@@ -27,14 +27,14 @@ class MaskFit:
     patch_size: int
 
     def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The moved image."""
+        """The resized image."""
         if self.how == "crop":
             return ResizeCrop(self.size).image(image)
         width, height = self._resized(*image.shape[:2])
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
     def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
-        """The moved mask: of every pixel of the moved image, the label of the pixel under its centre."""
+        """The resized mask: each pixel takes the label of the original pixel under its centre."""
         if self.how == "crop":
             return ResizeCrop(self.size).mask(mask)
         return np.asarray(Image.fromarray(mask).resize(self._resized(*mask.shape), Image.Resampling.NEAREST))
@@ -51,12 +51,15 @@ class MaskFit:
 
 
 def class_shares(mask: Int32[np.ndarray, "H W"], *, patch_size: int, num_classes: int) -> Float32[np.ndarray, "h w K"]:
-    """Of each patch, the share of its pixels that every class has; they sum to less than 1 where pixels are ignored.
+    """The share of each class in the pixels of each patch.
 
     Args:
-        mask: labels, -1 for ignored ones; the patch divides its sides.
+        mask: labels, -1 for ignored pixels; the patch divides its sides.
         patch_size: in pixels.
         num_classes: K.
+
+    Returns:
+        shares from 0 to 1; those of a patch sum to 1, or to less if some of its pixels are ignored.
     """
     height, width = (side // patch_size for side in mask.shape)
     patch = np.arange(height)[:, None] * width + np.arange(width)

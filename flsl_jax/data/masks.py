@@ -24,14 +24,14 @@ from flsl_jax.errors import UserError
 _logger = logging.getLogger(__name__)
 _ORIENTATION_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)
-# Modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
+# Pillow's modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
 _ID_MODES = ("P", "L", "1", "I", "I;16", "I;16B")
 _THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedRecord:
-    """One image, uint8 [H, W, 3] upright RGB, with the class of each of its pixels, int32 [H, W]; -1 counts nowhere."""
+    """One image, uint8 [H, W, 3] upright RGB, and the label of each of its pixels, int32 [H, W]; -1 is never counted."""
 
     image: UInt8[np.ndarray, "H W 3"]
     mask: Int32[np.ndarray, "H W"]
@@ -40,9 +40,9 @@ class MaskedRecord:
 
 @runtime_checkable
 class MaskedSource(Protocol):
-    """A data set with random access; records are decoded when they are asked for.
+    """A data set with random access, which decodes a record when it is asked for.
 
-    `name` is for messages, `class_names[label]` names a label.
+    `name` is for messages, `class_names[label]` is the name of a label.
     """
 
     name: str
@@ -50,7 +50,7 @@ class MaskedSource(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 to one less, whether all of them occur or not."""
+        """The number of labels, 0 … `num_classes` - 1, whether they occur or not."""
         ...
 
     def __len__(self) -> int: ...
@@ -60,7 +60,7 @@ class MaskedSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """Files of one record; `segments` maps a panoptic PNG's segment ids to class ids."""
+    """The files of one record; `segments` maps the segment ids of a panoptic PNG to class ids."""
 
     name: str
     image: Path
@@ -69,17 +69,17 @@ class _Pair:
 
 
 class MaskedFiles:
-    """Image files with a mask file each.
+    """Image files, each with a mask file.
 
-    Sizes are compared at once, from the files' headers; pixels are read when a record is asked for.
+    The sizes of all files are compared at once, from their headers; pixels are read when a record is asked for.
 
     Args:
-        pairs: files of every record.
+        pairs: the files of every record.
         classes: the ids and their labels.
         name: for messages.
 
     Raises:
-        UserError: a file cannot be opened, a mask is of another size than its upright image or not of ids.
+        UserError: a file cannot be opened, the size of a mask is not that of its upright image, or its pixels are not ids.
     """
 
     def __init__(self, pairs: Sequence[_Pair], *, classes: MaskClasses, name: str) -> None:
@@ -100,13 +100,13 @@ class MaskedFiles:
         """One decoded record.
 
         Raises:
-            UserError: a file is damaged, or the mask has an id that is no class.
+            UserError: a file is damaged, or the mask has an id that is neither a class nor ignored.
         """
         pair = self._pairs[checked_index(index, len(self))]
         try:
             image = decode_image(pair.image.read_bytes(), name=str(pair.image))
         except (OSError, DecodeError) as error:
-            raise UserError(f"image {pair.image} cannot be read ({_reason(error)}); mend or remove it") from error
+            raise UserError(f"image {pair.image} cannot be read ({_reason(error)}); repair or remove it") from error
         pixels = np.asarray(_opened(pair.mask, read=True))
         ids = pixels if pair.segments is None else _panoptic_ids(pixels, pair.segments, file=pair.mask)
         return MaskedRecord(image=image, mask=self._classes.labels(ids, file=pair.mask), name=pair.name)
@@ -137,15 +137,15 @@ class MaskedScenes:
 def open_masked(config: MaskedSourceConfig) -> MaskedSource:
     """Opens what a config describes.
 
-    Labels follow from the class file (or the panoptic file's categories) and `ignore` alone, never from the ids that
-    happen to occur, so train and val that name the same ones have the same labels. Without a class file every id from
-    0 to 255 that is not ignored is a class, named by its number.
+    Labels depend only on the class file (or the categories of the panoptic file) and on `ignore`, never on the ids that
+    happen to occur. Train and val therefore have the same labels if they name the same classes. Without a class file, every
+    id from 0 to 255 that is not ignored is a class, and its name is its number.
 
-    An image without a mask is left out, and a warning counts them: VOC has masks for a part of its images. A mask without
-    its image is an error.
+    Images without a mask are left out, and a warning counts them; VOC has masks for some of its images only. A mask without
+    an image is an error.
 
     Raises:
-        UserError: files are not there, do not belong together or are not what they should be, or the config lacks a value.
+        UserError: files are missing, do not belong together or have the wrong content, or the config lacks a value.
     """
     if config.name == "scenes":
         count = min(config.count, config.limit) if config.limit > 0 else config.count
@@ -171,7 +171,7 @@ def _listed(root: str) -> list[str]:
 
 
 def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
-    """Images and masks of one relative name but for the suffix, in the order of the images' paths."""
+    """Images and masks whose relative names are equal up to the suffix, in the order of the images' paths."""
     masks = {str(Path(path).with_suffix("")): path for path in _listed(config.masks) if path.lower().endswith(".png")}
     stems = {path: str(Path(path).with_suffix("")) for path in images}
     twice = [stem for stem, count in Counter(stems.values()).items() if count > 1]
@@ -194,7 +194,7 @@ def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[
 
 
 def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
-    """Records of the JSON's annotations, by the images' names; crowds are pixels of their class like others."""
+    """The records of the JSON's annotations, sorted by the images' names; crowds count as pixels of their class."""
     path = Path(config.annotations)
     try:
         content = json.loads(path.read_text())
@@ -212,7 +212,7 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"masks {path}: not a COCO panoptic file ({type(error).__name__}: {error})") from error
     if not found:
-        raise UserError(f"masks {path}: has no annotations; name the JSON of the panoptic PNGs")
+        raise UserError(f"masks {path}: it has no annotations; name the JSON of the panoptic PNGs")
     unlisted = {category for pair in found for category in (pair.segments or {}).values()} - names.keys()
     if unlisted:
         raise UserError(
@@ -227,12 +227,12 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
 
 
 def _named(pairs: list[_Pair], path: Path) -> list[_Pair]:
-    """The records that a text file lists, one name without suffix a line, in its order."""
+    """The records that a text file lists, in its order; it has one name without suffix per line."""
     try:
         wanted = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"names {path} cannot be read ({_reason(error)}); give a text file with a name a line"
+            f"names {path} cannot be read ({_reason(error)}); give a text file with one name per line"
         ) from error
     by_name = {str(Path(pair.name).with_suffix("")): pair for pair in pairs}
     missing = [name for name in wanted if name not in by_name]
@@ -260,13 +260,13 @@ def _check_headers(pair: _Pair) -> None:
     width, height = image.size
     try:
         turned = image.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
-    except Exception:  # as decode_image: without a readable tag it counts as upright
+    except Exception:  # as in decode_image: without a readable tag, an image counts as upright
         turned = False
     size = (height, width) if turned else (width, height)
     if mask.size != size:
         raise UserError(
             f"mask {pair.mask} is {mask.size[0]}×{mask.size[1]}, its image {pair.image} {size[0]}×{size[1]} (upright); give "
-            "the mask at its image's size"
+            "the mask the size of its image"
         )
     expected = _ID_MODES if pair.segments is None else ("RGB",)
     if mask.mode not in expected:
@@ -275,7 +275,7 @@ def _check_headers(pair: _Pair) -> None:
 
 
 def _opened(path: Path, *, read: bool = False) -> Image.Image:
-    """The image with its header or, with `read`, all of it; the file is closed again."""
+    """The opened image: its header or, with `read`, its pixels too. The file is closed again."""
     try:
         with Image.open(path) as image:
             if read:
@@ -284,7 +284,7 @@ def _opened(path: Path, *, read: bool = False) -> Image.Image:
                 image.getexif()
             return image
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
-        raise UserError(f"{path} cannot be read ({_reason(error)}); mend or remove it") from error
+        raise UserError(f"{path} cannot be read ({_reason(error)}); repair or remove it") from error
 
 
 def _reason(error: Exception) -> str:
@@ -296,11 +296,13 @@ def _reason(error: Exception) -> str:
 def _panoptic_ids(
     pixels: UInt8[np.ndarray, "H W 3"], segments: dict[int, int], *, file: Path
 ) -> Int32[np.ndarray, "H W"]:
-    """Category ids from a panoptic PNG, R + 256 G + 65536 B being the segment; -1 for segment 0, which is no segment."""
+    """Category ids from a panoptic PNG, whose segment numbers are R + 256 G + 65536 B; number 0 is no segment and gives -1."""
     numbers = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
     found, places = np.unique(numbers, return_inverse=True)
     unlisted = [int(number) for number in found if number and int(number) not in segments]
     if unlisted:
-        raise UserError(f"mask {file}: segment {unlisted[0]} is not in its annotation; use the JSON of these very PNGs")
+        raise UserError(
+            f"mask {file}: segment {unlisted[0]} is not in its annotation; use the JSON that belongs to these PNGs"
+        )
     ids = np.array([segments[int(number)] if number else IGNORED for number in found], np.int32)
     return ids[places].reshape(numbers.shape)

@@ -1,4 +1,4 @@
-"""From grey levels to what a network is given."""
+"""Normalisation of pixels: from grey levels to the input of a network."""
 
 import jax.numpy as jnp
 
@@ -11,5 +11,5 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def normalise(
     images: Float[Array, "*b H W 3"], *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "*b H W 3"]:
-    """Levels from 0 to 255 over 255, less the mean, over the standard deviation, channel by channel."""
+    """`(images / 255 - mean) / std`, channel by channel; `images` are grey levels from 0 to 255."""
     return (images / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,4 +1,4 @@
-"""Packs a folder of images into ArrayRecord shards; a run that was killed goes on where it was."""
+"""Packs a folder of images into ArrayRecord shards; a run that was interrupted continues where it stopped."""
 
 import concurrent.futures
 import dataclasses
@@ -31,7 +31,7 @@ _JPEG_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One shard to write: its files (records without pixels) below `root`."""
+    """One shard to write; `records` have no pixels yet, and their names are files below `root`."""
 
     root: str
     output: str
@@ -42,7 +42,7 @@ class _Job:
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-    """A finished shard (no records: no file) and the files left out of it, each with the reason."""
+    """A finished shard, which has no file if it has no records; and the images left out of it, each with the reason."""
 
     shard: Shard
     skipped: tuple[tuple[str, str], ...]
@@ -67,22 +67,26 @@ def pack_folder(
     records_per_shard: int = 1024,
     workers: int = 1,
 ) -> Manifest:
-    """Packs every image below a folder, in the order of `FolderSource`, with its label and boxes where known.
+    """Packs every image below a folder, in the order of `FolderSource`, with its label and its boxes if they are known.
 
-    The bytes written depend on the input and the settings only, not on `workers`. Each shard appears whole, by rename,
-    and `manifest.json` last. Called again after it was interrupted, finished shards are kept and the others written.
+    The bytes written depend on the input and the settings only, not on `workers`. Each shard is renamed into place when it is
+    complete; `manifest.json` is written last. A second call after an interruption keeps finished shards and writes the others.
 
     Args:
         root: folder of images.
-        output: folder to write; made where it is not there.
-        short_side: when positive, a larger image is reduced to this shorter side in pixels (Pillow's antialiased
-            bicubic) and stored upright as JPEG of quality 95; every other image keeps its own bytes.
+        output: folder to write to; it is made if it does not exist.
+        short_side: if positive, the shorter side in pixels to which a larger image is reduced (Pillow's antialiased
+            bicubic filter); it is then stored upright as JPEG of quality 95. Every other image keeps its own bytes.
         boxes: COCO JSON file or folder of VOC XML files; boxes are scaled with their images.
-        records_per_shard: images a file, less those that cannot be decoded.
-        workers: spawned processes; 0 or 1 packs in this one.
+        records_per_shard: images per file, before those that cannot be decoded are left out.
+        workers: processes to start; with 0 or 1, the calling process does the work.
+
+    Returns:
+        the manifest of the data set.
 
     Raises:
-        UserError: no images, an unwritable folder, or `output` holds a data set of other images or settings.
+        UserError: there are no images, the folder cannot be written, or `output` holds a data set made from other images or
+            with other settings.
     """
     source = FolderSource(root)
     if output.resolve() == Path(root).resolve():
@@ -107,7 +111,7 @@ def pack_folder(
 
 
 def _fingerprint(source: FolderSource) -> str:
-    """SHA-256 over the relative paths and sizes of all files."""
+    """SHA-256 of the relative paths and sizes of all files."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         path = source.path(index)
@@ -126,7 +130,7 @@ def _check_same(found: dict[str, Any], wanted: dict[str, Any], output: Path) -> 
 
 
 def _start(output: Path, settings: dict[str, Any]) -> None:
-    """Makes the folders; checks that what an interrupted run left there is of the same input and settings."""
+    """Makes the folders; checks that what an interrupted run left there has the same input and settings."""
     path = output / _PROGRESS / "settings.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,7 @@ def _run(jobs: Iterator[_Job], *, total: int, workers: int) -> list[_Written]:
 
 
 def _results(jobs: Iterator[_Job], *, workers: int) -> Iterator[tuple[_Job, _Written]]:
-    """Each job with its result, as they finish; no more than two jobs a worker are held at a time."""
+    """Each job with its result, as they finish; at most two jobs per worker are held at a time."""
     if workers <= 1:
         for job in jobs:
             yield job, _pack_shard(job)
@@ -186,7 +190,7 @@ def _results(jobs: Iterator[_Job], *, workers: int) -> Iterator[tuple[_Job, _Wri
                 yield from _finished(running)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                "a worker process ended unexpectedly (out of memory?); the same command with fewer --workers goes on"
+                "a worker process ended unexpectedly (out of memory?); run the same command with fewer --workers to continue"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -199,7 +203,7 @@ def _finished(running: dict[concurrent.futures.Future[_Written], _Job]) -> Itera
 
 
 def _pack_shard(job: _Job) -> _Written:
-    """Writes one shard, or finds it written; what a worker does."""
+    """The work of a worker: writes one shard, unless an earlier run has written it."""
     path = Path(job.output, job.file)
     progress = Path(job.output, _PROGRESS, job.file + ".json")
     if progress.exists():
@@ -220,7 +224,7 @@ def _pack_shard(job: _Job) -> _Written:
 
 
 def _packed(record: Record, data: bytes, *, short_side: int) -> Record:
-    """The record with its image, which was decoded to see that it can be, and reduced where asked for."""
+    """The record with its image, reduced if it is too large. Every image is decoded once, to be sure that it can be."""
     pixels = decode_image(data, name=record.name)
     height, width = pixels.shape[:2]
     if short_side <= 0 or min(height, width) <= short_side:
@@ -251,7 +255,7 @@ def _write_shard(path: Path, records: list[bytes]) -> Shard:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that is either there whole or not at all, after a crash of the machine too."""
+    """Writes a file such that it is either complete or absent, even after a crash of the machine."""
     temporary = path.with_name(f"{path.name}.part")
     temporary.write_text(text)
     _sync(temporary)

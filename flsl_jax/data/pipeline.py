@@ -1,4 +1,4 @@
-"""Batches of base crops whose content is a function of the step alone (DESIGN, decision 6)."""
+"""Batches of base crops whose content is a function of the step alone (docs/method.md, Training)."""
 
 import dataclasses
 import functools
@@ -23,18 +23,18 @@ from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Records tried for one sample before the data set counts as broken.
+# How many records are tried for one sample before the data set counts as broken.
 _MAX_TRIES = 16
-# What a worker sends at a time, and how many grain asks each for ahead.
+# The size of what a worker sends at a time, and how many of these grain requests from each worker in advance.
 _CHUNK_BYTES = 2 << 20
 _CHUNKS_AHEAD = 2
-# The index shuffle draws from at least 2¹⁶ numbers until one is in range: 0.15 ms for each of 200 records.
+# grain's index shuffle draws from at least 2¹⁶ numbers until one is in range; with 200 records this takes 0.15 ms per record.
 _SMALL = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
-    """A record that could not be read: the sample it was to fill, its number, and why (which names the file)."""
+    """A record that could not be read: the sample it was meant for, its number, and the reason, which names the file."""
 
     sample: int
     record: int
@@ -45,8 +45,8 @@ class Replacement:
 class HostBatch:
     """One process's share of a batch.
 
-    `images` uint8 RGB; `sample` is step · B + position in the global batch, modulo 2³², and keys every random draw;
-    `record` is the number of the record that was used; `replaced` are those that could not be.
+    `images`: uint8 RGB. `sample`: step · B + position in the global batch, modulo 2³²; it keys every random draw. `record`:
+    the number of the record that was used. `replaced`: the records that could not be read.
     """
 
     images: UInt8[np.ndarray, "b S S 3"]
@@ -57,11 +57,11 @@ class HostBatch:
 
 @dataclasses.dataclass(frozen=True)
 class GlobalOrder:
-    """The order in which all processes together see the records, at O(1) memory and with access to any step.
+    """The order in which all processes together see the records.
 
-    Every epoch is a permutation of its own, keyed by (seed, epoch): grain's index shuffle, or for small data sets,
-    where that is slow, a sort by random keys. Batch k of an epoch is records k·B … (k+1)·B of that permutation; what
-    does not fill a batch is left out of that epoch.
+    It takes O(1) memory and gives access to any step. Every epoch has its own permutation, keyed by (seed, epoch): grain's
+    index shuffle or, for small data sets, where that is slow, a sort by random keys. Batch k of an epoch consists of records
+    k·B … (k+1)·B - 1 of the permutation; records that do not fill a batch are left out of that epoch.
     """
 
     num_records: int
@@ -73,7 +73,7 @@ class GlobalOrder:
         return self.num_records // self.batch_size
 
     def records(self, step: int, start: int, stop: int) -> Int64[np.ndarray, " b"]:
-        """Record numbers at the positions `start` … `stop` of the global batch of a step, counted over all epochs."""
+        """Record numbers at the positions `start` … `stop` - 1 of a step's global batch; steps count over all epochs."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         first = batch * self.batch_size
         if self.num_records <= _SMALL:
@@ -87,8 +87,8 @@ class GlobalOrder:
 def _shuffled(index: int, *, num_records: int, seed: int) -> int:
     """Grain's index shuffle of 0 … `num_records` - 1."""
     last = num_records - 1
-    # For a last index of 4^k it is no permutation in grain 0.2.18: that index never comes and another comes twice.
-    # There, one more number is shuffled, and who gets that one moves on to what it stands for.
+    # In grain 0.2.18 the result is not a permutation if the last index is 4^k: that index never occurs, another one twice.
+    # So for a power of 2 one more number is shuffled, and an index that maps to the additional number is mapped once more.
     wider = last + 1 if last & (last - 1) == 0 else last
     index = index_shuffle(index, max_index=wider, seed=seed, rounds=4)
     return index if index <= last else index_shuffle(index, max_index=wider, seed=seed, rounds=4)
@@ -96,14 +96,14 @@ def _shuffled(index: int, *, num_records: int, seed: int) -> int:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(num_records: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
-    """A whole permutation, from the bit generator itself, whose stream NumPy guarantees."""
+    """A whole permutation, drawn from the bit generator itself, because NumPy guarantees its stream."""
     keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_records)
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
 @functools.lru_cache(maxsize=16)
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """A 32-bit seed; mixed, so that the second epoch of one seed is not the first of the next."""
+    """A 32-bit seed, mixed such that the second epoch of one seed differs from the first epoch of the next."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
@@ -114,7 +114,7 @@ def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ChunkReader:
-    """Reads one chunk of this process's share: what a worker does. `chunk(i)` depends on nothing but its fields."""
+    """The work of a worker: reads one chunk of this process's share. The result depends on the fields and the index only."""
 
     source: Source
     order: GlobalOrder
@@ -147,7 +147,7 @@ class _ChunkReader:
         return {"images": images, "records": records, "replaced": tuple(replaced)}
 
     def _read(self, out: np.ndarray, *, record: int, sample: int, replaced: list[Replacement]) -> int:
-        """Fills `out` from `record` or the next readable one; returns which, or -1 when there is none near."""
+        """Fills `out` from `record` or the next readable one; returns its number, or -1 if there is none nearby."""
         for _ in range(min(_MAX_TRIES, self.order.num_records)):
             try:
                 image = self._decoded(record)
@@ -165,7 +165,7 @@ class _ChunkReader:
         item = self.source[record]
         if isinstance(item.image, np.ndarray):
             return item.image
-        # Every crop keeps twice its final size in pixels, whatever area and aspect are drawn.
+        # Large enough that every crop has at least twice its final size in pixels, whatever area and aspect are drawn.
         narrowest = math.sqrt(self.area[0] * min(self.aspect[0], 1 / self.aspect[1], 1.0))
         return decode_image(item.image, name=item.name, min_side=math.ceil(2 * self.crop_size / narrowest))
 
@@ -173,22 +173,22 @@ class _ChunkReader:
 class Loader:
     """Reads, decodes and crops this process's share of every global batch, in worker processes.
 
-    The batches are the same for any number of workers and start at any step without any state. With `process_count`
-    processes the global batch is the same too: process p has its positions p·b … (p+1)·b, b = B / process_count.
+    The batches do not depend on the number of workers, and can start at any step without saved state. The global batch does
+    not depend on the number of processes either: process p gets its positions p·b … (p+1)·b - 1, with b = B / process_count.
 
     Args:
         source: the data set.
-        batch_size: images of the global batch, B.
+        batch_size: images in the global batch, B.
         crop_size: height and width of the base crops in pixels.
         seed: key of the order and of the crops; 0 or more.
         area, aspect, flip: of the base crop, see `decode.base_crop`.
-        workers: spawned processes that read and decode; 0 does it in the calling thread.
-        process_index, process_count: which process this is, and of how many.
-        on_corrupt: "replace" takes the next readable record in the data set's own order for one that cannot be read,
-            and names it in the log; "fail" ends the run.
+        workers: processes to start that read and decode; with 0, the calling thread does it.
+        process_index, process_count: the number of this process, and how many there are.
+        on_corrupt: "replace" logs a record that cannot be read and takes the next readable one in the data set's own order;
+            "fail" ends the run.
 
     Raises:
-        UserError: the batch is larger than the data set or not divisible by the processes.
+        UserError: the batch is larger than the data set or not divisible by the number of processes, or the seed is negative.
     """
 
     def __init__(
@@ -235,18 +235,18 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the data set."""
+        """How many whole batches the data set has."""
         return self._reader.order.steps_per_epoch
 
     @property
     def corrupt_count(self) -> int:
-        """How many different records this process has found unreadable so far."""
+        """How many different records this process could not read so far."""
         return len(self._corrupt)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> "Batches":
-        """Batches from `start_step` on, counted over all epochs; without end when `num_steps` is None.
+        """The batches from `start_step` on; steps count over all epochs. There is no end if `num_steps` is None.
 
-        Workers start with the first batch and stop when the iterator ends, is closed (`contextlib.closing`) or deleted.
+        Workers start with the first batch. They stop when the iterator ends, is closed (`contextlib.closing`) or is deleted.
         """
         per_batch = self._reader.chunks_per_batch
         stop_step = sys.maxsize // per_batch if num_steps is None else start_step + num_steps
@@ -262,16 +262,16 @@ class Loader:
             read = SharingReader(read=self._reader, memory=memory, first=start, workers=workers)
         dataset = grain.MapDataset.range(start, stop).map(read)
         chunks = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        # Chunks stay whole and in order: a worker reads every W-th of them, and grain takes them in turns.
+        # Chunks stay whole and in order: each of the W workers reads every W-th chunk, and grain asks them in turn.
         if workers:
-            if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which only a front door has parsed
+            if not flags.FLAGS.is_parsed():  # grain reads absl flags of its own, which are parsed only by a command
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_CHUNKS_AHEAD)
             chunks = chunks.mp_prefetch(options, worker_init_fn=start_worker)
         return WithOptionsIterDataset(chunks, DatasetOptions(min_shm_size=sys.maxsize))
 
     def _assemble(self, step: int, chunks: grain.DatasetIterator, *, memory: ChunkMemory | None) -> HostBatch:
-        """Copies chunks out of shared memory, which is then free again."""
+        """One batch from its chunks; those in shared memory are copied out, which frees their place."""
         reader = self._reader
         images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, 3), np.uint8)
         records = np.empty(reader.local_size, np.int64)
@@ -297,7 +297,7 @@ class Loader:
         for item in replaced:
             if self._on_corrupt == "fail":
                 raise UserError(
-                    f"record {item.record} of {name} cannot be read: {item.reason}; remove or mend it, or set "
+                    f"record {item.record} of {name} cannot be read: {item.reason}; remove or repair it, or set "
                     "config.data.on_corrupt=replace"
                 )
             if item.record not in self._corrupt:
@@ -321,7 +321,7 @@ class Batches(Iterator[HostBatch]):
     """The iterator that `Loader.batches` returns.
 
     Raises (from `next`):
-        UserError: a record cannot be read and `on_corrupt` is "fail", or no record near it can be.
+        UserError: a record cannot be read, and either `on_corrupt` is "fail" or the records after it cannot be read either.
     """
 
     def __init__(
@@ -334,7 +334,7 @@ class Batches(Iterator[HostBatch]):
     ) -> None:
         self._steps, self._assemble = iter(steps), assemble
         self._chunks = [chunks]
-        # Also before the interpreter takes itself apart, when grain could no longer stop its workers.
+        # The finalizer also runs at exit, before the interpreter shuts down; later, grain could not stop its workers any more.
         self._stop = weakref.finalize(self, _stop, self._chunks, memory)
 
     def __next__(self) -> HostBatch:
@@ -345,7 +345,7 @@ class Batches(Iterator[HostBatch]):
         return self._assemble(step, self._chunks[0])
 
     def close(self) -> None:
-        """Stops the workers; there are no further batches."""
+        """Stops the workers; no further batches follow."""
         self._stop()
 
 
@@ -354,5 +354,5 @@ def _stop(chunks: list[grain.DatasetIterator], memory: ChunkMemory | None) -> No
         chunks.pop().close()
     finally:
         if memory is not None:
-            gc.collect()  # workers' iterators close themselves again when deleted, not to be at the interpreter's end
+            gc.collect()  # grain's iterators close again when they are deleted, which must not happen at the interpreter's exit
             memory.close()

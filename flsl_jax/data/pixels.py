@@ -1,6 +1,6 @@
 """Pixel augmentations of a batch on the accelerator, with the semantics of Pillow and torchvision on uint8 images.
 
-Images are float32 holding whole grey levels from 0 to 255, [B, H, W, 3]; every augmentation returns such levels again.
+Images are float32 [B, H, W, 3] and hold whole grey levels from 0 to 255. Every function returns such levels again.
 """
 
 import functools
@@ -44,9 +44,8 @@ def adjust_hue(images: Images, shift: PerImage) -> Images:
     """Turn the hue by `shift` of a full circle, -0.5 to 0.5, through 8-bit HSV as torchvision does with Pillow."""
     hue, saturation, value = _rgb_to_hsv(images)
     turned = hue + jnp.trunc(shift * 255.0)[:, None, None]
-    hue = turned - 256.0 * jnp.floor(
-        turned / 256.0
-    )  # exact of whole numbers; `mod` takes several times as long on a CPU
+    # Exact for whole numbers; `mod` takes several times as long on a CPU.
+    hue = turned - 256.0 * jnp.floor(turned / 256.0)
     return _hsv_to_rgb(hue, saturation, value)
 
 
@@ -63,15 +62,15 @@ def color_jitter(
 
     Args:
         images: grey levels.
-        order: of every image, a permutation of 0 … 3.
+        order: for every image, a permutation of 0 … 3.
         brightness: factors; 1 changes nothing.
         contrast: factors; 1 changes nothing.
         saturation: factors; 1 changes nothing.
-        hue: shifts in full circles. None leaves the hue out: a shift of 0 still rounds the image through 8-bit HSV.
+        hue: shifts in full circles. None skips the hue; a shift of 0 would still round the image through 8-bit HSV.
     """
     for place in range(4):
         turn = order[:, place, None, None, None]
-        # Three of the adjustments are one blend with different partners, so only the hue is computed beside it.
+        # Three of the adjustments are a blend, each with its own partner, so one blend serves all three; the hue is separate.
         luma = _luma(images)
         mean = jnp.floor(jnp.mean(luma, axis=(1, 2, 3), keepdims=True) + 0.5)
         partner = jnp.where(turn == 0, 0.0, jnp.where(turn == 1, mean, luma))
@@ -82,40 +81,41 @@ def color_jitter(
 
 
 def gaussian_blur(images: Images, sigma: PerImage, *, max_sigma: float) -> Images:
-    """Gaussian blur of standard deviation `sigma` pixels, edges extended (Pillow's `GaussianBlur(radius=sigma)`).
+    """Gaussian blur with a standard deviation of `sigma` pixels, edges extended (Pillow's `GaussianBlur(radius=sigma)`).
 
-    As Pillow does, three box blurs of fractional radius along the rows, then three along the columns, each rounded to
-    whole levels (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering").
-    Sums are in Pillow's 24-bit fixed point: in float32 the frequent ties (σ = 1 weighs by 1/6) would round otherwise.
+    Like Pillow, it runs three box blurs of fractional radius along the rows and three along the columns, and rounds each
+    to whole levels (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering").
+    Sums are computed in Pillow's 24-bit fixed point. In float32, ties, which are frequent (with σ = 1 the weights are
+    sixths), would be rounded to other levels.
 
     Args:
         images: grey levels.
         sigma: 0 to `max_sigma`; 0 changes nothing.
-        max_sigma: bounds the boxes' reach.
+        max_sigma: the largest standard deviation; it fixes how far the boxes reach.
     """
     reach = math.floor(_half_width(max_sigma)) + 1
     kernel = _box_kernel(sigma, reach=reach)
     levels = images.astype(jnp.uint32)
     for axis in (2, 1):
-        # A loop, because XLA would fuse unrolled passes, and what made the image, into one another and compute every
-        # pixel again for each tap: 20 times slower on a CPU, optimisation barriers or not.
+        # A loop: XLA would fuse unrolled passes with each other and with the computation of the image, and would compute
+        # every pixel again for each tap. That is 20 times slower on a CPU, with or without optimisation barriers.
         blur = functools.partial(_box_blur, kernel=kernel, axis=axis)
         levels = jax.lax.fori_loop(0, _BOX_PASSES, lambda _, image, blur=blur: blur(image), levels)
     return levels.astype(images.dtype)
 
 
 def solarise(images: Images, *, threshold: float = 128.0) -> Images:
-    """Invert the levels from `threshold` up (`ImageOps.solarize`)."""
+    """Invert the levels of `threshold` and above (`ImageOps.solarize`)."""
     return jnp.where(images < threshold, images, 255.0 - images)
 
 
 def where(condition: Bool[Array, " B"], augmented: Images, images: Images) -> Images:
-    """The augmented image where the condition holds."""
+    """For each image: the augmented one if the condition holds, else the image as it is."""
     return jnp.where(condition[:, None, None, None], augmented, images)
 
 
 def _wide(values: Array) -> Array:
-    """One value per image, beside its pixels."""
+    """One value per image, in a shape that broadcasts over its pixels."""
     return values[:, None, None, None]
 
 
@@ -148,16 +148,16 @@ def _rgb_to_hsv(images: Images) -> tuple[Array, Array, Array]:
 
 
 def _hue(red: Array, green: Array, blue: Array, *, value: Array, span: Array) -> Array:
-    """Whole levels of 255 to a full circle; anything where the span is 0.
+    """The hue in whole levels, 255 to a full circle; an arbitrary value where the span is 0.
 
-    The hue is a ratio of whole numbers, so its floor is exact here. Pillow floors a rounded one, which differs only
-    where the ratio itself is whole, and then depends on that level alone.
+    The hue is a ratio of whole numbers, so its floor is exact here. Pillow takes the floor of a rounded ratio. The result
+    differs only if the ratio itself is a whole number, and then it depends on that number alone.
     """
     from_red, from_green, from_blue = green - blue, 2.0 * span + (blue - red), 4.0 * span + (red - green)
     sixths = jnp.where(red == value, from_red, jnp.where(green == value, from_green, from_blue))
     full = 6.0 * jnp.maximum(span, 1.0)
     share = 255.0 * jnp.where(sixths < 0.0, sixths + full, sixths)
-    # The half keeps an inexact division away from whole results; it is too little to reach the next one.
+    # Adding a half protects whole results from an inexact division; it is too small to reach the next whole number.
     level = jnp.floor((share + 0.5) / full)
     lowered = jnp.asarray(_lowered_hues())[level.astype(jnp.int32)]
     return jnp.where((level * full == share) & lowered, level - 1.0, level)
@@ -165,25 +165,26 @@ def _hue(red: Array, green: Array, blue: Array, *, value: Array, span: Array) ->
 
 @functools.cache
 def _lowered_hues() -> np.ndarray:
-    """Hue levels, bool [256], that Pillow's roundings turn into the level below.
+    """Which hue levels Pillow's rounding turns into the level below; bool [256].
 
-    Follows `rgb2hsv_row` of Pillow's Convert.c for a pixel whose hue is exactly level / 255: its middle channel's
-    distance from the peak, and the hue in sixths and in turns, are each rounded to float32.
+    Follows `rgb2hsv_row` of Pillow's Convert.c for a pixel whose hue is exactly level / 255. Pillow rounds three numbers to
+    float32: the middle channel's distance from the peak, the hue in sixths, and the hue in turns.
     """
     level = np.arange(256)
     peak = 2 * (2 * level // 170) + 1
     distance = np.abs(2 * level - 85 * peak).astype(np.float32) / np.float32(85)
     sixths = np.where(2 * level >= 85 * peak, peak + distance.astype(np.float64), peak - distance.astype(np.float64))
-    # Above 5 sixths Pillow counts from 0 down.
+    # Above 5 sixths Pillow counts down from 0.
     sixths = np.where(2 * level >= 85 * 5, distance.astype(np.float64) - 1.0, sixths).astype(np.float32)
     turns = np.fmod(sixths.astype(np.float64) / 6.0 + 1.0, 1.0).astype(np.float32)
     return np.floor(turns.astype(np.float64) * 255.0) < level
 
 
 def _whole_levels(share: Array) -> Array:
-    """`floor(share * 255)` of a float32 share, the product in float64 as Pillow has it.
+    """`floor(share * 255)` of a float32 share, with the result of Pillow's product in float64.
 
-    A float32 product would land on either side of a whole level; both halves of the share have an exact one.
+    A float32 product may land on the wrong side of a whole level. The share is therefore split into two halves, whose
+    products are exact.
     """
     bits = jax.lax.bitcast_convert_type(share, jnp.uint32) & jnp.uint32(0xFFFFF000)
     high = jax.lax.bitcast_convert_type(bits, jnp.float32)
@@ -200,12 +201,12 @@ def _hsv_to_rgb(hue: Array, saturation: Array, value: Array) -> Array:
 
 
 def _half_width(sigma: Array | float) -> Array | float:
-    """Half the width, less half a pixel, of the boxes of which `_BOX_PASSES` have the variance of the Gaussian."""
+    """Half the width, less half a pixel, of a box; `_BOX_PASSES` such boxes together have the variance of the Gaussian."""
     return ((12.0 * sigma * sigma / _BOX_PASSES + 1.0) ** 0.5 - 1.0) / 2.0
 
 
 def _box_kernel(sigma: PerImage, *, reach: int) -> UInt32[Array, "B R"]:
-    """Weights, in 2⁻²⁴, of the pixels at distance 0 … `reach`: all alike but the two at the ends of the box."""
+    """Weights, in units of 2⁻²⁴, of the pixels at distance 0 … `reach`: all equal except those at the ends of the box."""
     variance = sigma * sigma / _BOX_PASSES
     whole = jnp.floor(_half_width(sigma))
     above = whole + 1.0
@@ -218,7 +219,7 @@ def _box_kernel(sigma: PerImage, *, reach: int) -> UInt32[Array, "B R"]:
 
 
 def _box_blur(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"], *, axis: int) -> UInt32[Array, "B H W 3"]:
-    """One symmetric box along an axis; pixels beyond the edge are the edge's. No sum exceeds 255 · 2²⁴ + 2²³."""
+    """One symmetric box blur along an axis, with the edge pixels repeated outside. No sum exceeds 255 · 2²⁴ + 2²³."""
     reach, length = kernel.shape[1] - 1, levels.shape[axis]
     padding = [(reach, reach) if number == axis else (0, 0) for number in range(levels.ndim)]
     padded = jnp.pad(levels, padding, mode="edge")

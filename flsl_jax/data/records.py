@@ -1,4 +1,4 @@
-"""What every kind of data set has in common here: records, random access to them, and one check of the index."""
+"""What all kinds of data sets share: records, random access to them, and one check of the index."""
 
 import dataclasses
 import operator
@@ -41,7 +41,7 @@ def checked_index(index: SupportsIndex, length: int) -> int:
     """The index, of any integer type, as an `int`.
 
     Raises:
-        IndexError: it is not in 0 … `length` - 1; negative indices are not counted from the end.
+        IndexError: it is not in 0 … `length` - 1. Negative indices do not count from the end.
     """
     number = operator.index(index)
     if not 0 <= number < length:

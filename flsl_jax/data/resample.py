@@ -1,4 +1,4 @@
-"""Crop-and-resize of a batch as two matrix products, with Pillow's antialiased bicubic; and where crops lie."""
+"""Random crop boxes, and crop-and-resize of a batch as two matrix products with Pillow's antialiased bicubic filter."""
 
 import math
 
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 from flsl_jax.typing import Array, Float
 
 _ATTEMPTS = 10
-# Uniform numbers that a crop box is made of: an area and an aspect for every attempt, then its place.
+# How many uniform numbers one crop box takes: an area and an aspect for every attempt, then the place.
 BOX_DRAWS = 2 * _ATTEMPTS + 2
 
 
 def random_crop_box(
     draws: Float[Array, "*b U"], *, size: int, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Float[Array, "*b 4"]:
-    """Boxes (y0, x0, y1, x1) in whole pixels inside a square image, distributed as torchvision's RandomResizedCrop.
+    """Boxes (y0, x0, y1, x1) in whole pixels inside a square image, with the distribution of torchvision's RandomResizedCrop.
 
-    Area share uniform, aspect ratio (width / height) log-uniform; the first of ten draws that fits, else the largest
-    centred box of an allowed aspect.
+    The share of the area is uniform, the aspect ratio (width / height) log-uniform. The first of ten draws that fits is taken;
+    if none fits, the largest centred box of an allowed aspect.
 
     Args:
-        draws: uniform in [0, 1); U is `BOX_DRAWS`.
+        draws: uniform numbers in [0, 1); U is `BOX_DRAWS`.
         size: height and width of the image.
         area: range of the box's share of the image.
         aspect: range of width over height.
@@ -31,7 +31,7 @@ def random_crop_box(
     widths, heights = jnp.round(jnp.sqrt(target * ratio)), jnp.round(jnp.sqrt(target / ratio))
     fits = (widths > 0) & (widths <= size) & (heights > 0) & (heights <= size)
     found, first = fits.any(axis=-1), jnp.argmax(fits, axis=-1, keepdims=True)
-    # A square image has aspect 1: where that is allowed the fallback is the whole image.
+    # A square image has aspect 1; if that is allowed, the fallback is the whole image.
     width = jnp.where(found, jnp.take_along_axis(widths, first, axis=-1)[..., 0], round(size * min(1.0, aspect[1])))
     height = jnp.where(
         found, jnp.take_along_axis(heights, first, axis=-1)[..., 0], round(size * min(1.0, 1 / aspect[0]))
@@ -42,23 +42,23 @@ def random_crop_box(
 
 
 def crop_resize(images: Float[Array, "B S S 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:
-    """Each image's box resized to `size` × `size`, as `Image.crop(box).resize((size, size), BICUBIC)` of Pillow 13.
+    """Each image's box resized to `size` × `size`, equal to `Image.crop(box).resize((size, size), BICUBIC)` of Pillow 13.
 
-    Pixels outside the box are never read; what is left of the kernel there is normalised. As in Pillow, one axis is
-    resized and rounded to whole grey levels from 0 to 255, then the other: columns first, unless the height shrinks by
-    more than twice as many pixels as the width. (Pillow before 13 always has the columns first; where the order
-    differs, so do pixels that the first rounding clips.)
+    Pixels outside the box are never read: the kernel is cut off there, and what is left of it is normalised. As in Pillow,
+    one axis is resized and rounded to whole grey levels from 0 to 255, then the other. The columns come first, unless the
+    height shrinks by more than twice as many pixels as the width. (Before version 13, Pillow always took the columns first.
+    Where the order differs, pixels that the first rounding clips differ too.)
 
     Args:
         images: grey levels, 0 to 255.
         boxes: (y0, x0, y1, x1) in whole pixels.
-        size: side of the result.
+        size: height and width of the result in pixels.
     """
     y, x = (boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])
     if size >= images.shape[1]:
         return _resize_columns_first(images, y=y, x=x, size=size)
     rows_first = y[1] - y[0] - size > 2.0 * jnp.maximum(x[1] - x[0] - size, 0.0)
-    # Rows first is columns first of the transposed image.
+    # Rows first is the same as columns first on the transposed image.
     turn = rows_first[:, None, None, None]
     turned = jnp.where(turn, jnp.swapaxes(images, 1, 2), images)
     turned_y = (jnp.where(rows_first, x[0], y[0]), jnp.where(rows_first, x[1], y[1]))
@@ -78,7 +78,7 @@ def _resize_columns_first(images: Array, *, y: tuple[Array, Array], x: tuple[Arr
 def _axis_weights(
     start: Float[Array, " B"], stop: Float[Array, " B"], *, length: int, size: int
 ) -> Float[Array, "B s S"]:
-    """Pillow's bicubic (a = −0.5) of one axis as a matrix: support widened by the reduction, window cut at the box."""
+    """Pillow's bicubic filter (a = −0.5) along one axis as a matrix: widened when it shrinks, and cut off at the box."""
     scale = (stop - start)[:, None, None] / size
     stretch = jnp.maximum(scale, 1.0)
     center = start[:, None, None] + (jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5) * scale

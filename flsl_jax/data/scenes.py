@@ -1,8 +1,8 @@
 """Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
 
 A class is a texture on a shape, tinted by a hue of its own. Brightness, contrast, scale and place are drawn for every
-object, which stands upright but for a few degrees; a background has any hue. So the light, which says nothing of the
-class, is most of what a pixel's value is made of, and the hue, which tells it, is the smaller part.
+object, which stands upright up to a few degrees; a background may have any hue. So brightness, which says nothing about the
+class, makes up most of a pixel's value, and the hue, which does, makes up the smaller part.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ _Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 _MIN_VISIBLE_SHARE = 0.02
 _MAX_OBJECTS = 3
-# How far a hue moves each channel from grey, in grey levels; brightness moves them all by up to 200.
+# How far a hue moves each channel from grey, in grey levels; brightness moves all channels together, by up to 200.
 _CHROMA = 20.0
-# No shape reaches further from its centre, in units of its radius: the triangle's corner is at (1, -0.7).
+# No shape reaches further from its centre, in units of its radius; the triangle has a corner at (1, -0.7).
 _REACH = 1.25
 
 
@@ -63,7 +63,7 @@ CLASS_NAMES = tuple(f"{texture} {shape}" for texture, shape in _CLASSES)
 
 @dataclasses.dataclass(frozen=True)
 class SceneMasks:
-    """`instances`: 0 for background, else the object's number from 1; `classes`: 0 for background, else class + 1."""
+    """Masks of one scene. `instances`: the object's number, from 1; `classes`: class + 1. Both are 0 for background."""
 
     instances: UInt8[np.ndarray, "H W"]
     classes: UInt8[np.ndarray, "H W"]
@@ -71,7 +71,7 @@ class SceneMasks:
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """A short film of one scene: frames, and the same objects' instance masks in each."""
+    """A short film of one scene: T frames, and the instance mask of each; objects keep their numbers."""
 
     images: UInt8[np.ndarray, "T H W 3"]
     instances: UInt8[np.ndarray, "T H W"]
@@ -79,7 +79,7 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class _Object:
-    """One object; lengths as shares of the image's side, so that a scene looks alike at every size."""
+    """One object. Lengths are shares of the image's side, so a scene looks the same at every size."""
 
     label: int
     center: np.ndarray
@@ -94,7 +94,7 @@ class _Object:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What a scene's pixels are drawn from."""
+    """Everything that determines a scene's pixels, except their number."""
 
     background_colors: np.ndarray
     roughness: float
@@ -104,16 +104,16 @@ class _Layout:
 
 
 class Scenes:
-    """Source of scenes by index; the same index gives the same scene always, and no scene is in two splits.
+    """A source of scenes. An index always gives the same scene, and no scene is in two splits.
 
     Args:
-        count: number of scenes.
+        count: number of scenes, 1 or more.
         size: height and width in pixels, 16 or more.
         seed: of the whole set.
         split: "train", "val" or "test".
 
     Raises:
-        UserError: a count or size too small, or an unknown split.
+        UserError: the count or the size is too small, or the split is unknown.
     """
 
     def __init__(self, *, count: int, size: int, seed: int = 0, split: str = "train") -> None:

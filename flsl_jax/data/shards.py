@@ -21,7 +21,7 @@ _LENGTH = struct.Struct("<I")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of a packed data set: its name, records, bytes and SHA-256 (hexadecimal)."""
+    """One file of a packed data set: its name, number of records, size in bytes, and SHA-256 (hexadecimal)."""
 
     file: str
     count: int
@@ -31,10 +31,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a packed data set consists of: `manifest.json`, written last, so that it exists only when all shards do.
+    """The contents of `manifest.json`: what a packed data set consists of.
 
-    `checksum` is the SHA-256 of the shards' checksums in order; `skipped` names the files that could not be decoded,
-    with the reason; `settings` is what the data set was made with.
+    The file is written last, so it exists only if all shards do. `checksum` is the SHA-256 of the shards' checksums in
+    order. `skipped` names the files that could not be decoded, each with the reason. `settings` are those that the data set
+    was made with.
     """
 
     count: int
@@ -53,10 +54,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Manifest of a packed data set.
+    """Reads the manifest of a packed data set.
 
     Raises:
-        UserError: there is none, or it is damaged or of another format.
+        UserError: there is no manifest, or it is damaged or of another format.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -86,10 +87,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> Manifest:
-    """Reads every shard and compares it with the manifest.
+    """Reads every shard, compares it with the manifest, and returns the manifest.
 
     Raises:
-        UserError: a shard is missing or differs; all such shards are named.
+        UserError: a shard is missing or differs; names all such shards.
     """
     manifest = read_manifest(folder)
     wrong = [shard.file for shard in manifest.shards if _sha256_or_none(folder / shard.file) != shard.sha256]
@@ -115,7 +116,7 @@ def _sha256_or_none(path: Path) -> str | None:
 
 
 def encode_record(record: Record) -> bytes:
-    """A record with an encoded image as bytes: length of the header, header in JSON, image."""
+    """A record, whose image is encoded, as bytes: the length of the header, the header in JSON, the image."""
     header: dict[str, Any] = {"name": record.name}
     if record.label is not None:
         header["label"] = record.label
@@ -127,7 +128,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """Inverse of `encode_record`; boxes are exact to 1/1000 pixel."""
+    """The inverse of `encode_record`; boxes are exact to 1/1000 pixel."""
     (length,) = _LENGTH.unpack_from(data)
     start = _LENGTH.size + length
     header = json.loads(data[_LENGTH.size : start])
@@ -140,13 +141,13 @@ def decode_record(data: bytes) -> Record:
 
 
 class ShardSource:
-    """A folder written by `python -m flsl_jax.prepare`.
+    """The data set in a folder that `python -m flsl_jax.prepare` wrote.
 
     Args:
         folder: the folder with `manifest.json`.
 
     Raises:
-        UserError: the manifest or a shard is missing, or a shard has another size than the manifest says.
+        UserError: the manifest or a shard is missing, or the size of a shard is not the one in the manifest.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

@@ -1,7 +1,7 @@
-"""Images from worker processes in shared memory that is used again and again.
+"""Images from worker processes through shared memory that is reused.
 
-A block of shared memory that is made anew for every chunk, as grain does it, costs 0.12 ms an image of 224 pixels: the kernel
-hands its pages out one by one, zeroed, and takes them back. That is a tenth of what decoding takes.
+grain allocates a new block of shared memory for every chunk. That costs 0.12 ms for an image of 224 × 224 pixels, a tenth of
+the time for decoding it, because the kernel hands out each page separately, fills it with zeros, and takes it back.
 """
 
 import dataclasses
@@ -19,41 +19,41 @@ from jaxtyping import UInt8
 
 log = logging.getLogger(__name__)
 
-# Where Linux keeps shared memory. A default container has 64 MB of it, for everybody in it.
+# Where Linux keeps shared memory. A container has 64 MB of it by default, which all its processes share.
 _FOLDER = Path("/dev/shm")
-# Of each worker, where there is room: what grain holds of it at most.
+# Slots per worker, if there is room: as many chunks as grain holds of one worker at most.
 _MAX_SLOTS = 6
-# Of every slot: whether there is a chunk in it that was not taken yet.
+# The flag of a slot: whether it holds a chunk that was not taken yet.
 _FREE, _FULL = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedChunk:
-    """Which slot a chunk lies in, and its shape."""
+    """The slot in which a chunk lies, and the chunk's shape."""
 
     slot: int
     shape: tuple[int, ...]
 
 
 class ChunkMemory:
-    """Slots for chunks of uint8 images, each written by one worker and read by the process that made the memory.
+    """Slots for chunks of uint8 images. Each slot is written by one worker and read by the process that made the memory.
 
-    Pickled, it is the same memory. The maker closes it, which leaves nothing behind; after a kill Python's resource tracker
-    does that.
+    A pickled copy refers to the same memory. The process that made it must close it, and then nothing is left behind. If that
+    process is killed, Python's resource tracker cleans up.
 
     Args:
-        workers: how many write; each has slots of its own.
-        slots: of each worker.
-        slot_bytes: of the largest chunk.
+        workers: how many workers write; each has its own slots.
+        slots: slots per worker.
+        slot_bytes: size of the largest chunk.
 
     Raises:
-        OSError: there is not that much.
+        OSError: there is not enough shared memory.
     """
 
     def __init__(self, *, workers: int, slots: int, slot_bytes: int) -> None:
         self._slots, self._slot_bytes = slots, slot_bytes
         self._count = workers * slots
-        # The flags come first, on pages of their own.
+        # The flags come first, on separate pages.
         self._first = -(-self._count // 4096) * 4096
         self._memory = SharedMemory(create=True, size=self._first + self._count * slot_bytes)
         try:
@@ -63,13 +63,13 @@ class ChunkMemory:
             raise
 
     def _reserve(self) -> None:
-        """Takes the pages now: one that is missing later kills the worker that first writes to it (SIGBUS)."""
+        """Allocates the pages now: if one were missing later, the worker that first writes to it would be killed (SIGBUS)."""
         if _FOLDER.is_dir():
             with (_FOLDER / self._memory.name).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._memory.size)
 
     def put(self, images: UInt8[np.ndarray, "b H W 3"], *, worker: int) -> SharedChunk | None:
-        """Copies a chunk into a free slot of the worker; None where there is none, or the chunk is too large."""
+        """Copies a chunk into a free slot of the worker; returns None if no slot is free or the chunk is too large."""
         own = self._flags()[worker * self._slots : (worker + 1) * self._slots]
         free = np.flatnonzero(own == _FREE)
         if not free.size or images.nbytes > self._slot_bytes:
@@ -85,11 +85,11 @@ class ChunkMemory:
         self._flags()[chunk.slot] = _FREE
 
     def close(self) -> None:
-        """Gives the memory back; workers that still have it keep theirs until they end."""
+        """Gives the memory back; workers that still use it keep it until they end."""
         self._memory.unlink()
         self._memory.close()
 
-    # No view of the buffer is kept: shared memory of which there is one cannot be closed.
+    # No view of the buffer is stored, because shared memory cannot be closed while there is one.
     def _buffer(self) -> memoryview:
         buffer = self._memory.buf
         assert buffer is not None, "the memory was closed"
@@ -103,7 +103,7 @@ class ChunkMemory:
 
 
 def open_memory(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
-    """Memory for the chunks of some workers, of half of what is free; None where that has no place for one chunk of each."""
+    """Shared memory for the workers' chunks, at most half of what is free; None if that is too little for one chunk each."""
     free = shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else sys.maxsize
     slots = min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
     try:
@@ -112,15 +112,16 @@ def open_memory(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
         reason = f"{workers} × {slot_bytes / 1e6:.1f} MB of images do not fit into half of {_FOLDER}, {free / 1e6:.1f} MB free"
     except OSError as error:
         reason = str(error)
-    log.info("no shared memory for the workers' images (%s): they go through pipes, which is slower", reason)
+    log.info("no shared memory for the workers' images (%s): they are sent through pipes, which is slower", reason)
     return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharingReader:
-    """A reader of chunks, as a worker runs it: the images go to shared memory where that has room, else they stay as they are.
+    """A reader of chunks that runs in a worker: puts the images into shared memory if a slot is free, else leaves them as is.
 
-    `read` makes a chunk by its number, a dictionary with `images`. Worker w of W reads the numbers first + w, first + w + W, …
+    `read` makes a chunk, a dictionary with `images`, from its number. Worker w of W reads the numbers first + w, first + w + W,
+    and so on.
     """
 
     read: Callable[[int], dict[str, Any]]

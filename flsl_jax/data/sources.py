@@ -1,4 +1,4 @@
-"""Folders of image files, boxes beside any data set, and opening the data set that a config describes."""
+"""Folders of image files, boxes for any data set, and opening the data set that a config describes."""
 
 import dataclasses
 import os
@@ -19,17 +19,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class FolderSource:
-    """Every image file below a folder, at any depth, in the order of their relative paths.
+    """Every image file below a folder, at any depth, in the order of the relative paths.
 
-    Files and folders whose name starts with a dot are left out; symbolic links are followed, each folder once.
-    Labels exist when the layout is one folder per class: no image lies in `root` itself and there are at least two
-    folders with images in it; the label is then the number of the first-level folder in sorted order.
+    Files and folders whose name starts with a dot are skipped. Symbolic links are followed; no folder is read twice.
+    There are labels if the layout is one folder per class: no image lies in `root` itself, and at least two of its folders
+    hold images. The label is then the number of the first-level folder in sorted order.
 
     Args:
         root: the folder.
 
     Raises:
-        UserError: `root` is not there, is not a folder, holds no image, or it or a folder below cannot be read.
+        UserError: `root` does not exist, is not a folder or holds no image; or it, or a folder below it, cannot be read.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -39,7 +39,7 @@ class FolderSource:
             raise UserError(
                 f"{self.name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
             )
-        # One string and its offsets: a list of a million strings would take ten times the memory in every worker.
+        # One string with offsets: a list of a million strings would take ten times as much memory, in every worker.
         self._paths = b"".join(paths)
         self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
         folders = sorted({path.split(b"/", 1)[0] for path in paths}) if all(b"/" in path for path in paths) else []
@@ -50,12 +50,12 @@ class FolderSource:
         return len(self._ends)
 
     def path(self, index: int) -> str:
-        """Path of an image relative to the root, with forward slashes."""
+        """An image's path relative to the root, with forward slashes."""
         start = self._ends[index - 1] if index > 0 else 0
         return os.fsdecode(self._paths[start : self._ends[index]])
 
     def label(self, index: int) -> int | None:
-        """Label of an image, from its path alone."""
+        """An image's label, from its path alone; None without labels."""
         return self._labels[self.path(index).split("/", 1)[0]] if self._labels else None
 
     def __getitem__(self, index: int) -> Record:
@@ -110,10 +110,11 @@ class FirstRecords:
 
 
 class BoxedSource:
-    """Another source with boxes from a file beside it, found by a record's whole name or by its last part.
+    """Another source with boxes from a separate file.
 
-    A record without an entry has no boxes. `class_names` are those of the boxes; a record keeps its own label where its
-    class has the same name there.
+    A record's boxes are found by its whole name or by the last part of it; a record that the file does not list has none.
+    `class_names` are the classes of the boxes. A record keeps its label, in their numbering, if its class has the same name
+    there.
     """
 
     def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
@@ -128,13 +129,13 @@ class BoxedSource:
         return self.annotate(self._source[index])
 
     def annotate(self, record: Record) -> Record:
-        """The record with its boxes, and with its label in terms of the boxes' classes."""
+        """The record with its boxes, and with its label in the numbering of the boxes' classes."""
         label = None if record.label is None else self._labels.get(self._source.class_names[record.label])
         return dataclasses.replace(record, label=label, boxes=_find_boxes(self._boxes, record.name))
 
 
 def _find_boxes(boxes: Mapping[str, Boxes], name: str) -> Boxes | None:
-    """Boxes of the image of this name: its whole relative path, the file's name, or that without its suffix."""
+    """The boxes of an image, by its whole relative path, its file name, or its file name without suffix."""
     file_name = name.rsplit("/", 1)[-1]
     for key in (name, file_name, os.path.splitext(file_name)[0]):
         if key in boxes:
@@ -156,7 +157,7 @@ def open_source(config: SourceConfig) -> Source:
     """Opens what a config describes.
 
     Raises:
-        UserError: the data are not there, not readable or not complete, or the config lacks a value.
+        UserError: the data set is missing, unreadable or incomplete, or the config lacks a value.
     """
     source = _open(config)
     if config.boxes:

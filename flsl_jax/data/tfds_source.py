@@ -13,18 +13,18 @@ from flsl_jax.errors import UserError
 
 
 class TfdsSource:
-    """One split of a prepared tfds data set, through tfds's random-access data sources; images stay encoded.
+    """One split of a prepared tfds data set, read through tfds's random-access data sources; images stay encoded.
 
-    The image is the feature "image"; the label, where there is one, "label"; boxes, where there are, "objects" with
+    The image is the feature "image". The label, if there is one, is "label". Boxes, if there are any, are "objects" with
     "bbox" (relative, as in coco and voc) and "label".
 
     Args:
         dataset: name, as in `tfds.builder`: "imagenet2012", "coco/2017".
         split: split, as in tfds: "train", "train[:1%]".
-        data_dir: where it was prepared; empty for tfds's own default folder.
+        data_dir: where the data set was prepared; empty for tfds's own default folder.
 
     Raises:
-        UserError: not known, not prepared, prepared in a format without random access, or without images.
+        UserError: the data set is unknown, is not prepared, was prepared in a format without random access, or has no images.
     """
 
     def __init__(self, dataset: str, *, split: str, data_dir: str = "") -> None:
@@ -91,7 +91,7 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
 
 
 def _boxes(example: dict[str, Any], *, name: str) -> Boxes:
-    """Pixel boxes of the example's relative ones (top, left, bottom, right)."""
+    """The example's boxes in pixels; tfds has them as shares of the image: (top, left, bottom, right)."""
     try:
         with Image.open(io.BytesIO(example["image"])) as image:
             width, height = image.size

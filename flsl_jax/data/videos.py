@@ -1,4 +1,4 @@
-"""Videos whose every frame has a mask of object ids: the DAVIS-2017 layout, and films of the embedded scenes."""
+"""Videos with a mask of object ids for every frame: the DAVIS-2017 layout, and films of the embedded scenes."""
 
 import os
 from collections.abc import Sequence
@@ -15,13 +15,16 @@ from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError
 
 _VOID = 255
-# Modes of a PNG whose pixels are ids.
+# Pillow's modes of a PNG whose pixels are ids.
 _ID_MODES = ("P", "L")
 
 
 @runtime_checkable
 class Video(Protocol):
-    """Frames of one size, `height` × `width` pixels. `name`: "blackswan"; `frames`: their names, "00000" and on."""
+    """Frames of one size, `height` × `width` pixels.
+
+    `name` is the video's, such as "blackswan"; `frames` are the names of the frames, from "00000" on.
+    """
 
     name: str
     frames: tuple[str, ...]
@@ -33,22 +36,22 @@ class Video(Protocol):
         ...
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
-        """Object ids of frame `index`, 0 for background and for what the annotators left open (255)."""
+        """Object ids of frame `index`; 0 for background and for pixels that the annotators left undecided (255)."""
         ...
 
 
 class FileVideo:
-    """A folder of frames and a folder with a PNG of object ids for each, as DAVIS has them.
+    """A folder of frames and a folder with a PNG of object ids for each frame, as in DAVIS.
 
-    Sizes, and which files there are, are checked at once; pixels are read when they are asked for.
+    The presence and the size of all files are checked at once; pixels are read when they are asked for.
 
     Args:
-        name: of the video.
+        name: the name of the video.
         images: its folder of numbered .jpg (or .png) frames.
         masks: its folder of .png masks with the same numbers.
 
     Raises:
-        UserError: a frame or mask is missing, of another size than the first frame, or no mask of ids.
+        UserError: a frame or a mask is missing, its size is not that of the first frame, or a mask does not hold ids.
     """
 
     def __init__(self, name: str, *, images: Path, masks: Path) -> None:
@@ -71,7 +74,7 @@ class FileVideo:
         try:
             return decode_image(path.read_bytes(), name=str(path))
         except (OSError, DecodeError) as error:
-            raise UserError(f"frame {path} cannot be read ({error}); mend it") from error
+            raise UserError(f"frame {path} cannot be read ({error}); repair it") from error
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """See `Video`."""
@@ -79,7 +82,7 @@ class FileVideo:
 
 
 class SceneVideo:
-    """A film of one embedded scene; its objects are numbered as `Scenes` numbers them."""
+    """A film of one embedded scene; its objects have the numbers that `Scenes` gives them."""
 
     def __init__(self, scenes: Scenes, index: int, *, frames: int) -> None:
         film = scenes.sequence(index, frames=frames)
@@ -98,18 +101,18 @@ class SceneVideo:
 
 
 def open_videos(config: VideoConfig) -> list[Video]:
-    """The videos that a config describes, every one of them with at least one object in its first frame.
+    """Opens the videos that a config describes; each has at least one object in its first frame.
 
     Raises:
-        UserError: a file is missing or not what it should be, a video is too short to be judged or has no object, or
-            the config lacks a value.
+        UserError: a file is missing or has the wrong content, a video is too short to be judged or has no object, or the
+            config lacks a value.
     """
     videos = _scene_videos(config) if config.name == "scenes" else _davis_videos(config)
     for video in videos:
         if len(video.frames) < 3:
             raise UserError(
                 f"video {video.name} has {len(video.frames)} frames; the first and the last one are not judged, so it "
-                "needs 3"
+                "needs at least 3"
             )
         if not video.mask(0).any():
             raise UserError(
@@ -136,11 +139,11 @@ def _davis_videos(config: VideoConfig) -> list[Video]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{listing} cannot be read ({reason}); expected the DAVIS-2017 layout, with the names of the videos of split "
-            f'"{config.split}" there'
+            f"{listing} cannot be read ({reason}); expected the DAVIS-2017 layout, in which this file lists the videos of "
+            f'split "{config.split}"'
         ) from error
     if not names:
-        raise UserError(f"{listing} names no video")
+        raise UserError(f"{listing} names no video; list one name per line")
     folders = ("JPEGImages", config.resolution), ("Annotations", config.resolution)
     names = names[: config.limit] if config.limit > 0 else names
     return [
@@ -150,29 +153,29 @@ def _davis_videos(config: VideoConfig) -> list[Video]:
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """Ids of an indexed or grey PNG; 255 becomes 0, as the DAVIS evaluation has it.
+    """The ids of an indexed or grey PNG; 255 becomes 0, as in the evaluation of DAVIS.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     ids = read_ids(path)
     return np.where(ids == _VOID, np.uint8(0), ids)
 
 
 def read_ids(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """Ids of an indexed or grey PNG as they are.
+    """The ids of an indexed or grey PNG, unchanged.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     return np.asarray(_header(path, read=True), np.uint8)
 
 
 def check_mask(path: Path, *, width: int, height: int) -> None:
-    """Looks at a mask's header only.
+    """Checks a mask by its header alone.
 
     Raises:
-        UserError: it is not there, not readable, not of ids or of another size.
+        UserError: the mask is missing or unreadable, does not hold ids, or has another size.
     """
     if not path.is_file():
         raise UserError(f"mask {path} is missing; every frame needs one")
@@ -181,14 +184,14 @@ def check_mask(path: Path, *, width: int, height: int) -> None:
         raise UserError(f"mask {path} has pixels of mode {mask.mode}; expected a PNG with one channel of object ids")
     if mask.size != (width, height):
         raise UserError(
-            f"mask {path} is {mask.size[0]}×{mask.size[1]}, its frame {width}×{height}; give the mask at its frame's size"
+            f"mask {path} is {mask.size[0]}×{mask.size[1]}, its frame {width}×{height}; give the mask the size of its frame"
         )
 
 
 def write_masks(folder: Path, masks: UInt8[np.ndarray, "T H W"], *, frames: Sequence[str]) -> None:
-    """Writes one indexed PNG a frame, `folder`/00000.png and on, with the palette of DAVIS (which is PASCAL VOC's).
+    """Writes one indexed PNG per frame, `folder`/FRAME.png, with the palette of DAVIS (which is that of PASCAL VOC).
 
-    Files of these names are replaced; none appears before all are written.
+    Files with these names are replaced. None of them appears before all are written.
     """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
@@ -204,14 +207,14 @@ def write_masks(folder: Path, masks: UInt8[np.ndarray, "T H W"], *, frames: Sequ
 
 
 def davis_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Colour of each id: its bits 0, 3 and 6 are the red's highest, 1, 4 and 7 the green's, 2 and 5 the blue's."""
+    """The colour of each id: bits 0, 3 and 6 of the id are the highest bits of red, 1, 4 and 7 of green, 2 and 5 of blue."""
     ids, channels = np.arange(256)[:, None], np.arange(3)
     bits = [(ids >> (3 * level + channels) & 1) << (7 - level) for level in range(3)]
     return np.sum(bits, axis=0).astype(np.uint8)
 
 
 def _numbered(folder: Path, *, suffixes: tuple[str, ...], what: str) -> dict[str, Path]:
-    """Files by their name without suffix, in its order; digits without a gap."""
+    """Files by their name without suffix, sorted; the names are consecutive numbers."""
     found = {path.stem: path for path in folder.glob("*") if path.suffix.lower() in suffixes}
     if not found:
         raise UserError(f"{folder} holds no {what} ({' '.join(suffixes)}); complete the data set")
@@ -229,11 +232,13 @@ def _numbered(folder: Path, *, suffixes: tuple[str, ...], what: str) -> dict[str
 def _require_size(path: Path, *, width: int, height: int, what: str, like: Path) -> None:
     size = _header(path).size
     if size != (width, height):
-        raise UserError(f"{what} {path} is {size[0]}×{size[1]}, the first in {like} {width}×{height}; give one size")
+        raise UserError(
+            f"{what} {path} is {size[0]}×{size[1]}, the first in {like} {width}×{height}; give all of them one size"
+        )
 
 
 def _header(path: Path, *, read: bool = False) -> Image.Image:
-    """The image with its header or, with `read`, all of it; the file is closed again."""
+    """The opened image: its header or, with `read`, its pixels too. The file is closed again."""
     try:
         with Image.open(path) as image:
             if read:
@@ -241,4 +246,4 @@ def _header(path: Path, *, read: bool = False) -> Image.Image:
             return image
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read ({reason}); mend or replace it") from error
+        raise UserError(f"{path} cannot be read ({reason}); repair or replace it") from error

@@ -1,7 +1,7 @@
-"""Teacher and student views of a batch of base crops, made on the accelerator (METHOD, "Views").
+"""Teacher and student views of a batch of base crops, made on the accelerator (docs/method.md, Views).
 
-Every draw is keyed by (seed, global sample index, view), so that a view does not depend on the batch, the device or the
-process that makes it.
+Every random draw is keyed by (seed, global sample index, view). A view therefore does not depend on the batch, the device
+or the process that makes it.
 """
 
 import dataclasses
@@ -17,20 +17,25 @@ from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.data.resample import BOX_DRAWS, crop_resize, random_crop_box
 from flsl_jax.typing import Array, Float, UInt8, UInt32
 
-# Uniform numbers that an augmentation is made of: jitter, grayscale, blur or solarise at all (4), which half (1), strengths
-# of the jitter (4), its order (4), the blur's sigma (1).
+# How many uniform numbers one view's augmentation takes: whether to jitter, turn grey, blur and solarise (4), which half of
+# the released recipe applies (1), the strengths of the jitter (4), its order (4), and the sigma of the blur (1).
 AUGMENTATION_DRAWS = 14
 
-# Keeps the draws of the views apart from any others that are keyed by (seed, sample).
+# Separates the draws of the views from all others that are keyed by (seed, sample).
 _VIEW_STREAM = 0x71E35
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Pixel augmentation, drawn anew for every view.
+    """Probabilities and strengths of the pixel augmentation, which is drawn separately for every view.
 
-    `blur_and_solarise` "independent" (paper): each with its own probability. "either" (released): with probability ½
-    blur with `blur_probability`, otherwise blur with `alternative_blur_probability` and solarise with its probability.
+    `blur_and_solarise` = "independent" (paper): blur and solarise each have their own probability. "either" (released):
+    with probability ½ the view is blurred with `blur_probability` and never solarised; otherwise it is blurred with
+    `alternative_blur_probability` and solarised with `solarise_probability`.
+
+    Strengths are torchvision's: factors of brightness, contrast and saturation lie in [1 - s, 1 + s], the shift of the hue
+    in [-s, s] of a full circle. `blur_sigma` is the range of the standard deviation in pixels. `mean` and `std` normalise
+    the result, as shares of the range from black to white.
     """
 
     jitter_probability: float
@@ -50,7 +55,11 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentViews:
-    """Student views of one size: random crops of the base crop, view v paired with the teacher view `teacher_of[v]`."""
+    """A group of student views of one size in pixels, each a random crop of the base crop.
+
+    `area` is the range of a crop's share of the base crop. View v of the group is paired with the teacher view
+    `teacher_of[v]`.
+    """
 
     size: int
     area: tuple[float, float]
@@ -59,7 +68,7 @@ class StudentViews:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """Which views are made of a base crop of `size` pixels; hashable, static under jit."""
+    """Which views are made from a base crop of `size` × `size` pixels. Hashable, so it can be a static argument of `jit`."""
 
     size: int
     teacher_views: int
@@ -70,10 +79,11 @@ class ViewRecipe:
 
 @flax.struct.dataclass
 class Views:
-    """Normalised views, and what the student views are before their augmentation and where they lie in the base crop.
+    """The views of a batch, and what is known about the student views.
 
-    `teacher` [B, T, S, S, 3]; `students`: for every group [B, V, s, s, 3]; `crops`: alike, unaugmented, in levels from 0 to
-    255; `boxes`: for every group [B, V, 4], (y0, x0, y1, x1) in pixels of the base crop.
+    `teacher`: float32 [B, T, S, S, 3], normalised. `students`: one array [B, V, s, s, 3] for every group, normalised.
+    `crops`: the same views before augmentation, in levels from 0 to 255. `boxes`: one array [B, V, 4] for every group: where
+    each view lies, as (y0, x0, y1, x1) in pixels of the base crop.
     """
 
     teacher: Float[Array, "B T S S 3"]
@@ -89,7 +99,10 @@ def paper_recipe(
     aspect: tuple[float, float],
     augmentation: Augmentation,
 ) -> ViewRecipe:
-    """Two augmented copies of the base crop for the teacher; two crops for the student, paired crosswise."""
+    """The paper's recipe: two augmented copies of the base crop for the teacher, and two crops for the student.
+
+    Student view 1 is paired with teacher view 2, and student view 2 with teacher view 1.
+    """
     return ViewRecipe(
         size=size,
         teacher_views=2,
@@ -108,7 +121,7 @@ def released_recipe(
     aspect: tuple[float, float],
     augmentation: Augmentation,
 ) -> ViewRecipe:
-    """One teacher view; one large and two small student views, all paired with it."""
+    """The release's recipe: one teacher view, and one large and two small student views that are all paired with it."""
     return ViewRecipe(
         size=size,
         teacher_views=1,
@@ -122,16 +135,16 @@ def released_recipe(
 
 
 def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, seed: int, recipe: ViewRecipe) -> Views:
-    """All views of a batch of base crops. Pure; every image by itself.
+    """Makes all views of a batch of base crops. A pure function, in which no image influences another.
 
     Args:
         images: base crops, RGB grey levels.
         sample: global sample indices.
-        seed: of the run.
-        recipe: which views; its `size` is S.
+        seed: the seed of the run.
+        recipe: which views to make; its `size` is S.
 
     Raises:
-        ValueError: the base crops have another size than the recipe's.
+        ValueError: the size of the base crops is not that of the recipe.
     """
     if images.shape[1:] != (recipe.size, recipe.size, 3):
         raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects ({recipe.size}, {recipe.size}, 3)")
@@ -153,9 +166,9 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
 
 
 def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Float[Array, "B V U"]:
-    """The numbers in [0, 1) that every view is made of: first its box's, then its augmentation's.
+    """The uniform numbers in [0, 1) of every view: first those for its box, then those for its augmentation.
 
-    Drawn at once: generators are a large part of what the compiler has to work through.
+    They are drawn in one call, because each random generator adds much to the time that compilation takes.
     """
     root = jax.random.fold_in(jax.random.key(seed), _VIEW_STREAM)
 
@@ -169,7 +182,10 @@ def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Flo
 def _augment_views(
     images: Float[Array, "B V H W 3"], draws: Float[Array, "B V U"], augmentation: Augmentation
 ) -> Float[Array, "B V H W 3"]:
-    """Augments every view by the last of its draws; one trace for all views of a size keeps the compile time down."""
+    """Augments every view, with those of its draws that follow the box's.
+
+    All views of one size share one trace, which keeps compilation short.
+    """
     by_view = jax.vmap(functools.partial(augment, augmentation=augmentation), in_axes=1, out_axes=1)
     return by_view(images, draws[..., BOX_DRAWS:])
 
@@ -177,12 +193,17 @@ def _augment_views(
 def augment(
     images: Float[Array, "B H W 3"], draws: Float[Array, "B U"], *, augmentation: Augmentation
 ) -> Float[Array, "B H W 3"]:
-    """Colour jitter, grayscale, blur, solarise and normalise, each image by its own draws; probability 0 costs nothing.
+    """Applies colour jitter, grayscale, blur and solarise to each image by its own draws, and normalises the result.
+
+    A step with probability 0 is not computed at all.
 
     Args:
         images: whole grey levels, 0 to 255.
-        draws: uniform in [0, 1); U is `AUGMENTATION_DRAWS`.
+        draws: uniform numbers in [0, 1); U is `AUGMENTATION_DRAWS`.
         augmentation: probabilities and strengths.
+
+    Returns:
+        normalised images, float32.
     """
     blur_below, solarise_below = augmentation.blur_probability, augmentation.solarise_probability
     may_blur = augmentation.blur_probability > 0
@@ -198,7 +219,7 @@ def augment(
         images = pixels.where(draws[:, 1] < augmentation.grayscale_probability, pixels.grayscale(images), images)
     if may_blur:
         low, high = augmentation.blur_sigma
-        # σ = 0 changes nothing. Beside a choice of blurred or not, XLA would compute the jitter anew in what reads the choice.
+        # σ = 0 changes nothing. If we chose between blurred and unblurred images instead, XLA would compute the jitter twice.
         sigma = jnp.where(draws[:, 2] < blur_below, low + (high - low) * draws[:, 13], 0.0)
         images = pixels.gaussian_blur(images, sigma, max_sigma=high)
     if augmentation.solarise_probability > 0:
@@ -207,9 +228,9 @@ def augment(
 
 
 def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], augmentation: Augmentation) -> Array:
-    """torchvision's ColorJitter: factors uniform in [max(0, 1 - s), 1 + s], hue in [-s, s], a random order.
+    """torchvision's ColorJitter: factors uniform in [max(0, 1 - s), 1 + s], hue shift in [-s, s], in a random order.
 
-    As there, a hue strength of 0 leaves the hue out.
+    As in torchvision, a hue strength of 0 skips the adjustment of the hue.
     """
 
     def factor(number: int, strength: float) -> Array:

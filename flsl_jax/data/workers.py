@@ -1,4 +1,4 @@
-"""How spawned worker processes behave: off the accelerator, deaf to the keyboard, gone with their parent."""
+"""How worker processes behave: they do not use accelerators, ignore the keyboard's signals, and end with their parent."""
 
 import multiprocessing
 import os
@@ -8,11 +8,11 @@ import threading
 
 
 def start_worker(*_: int) -> None:
-    """Initialises a spawned worker process.
+    """Initialises a worker process.
 
-    It never touches an accelerator, which belongs to the training process; it leaves SIGINT and SIGTERM, which a
-    terminal or a cluster sends to the whole process group, to its parent; and it ends when the parent is gone, however
-    that ended. Arguments, such as grain's worker index and count, have no influence.
+    The worker never uses an accelerator, which belongs to the training process. It ignores SIGINT and SIGTERM, which a terminal
+    or a cluster sends to the whole process group, and leaves them to its parent. It ends when its parent is gone, however the
+    parent ended. Arguments, such as grain's worker index and count, have no influence.
     """
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:

@@ -1,4 +1,4 @@
-"""Networks: a ViT without class token and the projection head, as Flax NNX modules that know no data."""
+"""Networks as Flax NNX modules that know nothing about data: a ViT without class token, and the projection head."""
 
 from flsl_jax.models.architecture import Architecture
 from flsl_jax.models.head import Head

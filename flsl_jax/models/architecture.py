@@ -8,24 +8,24 @@ from flsl_jax.models.position import PosResize
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A ViT as a function of its parameters; how it is trained and compiled is said elsewhere.
+    """A ViT as a function of its parameters; how it is trained and compiled is not part of it.
 
-    The defaults are those of networks trained here. Networks from elsewhere may have prefix tokens (class token and
-    registers), LayerScale, another epsilon, or no final norm.
+    The defaults are those of networks trained here. Other networks may have prefix tokens (class token and registers),
+    LayerScale, another epsilon, or no final norm.
 
     Attributes:
         patch_size: p, in pixels.
         width: D.
         depth: L.
         num_heads: heads; divides the width.
-        mlp_ratio: hidden channels of the MLP over D.
-        grid: token grid of the position embedding; other grids are interpolated from it.
+        mlp_ratio: hidden channels of the MLP, divided by D.
+        grid: height and width, in tokens, of the position embedding; for other grids it is interpolated.
         pos_embed: "learned", or the fixed "sincos" (no parameter).
         pos_resize: see `position.resize_embedding`.
-        num_prefix: learned tokens without a place in the image, before the patches in every block.
+        num_prefix: P, learned tokens without a place in the image, which precede the patches in every block.
         layer_scale: whether each branch's output is multiplied by a learned vector.
         norm_eps: epsilon of every LayerNorm.
-        final_norm: whether the tokens are normalised after the last block; detectors' backbones leave that out.
+        final_norm: whether a LayerNorm follows the last block; the backbones of detectors lack it.
 
     Raises:
         ValueError: the heads do not divide the width.

@@ -1,4 +1,4 @@
-"""The projection head from modes to logits over K centroids (METHOD, "Networks"; DINO's head)."""
+"""The projection head from modes to logits over K centroids (docs/method.md, Networks); it is DINO's head."""
 
 from typing import Any
 
@@ -28,10 +28,10 @@ class Head(nnx.Module):
     Args:
         width: D of the modes.
         hidden: channels of the two hidden layers.
-        bottleneck: channels that are l2-normalised before the last layer.
+        bottleneck: channels before the last layer, which are l2-normalised.
         centroids: K.
-        norm_last_layer: keep the last layer's gain at 1; False learns it.
-        dtype: of the hidden layers; the normalisation and the logits are float32.
+        norm_last_layer: whether the last layer's gain stays 1; if False, it is learned.
+        dtype: dtype of the hidden layers; the normalisation and the logits are float32.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Head(nnx.Module):
         self.last_layer = LastLayer(bottleneck, centroids, learn_gain=not norm_last_layer, rngs=rngs)
 
     def __call__(self, modes: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
-        """Float32 logits: cosines in [-1, 1] where the gain is 1."""
+        """Logits, float32; they are cosines in [-1, 1] if the gain is 1."""
         x = gelu(self.fc1(modes.astype(self.dtype)))
         x = self.fc3(gelu(self.fc2(x)))
         return self.last_layer(l2_normalise(x.astype(jnp.float32)))

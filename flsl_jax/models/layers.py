@@ -1,4 +1,4 @@
-"""Linear and LayerNorm with float32 parameters that are cast where they are used, and the exact GELU."""
+"""Linear and LayerNorm with float32 parameters, which are cast to the dtype of their input, and the exact GELU."""
 
 import functools
 
@@ -10,9 +10,10 @@ from flsl_jax.typing import Array, Float
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, in the dtype of x; the kernel starts normal with `init_std`, the bias at zero.
+    """`x @ kernel + bias` in the dtype of x.
 
-    `stack` > 0 makes parameters for so many layers, with a leading axis.
+    The kernel is initialised from a normal distribution with standard deviation `init_std`, the bias with zeros. `stack` > 0
+    makes the parameters of so many layers, stacked along a leading axis.
     """
 
     def __init__(self, inputs: int, outputs: int, *, init_std: float = 0.02, stack: int = 0, rngs: nnx.Rngs) -> None:
@@ -25,7 +26,7 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm with float32 statistics, result in the dtype of x."""
+    """LayerNorm with float32 statistics; the result has the dtype of x. `stack` is as in `Linear`."""
 
     def __init__(self, width: int, *, eps: float = 1e-6, stack: int = 0) -> None:
         lead = (stack,) if stack else ()
@@ -38,14 +39,17 @@ class LayerNorm(nnx.Module):
 
 
 def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:
-    """`x @ kernel + bias` in the dtype of x; as one product of two matrices, whose gradient XLA on a CPU has 2.5× faster."""
+    """`x @ kernel + bias` in the dtype of x.
+
+    It is computed as one product of two matrices, because XLA on a CPU then computes the gradient 2.5 times as fast.
+    """
     rows = _product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
     return (rows + bias.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_vjp
 def _product(rows: Array, kernel: Array) -> Array:
-    """`rows @ kernel`; the kernel's gradient is computed as wide as it can be, which XLA on a CPU has a fifth faster."""
+    """`rows @ kernel`. The product that gives the kernel's gradient has the longer axis last: a fifth faster on a CPU."""
     return rows @ kernel
 
 
@@ -58,7 +62,7 @@ def _product_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Arra
     inputs, outputs = kernel.shape
     if inputs <= outputs:
         return cotangent @ kernel.T, rows.T @ cotangent
-    # Without the barrier XLA would turn the product of the transposes round again.
+    # Without the barrier, XLA would undo this exchange of the two factors.
     return cotangent @ kernel.T, jax.lax.optimization_barrier(cotangent.T @ rows).T
 
 
@@ -68,11 +72,12 @@ _product.defvjp(_product_forward, _product_backward)
 def layer_norm(
     x: Float[Array, "*b D"], *, scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float = 1e-6
 ) -> Float[Array, "*b D"]:
-    """LayerNorm over the last axis, statistics in float32; the result is not fused into what reads it.
+    """LayerNorm over the last axis with statistics in float32; the result has the dtype of x.
 
-    XLA on a CPU would otherwise compute the normalisation anew for every tile of the matrix product that follows. The
-    derivative is written out: the backward pass keeps x and two numbers a row, and adds one array to the residual
-    stream's gradient, where XLA on a CPU would otherwise add up all the blocks behind again in every block.
+    A barrier keeps XLA from fusing the result into the operation that reads it: on a CPU, it would compute the normalisation
+    again for every tile of the matrix product that follows. The derivative is written out by hand. The backward pass
+    therefore keeps only x and two numbers per row, and adds one array to the gradient of the residual stream; otherwise XLA
+    on a CPU would add up the contributions of all later blocks again in every block.
     """
     return _layer_norm(x, scale, bias, eps)
 
@@ -85,7 +90,7 @@ def _layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
 def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple[Array, ...]]:
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
-    # As flax has it: E[x²] − E[x]² reads x once, where the mean of squared differences would first write them.
+    # As in flax: E[x²] − E[x]² reads x once, whereas the mean of squared differences would first write the differences.
     variance = jnp.maximum(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean), 0.0)
     factor = jax.lax.rsqrt(variance + eps)
     normalised = (wide - mean) * factor * scale + bias
@@ -105,7 +110,7 @@ def _layer_norm_backward(eps: float, kept: tuple[Array, ...], cotangent: Array) 
 
 
 def _scaled_mean(values: Float[Array, "*b D"], scale: Float[Array, " D"]) -> Float[Array, "*b 1"]:
-    """Mean of `values * scale` over the last axis, as a product with a vector: of a sum, XLA on a CPU writes the terms out."""
+    """Mean of `values * scale` over the last axis, as a product with a vector; XLA on a CPU would write out a sum's terms."""
     return jnp.matmul(values, scale, precision=jax.lax.Precision.HIGHEST)[..., None] / scale.shape[0]
 
 
@@ -114,10 +119,10 @@ _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU, `x Φ(x)` with the normal distribution's Φ by erf, as torch has it.
+    """Exact GELU, `x Φ(x)`, with the normal distribution's Φ computed by erf, as in torch.
 
-    `jax.nn.gelu` writes it with erfc, which XLA on a CPU takes three times as long for. The derivative is written out so
-    that the backward pass keeps x alone.
+    `jax.nn.gelu` uses erfc, which takes XLA on a CPU three times as long. The derivative is written out by hand, so that
+    the backward pass keeps x only.
     """
     return x * _normal_cdf(x)
 
@@ -127,7 +132,7 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
-    # Without the barrier XLA would keep the forward pass's Φ(x) too: more memory, and slower than computing it again.
+    # Without the barrier, XLA would also keep Φ(x) of the forward pass: more memory, and slower than computing it again.
     x = jax.lax.optimization_barrier(x)
     density = jnp.exp(-0.5 * jnp.square(x)) * (2 * jnp.pi) ** -0.5
     return (cotangent * (_normal_cdf(x) + x * density),)

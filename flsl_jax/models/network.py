@@ -1,4 +1,4 @@
-"""Backbone and head together: what student and teacher each are."""
+"""Backbone and head in one module: the network of the student, and that of the teacher."""
 
 from flax import nnx
 
@@ -7,7 +7,7 @@ from flsl_jax.models.vit import ViT
 
 
 class Flsl(nnx.Module):
-    """A container; the step decides what goes through which part."""
+    """A container for both parts; the training step decides what goes through which part."""
 
     def __init__(self, *, backbone: ViT, head: Head) -> None:
         self.backbone = backbone

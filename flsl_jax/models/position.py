@@ -1,4 +1,4 @@
-"""Position embeddings: fixed sin-cos, and the resize of a learned grid to another by a named mode."""
+"""Position embeddings: the fixed sin-cos one, and resizing an embedding to another grid of tokens."""
 
 import functools
 from typing import Literal
@@ -30,15 +30,15 @@ def sincos_embedding(*, grid: tuple[int, int], width: int) -> Float[np.ndarray, 
 def resize_embedding(
     embedding: Float[Array, "h w D"], *, grid: tuple[int, int], mode: PosResize
 ) -> Float[Array, "g k D"]:
-    """The embedding at another grid; the very same array where the grid stays.
+    """The embedding interpolated to another grid; if the grid does not change, the same array.
 
     Args:
-        embedding: at the grid it was trained on.
+        embedding: the embedding at the grid it was trained on.
         grid: the new height and width in tokens.
-        mode: "bicubic": a = −0.75, edges clamped, no antialias, as `torch.nn.functional.interpolate(mode="bicubic")`
-            in the detectors. "bicubic_antialias": a = −0.5, support widened when it shrinks, as with `antialias=True` in
-            timm. "bicubic_dino": as "bicubic", with DINO's and DINOv2's scale, (new + 0.1) / old, handed to torch as
-            `scale_factor`. All with half-pixel centres (`align_corners=False`).
+        mode: "bicubic": a = −0.75, edges clamped, no antialiasing, as `torch.nn.functional.interpolate(mode="bicubic")`
+            in the detectors. "bicubic_antialias": a = −0.5, with a wider kernel when the grid shrinks, as with
+            `antialias=True` in timm. "bicubic_dino": as "bicubic", but with the scale (new + 0.1) / old, which DINO and
+            DINOv2 give to torch as `scale_factor`. All with half-pixel centres (`align_corners=False`).
     """
     if embedding.shape[:2] == grid:
         return embedding
@@ -48,7 +48,7 @@ def resize_embedding(
 
 @functools.lru_cache(maxsize=64)
 def _weights(old: int, new: int, mode: PosResize) -> Float[np.ndarray, "new old"]:
-    """Interpolation of one axis as a matrix."""
+    """The interpolation along one axis as a matrix."""
     scale = old / (new + 0.1 if mode == "bicubic_dino" else new)
     antialias = mode == "bicubic_antialias"
     stretch = max(scale, 1.0) if antialias else 1.0

@@ -1,4 +1,4 @@
-"""Vision transformer as DeiT, without class token (METHOD, "Networks")."""
+"""DeiT's vision transformer, without class token (docs/method.md, Networks)."""
 
 import functools
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Mlp(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """Factors of one branch's output channels in all blocks; 1 at the start."""
+    """Factors of one branch's output channels in all blocks; they start at 1."""
 
     def __init__(self, width: int, *, depth: int) -> None:
         self.gamma = nnx.Param(jnp.ones((depth, width), jnp.float32))
@@ -60,7 +60,7 @@ class Blocks(nnx.Module):
 
 
 class PatchEmbed(nnx.Module):
-    """Non-overlapping patches, each flattened row by row (y, x, channel) and projected."""
+    """Projection of non-overlapping patches, each flattened in the order y, x, channel."""
 
     def __init__(self, patch_size: int, width: int, *, init_std: float, rngs: nnx.Rngs) -> None:
         self.proj = Linear(3 * patch_size**2, width, init_std=init_std, rngs=rngs)
@@ -68,7 +68,7 @@ class PatchEmbed(nnx.Module):
 
 @flax.struct.dataclass
 class AttentionInputs:
-    """What one block's attention compares: float32 [B, P + h·w, heads, d] each, P prefix tokens before the patches."""
+    """Queries, keys and values of one block: float32 [B, P + h·w, heads, d] each, the P prefix tokens first."""
 
     query: Float[Array, "B M heads d"]
     key: Float[Array, "B M heads d"]
@@ -79,18 +79,19 @@ class ViT(nnx.Module):
     """Pre-norm ViT over a grid of patch tokens, for images of any size that the patch divides.
 
     Parameters are float32 and named as in timm and DINO: `patch_embed.proj`, `pos_embed`, `blocks.{norm1, attn.qkv,
-    attn.proj, norm2, mlp.fc1, mlp.fc2}` stacked over the L blocks, `norm`. Kernels start normal with `init_std` (a
-    truncation at ±2, as timm has, never bites), the learned position embedding with 0.02, biases at zero. Prefix tokens,
-    where the architecture has any, are `prefix` [P, D], their position embeddings included.
+    attn.proj, norm2, mlp.fc1, mlp.fc2}` stacked over the L blocks, `norm`. They start from normal distributions: kernels with
+    standard deviation `init_std`, the learned position embedding with 0.02; biases start at zero. (timm truncates at ±2,
+    which has no effect.) Prefix tokens, if the architecture has any, are `prefix` [P, D] and include their position
+    embeddings.
 
     Args:
-        architecture: what the network computes; its fields are described there.
-        drop_path: drop rate of the last block; rates rise linearly from 0.
-        init_std: standard deviation of the kernels at the start: 0.02 as DeiT has it; networks narrower than about 200
-            channels start as almost linear maps with it, and learn much faster with 1 / √D.
-        dtype: of matrix products and the residual stream; statistics and softmaxes are float32 always.
-        scan_blocks: compile one block and loop over it, or all of them unrolled.
-        remat: what is recomputed in the backward pass: nothing, all but matrix products ("dots"), or every block.
+        architecture: what the network computes; see the fields of `Architecture`.
+        drop_path: drop rate of the last block, in [0, 1); rates rise linearly from 0.
+        init_std: initial standard deviation of the kernels. DeiT has 0.02. With it, networks narrower than about 200
+            channels start as almost linear maps; they learn much faster with 1 / √D.
+        dtype: dtype of matrix products and of the residual stream; statistics and softmaxes are always float32.
+        scan_blocks: True compiles one block and loops over it; False compiles all blocks one after the other.
+        remat: what the backward pass recomputes: nothing, everything except matrix products ("dots"), or every block.
         attention: "xla", or "cudnn" (flash attention; NVIDIA GPUs with bfloat16 only).
     """
 
@@ -123,16 +124,17 @@ class ViT(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W 3"], *, drop_path_draws: Float[Array, "B L 2"] | None = None
     ) -> Float[Array, "B h w D"]:
-        """Tokens of the images, after the final LayerNorm where there is one, float32.
+        """The tokens of the images, float32, after the final LayerNorm if there is one.
 
         Args:
-            images: normalised RGB; H and W divisible by the patch size.
-            drop_path_draws: uniform in [0, 1). Block l drops sample b's attention branch where `draws[b, l, 0]` is
-                below its rate, the MLP branch where `draws[b, l, 1]` is, and scales kept branches by 1 / (1 - rate).
-                None keeps every branch. Drawn outside, so that the result does not depend on how the batch is split.
+            images: normalised RGB; the patch size divides H and W.
+            drop_path_draws: uniform numbers in [0, 1). Block l drops the attention branch of sample b if `draws[b, l, 0]` is
+                below the block's rate, and the MLP branch if `draws[b, l, 1]` is; it scales the branches that it keeps by
+                1 / (1 - rate). None keeps every branch. The numbers are drawn by the caller, so that the result does not
+                depend on how the batch is split.
 
         Raises:
-            ValueError: an image size that the patch does not divide, or images of another shape.
+            ValueError: the patch size does not divide H and W, or the images do not have the shape [B, H, W, 3].
         """
         stream, grid = self._embed(images)
         tokens, _ = self._apply(stream, self._block_params(), draws=drop_path_draws)
@@ -140,7 +142,7 @@ class ViT(nnx.Module):
         return (self.norm(patches) if self.architecture.final_norm else patches).astype(jnp.float32)
 
     def intermediates(self, images: Float[Array, "B H W 3"]) -> Float[Array, "S B h w D"]:
-        """The residual stream, S = L + 1: patch and position embedding, then each block's output; no final norm."""
+        """The residual stream, float32, S = L + 1: patches with their positions, then each block's output; no final norm."""
         embedded, grid = self._embed(images)
         _, outputs = self._apply(embedded, self._block_params(), collect=True)
         assert outputs is not None
@@ -148,7 +150,7 @@ class ViT(nnx.Module):
         return jax.vmap(lambda tokens: self._patches(tokens, grid))(stream).astype(jnp.float32)
 
     def attention_inputs(self, images: Float[Array, "B H W 3"], *, block: int = -1) -> AttentionInputs:
-        """Queries, keys and values of one block (negative: counted from the last), for pictures of what it looks at.
+        """Queries, keys and values of one block, for pictures of its attention; negative numbers count from the last block.
 
         Raises:
             IndexError: there is no such block.
@@ -167,9 +169,9 @@ class ViT(nnx.Module):
     def _apply(
         self, x: Float[Array, "B M D"], params: Any, *, draws: Array | None = None, collect: bool = False
     ) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
-        """Runs the blocks whose parameters are given; with `collect` also hands out every block's output.
+        """Runs the blocks whose parameters are given; with `collect`, every block's output is returned too.
 
-        Between the blocks all tokens of the batch are rows of one matrix, as every product with a kernel reads them.
+        Between the blocks, all tokens of the batch are rows of one matrix, because every product with a kernel needs them so.
         """
         batch, tokens, width = x.shape
         scales = None
@@ -191,7 +193,7 @@ class ViT(nnx.Module):
         return layer_norm(x, **params, eps=self.architecture.norm_eps)
 
     def _embed(self, images: Array) -> tuple[Float[Array, "B M D"], tuple[int, int]]:
-        """The sequence that enters the first block, prefix first, and the grid of its patches."""
+        """The input of the first block, with the prefix first, and the height and width of the grid of patches."""
         patch = self.architecture.patch_size
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
@@ -201,7 +203,7 @@ class ViT(nnx.Module):
                 f"images are {height}×{width}, which patches of {patch} do not divide; pad them first with "
                 f"flsl_jax.models.pad_to_patch(images, patch_size={patch})"
             )
-        # Channels join their columns first: XLA on a CPU copies runs of 3 p values so, and not of 3.
+        # Columns and channels become one axis first: XLA on a CPU then copies runs of 3 p values instead of runs of 3.
         rows = images.astype(self.dtype).reshape(*images.shape[:2], width * 3)
         patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=3 * patch)
         grid = (height // patch, width // patch)
@@ -232,7 +234,7 @@ class ViT(nnx.Module):
 
     def _heads(self, qkv: Float[Array, "B M E"]) -> list[Float[Array, "B M heads d"]]:
         """Query, key and value."""
-        # Split along the heads: split along channels, XLA on a CPU copies the gradient twice, the second time far slower.
+        # Split along the heads: with a split along channels, XLA on a CPU copies the gradient twice, once very slowly.
         return jnp.split(
             rearrange(qkv, "b m (heads d) -> b m heads d", heads=3 * self.architecture.num_heads), 3, axis=2
         )
@@ -249,10 +251,11 @@ class ViT(nnx.Module):
 def attend(
     query: Float[Array, "B N heads d"], key: Float[Array, "B N heads d"], value: Float[Array, "B N heads d"]
 ) -> Float[Array, "B N heads d"]:
-    """`softmax(q kᵀ / √d) v` as `jax.nn.dot_product_attention` has it, the softmax in float32.
+    """`softmax(q kᵀ / √d) v`, as `jax.nn.dot_product_attention` computes it; the softmax is in float32.
 
-    Heads are moved before the tokens first and joined with the batch to one axis, which more than halves the time of forward
-    and backward pass on a CPU; scale and normalisation are applied to d channels a token and not to its N weights.
+    The heads are first moved before the tokens and joined with the batch to one axis, which more than halves the time of the
+    forward and backward pass on a CPU. The scale and the normalisation are applied to the d channels of a token, not to its N
+    weights.
     """
     heads = query.shape[2]
     query, key, value = (
@@ -266,7 +269,7 @@ def attend(
 
 
 def pad_to_patch(images: Float[Array, "B H W 3"], *, patch_size: int) -> Float[Array, "B P Q 3"]:
-    """Images with zeros at the bottom and right, up to the next height and width that the patch divides."""
+    """Pads images with zeros at the bottom and right, to the next height and width that the patch divides."""
     bottom, right = (-size % patch_size for size in images.shape[1:3])
     return jnp.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
@@ -294,7 +297,7 @@ def _apply_blocks(
     scan: bool,
     collect: bool,
 ) -> tuple[Float[Array, "R D"], Float[Array, "L R D"] | None]:
-    """The blocks one after the other; with `collect` also every block's output."""
+    """Applies the blocks one after the other; with `collect`, every block's output is returned too."""
     if scan:
 
         def step(carry: Array, layer: tuple[Any, Array | None]) -> tuple[Array, Array | None]:

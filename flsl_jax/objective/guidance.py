@@ -1,4 +1,4 @@
-"""Attention by the features of an earlier model: the second stage of the release (docs/method.md, Second stage)."""
+"""Attention by the features of an earlier model, for a second stage of training (docs/method.md, Second stage)."""
 
 import jax
 
@@ -13,11 +13,11 @@ def guided_weights(
     inv_temp: float | Float[Array, ""],
     sharpness: float | Float[Array, ""],
 ) -> Float[Array, "*b Q N"]:
-    """Which tokens belong with each query by an earlier model's features: a nearly even share for each that does.
+    """Attention weights that an earlier model's features give: nearly equal for all tokens that belong to a query.
 
-    With the attention `a = softmax(inv_temp · q Zᵀ)`, whose mean over the N tokens is 1/N, it is
-    `σ(sharpness · (a − 1/N))`, divided by its sum over the tokens. A high sharpness makes all tokens above the mean alike
-    and leaves the others out; as it goes to 0 all tokens become alike.
+    The weights are `σ(sharpness · (a − 1/N))`, divided by their sum over the N tokens. Here `a = softmax(inv_temp · q Zᵀ)` is
+    the attention, whose mean is 1/N. A high sharpness gives equal weights to all tokens above the mean and none to the
+    others; as the sharpness goes to 0, all tokens get equal weights.
 
     Args:
         queries, tokens: the earlier model's features of the student's queries and of the teacher view.

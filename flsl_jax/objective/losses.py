@@ -57,7 +57,7 @@ class TermInputs:
 
 
 def intra_view_loss(queries: Float[Array, "*b Q D"], modes: Float[Array, "*b Q D"]) -> Float[Array, ""]:
-    """Mean over queries of ‖z/‖z‖ − ẑ/‖ẑ‖‖² = 2 − 2 cos(z, ẑ) (Eq. 8), from 0 to 4. Gradients flow through both."""
+    """Mean over queries of ‖z/‖z‖ − ẑ/‖ẑ‖‖² = 2 − 2 cos(z, ẑ) (Eq. 8), from 0 to 4. Gradients flow through z and ẑ."""
     queries, modes = (l2_normalise(at_least_float32(x)) for x in (queries, modes))
     cosine = jnp.sum(queries * modes, axis=-1)
     return jnp.mean(2.0 - 2.0 * cosine)
@@ -79,14 +79,14 @@ def inter_view_loss(
 def volume_maximization(student_probs: Float[Array, "*b K"], *, prior: Prior = None) -> Float[Array, ""]:
     """`KL(p̄ ‖ π)` of the mean assignment from the prior (Eq. 13, non-empty k-means); at least 0, and 0 at the prior.
 
-    Under `jax.jit` with the rows sharded over devices the mean is that of the global batch, as the method needs.
+    Under `jax.jit` with the rows sharded over devices, the mean is that of the global batch, as the method requires.
 
     Args:
         student_probs: probabilities of every query of every student view; p̄ is their mean over the leading axes.
-        prior: π, positive where p̄ is, sums to 1; uniform where None. With it the result is Σ p̄ log p̄ + log K.
+        prior: π, which sums to 1 and is positive where p̄ is. None is the uniform prior, which gives Σ p̄ log p̄ + log K.
 
     Raises:
-        ValueError: the prior is not a vector of K numbers or, where its values are known, no distribution.
+        ValueError: the prior is not a vector of K numbers, or it is not a distribution; the latter is checked unless traced.
     """
     student_probs = at_least_float32(student_probs)
     centroids = student_probs.shape[-1]

@@ -1,4 +1,4 @@
-"""Mean-shift as attention without parameters (paper, Eq. 4 and 12)."""
+"""Mean-shift as attention without parameters (paper, Eq. 4 and 12; docs/method.md, The objective)."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,22 @@ from flsl_jax.typing import Array, Float
 def mean_shift_weights(
     queries: Float[Array, "*b Q D"], tokens: Float[Array, "*b N D"], *, inv_temp: float | Float[Array, ""]
 ) -> Float[Array, "*b Q N"]:
-    """`softmax(inv_temp · q Zᵀ)` over the tokens: how much each token pulls on each query.
+    """`softmax(inv_temp · q Zᵀ)` over the tokens: how strongly each token pulls on each query.
 
-    Computed in float32 (float64 for float64 input). `inv_temp` is τ of Eq. 4, multiplies, and is not negative.
+    Args:
+        queries: raw queries z.
+        tokens: all tokens Z of one view.
+        inv_temp: τ of Eq. 4, which multiplies; 0 or more.
+
+    Returns:
+        weights that sum to 1 over the tokens, float32 (float64 for float64 input).
 
     Raises:
         ValueError: queries and tokens differ in channels or leading axes.
     """
     if queries.shape[:-2] != tokens.shape[:-2] or queries.shape[-1] != tokens.shape[-1]:
         raise ValueError(
-            f"queries {queries.shape} and tokens {tokens.shape} must agree in all axes but the second last"
+            f"queries {queries.shape} and tokens {tokens.shape} must agree in all axes except the last but one"
         )
     queries, tokens = at_least_float32(queries), at_least_float32(tokens)
     return jax.nn.softmax(inv_temp * jnp.einsum("...qd,...nd->...qn", queries, tokens), axis=-1)
@@ -30,8 +36,8 @@ def mean_shift(
 ) -> Float[Array, "*b Q D"]:
     """One mean-shift step, `ẑ = softmax(τ z Zᵀ) Z` (Eq. 4): the mode of each query among the tokens.
 
-    No projections, no skip connection, no normalisation. With the same view's tokens this is the self-attention of
-    the paper; with the teacher view's it is the cross-attention that gives the positive modes (Eq. 12).
+    There are no projections, no skip connection and no normalisation. With the tokens of the same view, this is the paper's
+    self-attention; with those of the teacher view, it is the cross-attention that gives the positive modes (Eq. 12).
 
     Args:
         queries: raw queries z.

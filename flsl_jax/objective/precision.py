@@ -1,4 +1,4 @@
-"""The precision of the objective."""
+"""The precision in which the objective is computed."""
 
 import jax.numpy as jnp
 
@@ -6,5 +6,5 @@ from flsl_jax.typing import Array
 
 
 def at_least_float32(x: Array) -> Array:
-    """float64 stays, everything narrower becomes float32."""
+    """The array as float32, or unchanged if it is float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

@@ -7,10 +7,14 @@ from flsl_jax.typing import Array, Float, Int, PRNGKeyArray
 
 
 def num_queries(grid: tuple[int, int], *, window: int) -> int:
-    """Queries of a view: whole windows that fit the grid.
+    """How many queries a view has: the number of whole windows that fit into the grid.
+
+    Args:
+        grid: height and width in tokens.
+        window: side of a window in tokens.
 
     Raises:
-        ValueError: the window does not fit.
+        ValueError: not even one window fits into the grid.
     """
     if not 1 <= window <= min(grid):
         raise ValueError(f"a window of {window}×{window} tokens does not fit the {grid[0]}×{grid[1]} grid")
@@ -18,19 +22,19 @@ def num_queries(grid: tuple[int, int], *, window: int) -> int:
 
 
 def sample_queries(key: PRNGKeyArray, *, grid: tuple[int, int], window: int, random: bool = True) -> Int[Array, " Q"]:
-    """One token index per window of one view; map it over views with their own keys.
+    """One token index for each window of one view. For several views, map it over them with a key for each.
 
-    Where the window does not divide the grid, the largest area of whole windows lies in one of the grid's four corners.
+    If the window does not divide the grid, the largest area of whole windows lies in one of the grid's four corners.
 
     Args:
-        key: this view's key; unused where `random` is False.
+        key: this view's key; not used if `random` is False.
         grid: height and width in tokens; indices run row by row.
         window: side of a window in tokens.
-        random: a uniformly drawn token of each window and a uniformly drawn corner (the paper), or always the first
-            token and the first corner (the release's default).
+        random: True draws a token of each window, and the corner, uniformly (the paper); False always takes the first token
+            and the first corner (the release's default).
 
     Raises:
-        ValueError: the window does not fit.
+        ValueError: not even one window fits into the grid.
     """
     num_queries(grid, window=window)
     rows, columns = grid[0] // window, grid[1] // window
@@ -45,5 +49,5 @@ def sample_queries(key: PRNGKeyArray, *, grid: tuple[int, int], window: int, ran
 
 
 def gather_tokens(tokens: Float[Array, "*b N D"], indices: Int[Array, "*b Q"]) -> Float[Array, "*b Q D"]:
-    """The tokens at the indices, image by image."""
+    """The tokens at the indices, separately for each image."""
     return jnp.take_along_axis(tokens, indices[..., None], axis=-2)

@@ -1,4 +1,4 @@
-"""What the teacher's logits become: softmax targets, centred or balanced (paper, Eq. 11; Tables 5 and 11–14)."""
+"""Targets from the teacher's logits: a softmax, possibly centred or balanced (paper, Eq. 11; Tables 5 and 11–14)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,24 @@ def softmax_targets(
     Args:
         logits: the teacher head's outputs for the positive modes.
         temp: the teacher's temperature, which divides; more than 0.
-        center: subtracted before, as DINO does (Caron et al. 2021, Sec. 3.1); None for the main recipe.
+        center: subtracted from the logits first, as in DINO (Caron et al. 2021, Sec. 3.1); None for the main recipe.
     """
     logits = at_least_float32(logits)
     return jax.nn.softmax((logits if center is None else logits - center) / temp, axis=-1)
 
 
 def sinkhorn_targets(logits: Float[Array, "*b K"], *, temp: Scalar, iterations: int = 1) -> Float[Array, "*b K"]:
-    """Targets whose mass is spread evenly over the centroids (Cuturi 2013; the paper's stand-in for the KL term).
+    """Targets whose sum is spread evenly over the centroids (Cuturi 2013; in the paper, a substitute for the KL term).
 
-    Starts from `exp(logits / temp)` and repeats `iterations` times: divide every centroid's column by its sum over the
-    rows (one softmax along the batch axis, the paper's form), then every row by its sum. One iteration is the paper's
-    batch-axis softmax, with rows that sum to 1. Computed on logarithms. The rows are all leading axes together; under
-    `jax.jit` with sharded rows they are those of the global batch.
+    Starts from `exp(logits / temp)` and repeats `iterations` times: divide every centroid's column by its sum over the rows
+    (a softmax along the batch axis), then every row by its sum. One iteration is the paper's softmax along the batch axis,
+    followed by a division that makes every row sum to 1. It is computed on logarithms. The rows are all leading axes
+    together; under `jax.jit` with sharded rows they are those of the global batch.
+
+    Args:
+        logits: the teacher head's outputs for the positive modes.
+        temp: the teacher's temperature, which divides; more than 0.
+        iterations: 1 or more.
 
     Raises:
         ValueError: `iterations` is less than 1.
@@ -44,6 +49,9 @@ def sinkhorn_targets(logits: Float[Array, "*b K"], *, temp: Scalar, iterations: 
 
 
 def updated_center(center: Float[Array, " K"], logits: Float[Array, "*b K"], *, momentum: float) -> Float[Array, " K"]:
-    """`momentum · center + (1 − momentum) · mean of the logits` over all leading axes; 0.9 in the release and DINO."""
+    """`momentum · center + (1 − momentum) · mean`, with the logits' mean over all leading axes.
+
+    `momentum` is in [0, 1], and 0.9 in the release and in DINO.
+    """
     mean = jnp.mean(at_least_float32(logits).reshape(-1, logits.shape[-1]), axis=0)
     return momentum * center + (1.0 - momentum) * mean

@@ -165,7 +165,7 @@ def test_a_mask_of_another_size_or_kind_is_named_before_anything_is_read(tmp_pat
 
 def test_unknown_ids_are_named(tmp_path: Path) -> None:
     source = open_masked(_folders(tmp_path, classes=_classes(tmp_path, ["sky", "b", "c", "d"])))
-    with pytest.raises(UserError, match=r"masks/a/1\.png: 1 pixels have an id that is no class, such as 7"):
+    with pytest.raises(UserError, match=r"masks/a/1\.png: 1 pixels have an id that is not a class, such as 7"):
         source[0]
     source = open_masked(_folders(tmp_path, classes=_classes(tmp_path, ["sky", "b", "c", "d"]), ignore=(7,)))
     with pytest.raises(UserError, match="such as 255"):

@@ -1,4 +1,4 @@
-"""Recipes against METHOD's table; draws keyed by (seed, sample) alone; views against the augmentations done one by one."""
+"""Recipes against docs/method.md, Views; draws keyed by (seed, sample) alone; views against augmentations done one by one."""
 
 import dataclasses
 import functools

@@ -39,5 +39,5 @@ def test_samples_are_those_of_grid_sample(y, x):
 
 
 def test_tokens_of_another_grid_are_refused():
-    with pytest.raises(ValueError, match="12 tokens are not those of a 4×4 grid"):
+    with pytest.raises(ValueError, match="there are 12 tokens; a grid of 4×4 has 16"):
         sample_tokens(tokens_of((3, 4)), jnp.zeros((1, 2)), grid=(4, 4))

@@ -1,9 +1,9 @@
-"""A command line that is wrong: one line that names the flag and says what was expected."""
+"""A wrong command line: one line that names the flag and says what was expected; and the reasons of other errors."""
 
 import pytest
 from absl import flags
 
-from flsl_jax.errors import UserError, parse_flags
+from flsl_jax.errors import UserError, parse_flags, reason
 
 
 @pytest.fixture
@@ -36,3 +36,15 @@ def test_a_wrong_flag_is_named_in_one_line_with_what_was_expected(flag_values, a
         parse_flags(flag_values, ["program", argument])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a.png"), "No such file or directory"),
+        (ValueError("one\ntwo"), "one"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_reason_is_one_line(error, expected):
+    assert reason(error) == expected

@@ -9,12 +9,14 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+from flsl_jax.errors import first_line
+
 try:
     import cykooz_resizer
 except ImportError:  # there is no build for Linux on ARM; Pillow does the same work and takes several times as long
     cykooz_resizer = None
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
 # The limit of Pillow's decompression bomb check: an image with more pixels is an error, with either decoder.
 _MAX_PIXELS = 2 * 89_478_485
@@ -89,20 +91,20 @@ def _decode_any(data: bytes, *, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
             pixels = _rgb(image, name=name)
     except DecodeError:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
-        raise DecodeError(f"{name}: {_first_line(error)}") from error
+        raise DecodeError(f"{name}: {_reason(error)}") from error
     return _upright(pixels, orientation)
 
 
-def _first_line(error: Exception) -> str:
-    """The reason in one line, without the memory addresses of Pillow's messages."""
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line and without the memory addresses of Pillow's messages."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _exif_orientation(data: bytes) -> int:
@@ -111,7 +113,7 @@ def _exif_orientation(data: bytes) -> int:
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_ORIENTATION_TAG, 1)
+            return image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # the pixels are good; without a readable tag they count as upright
         return 1
 

@@ -11,19 +11,17 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from PIL import Image
 
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.image_files import open_image, upright_size
 from flsl_jax.data.mask_classes import IGNORED, MaskClasses, read_class_names
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, reason
 
 _logger = logging.getLogger(__name__)
-_ORIENTATION_TAG = 0x0112
-_TURNED = (5, 6, 7, 8)
 # Pillow's modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
 _ID_MODES = ("P", "L", "1", "I", "I;16", "I;16B")
 _THREADS = 8
@@ -106,8 +104,8 @@ class MaskedFiles:
         try:
             image = decode_image(pair.image.read_bytes(), name=str(pair.image))
         except (OSError, DecodeError) as error:
-            raise UserError(f"image {pair.image} cannot be read ({_reason(error)}); repair or remove it") from error
-        pixels = np.asarray(_opened(pair.mask, read=True))
+            raise UserError(f"image {pair.image} cannot be read ({reason(error)}); repair or remove it") from error
+        pixels = np.asarray(open_image(pair.mask, pixels=True))
         ids = pixels if pair.segments is None else _panoptic_ids(pixels, pair.segments, file=pair.mask)
         return MaskedRecord(image=image, mask=self._classes.labels(ids, file=pair.mask), name=pair.name)
 
@@ -232,7 +230,7 @@ def _named(pairs: list[_Pair], path: Path) -> list[_Pair]:
         wanted = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"names {path} cannot be read ({_reason(error)}); give a text file with one name per line"
+            f"names {path} cannot be read ({reason(error)}); give a text file with one name per line"
         ) from error
     by_name = {str(Path(pair.name).with_suffix("")): pair for pair in pairs}
     missing = [name for name in wanted if name not in by_name]
@@ -256,13 +254,7 @@ def _warn_of_unmasked(count: int, *, config: MaskedSourceConfig) -> None:
 
 
 def _check_headers(pair: _Pair) -> None:
-    image, mask = _opened(pair.image), _opened(pair.mask)
-    width, height = image.size
-    try:
-        turned = image.getexif().get(_ORIENTATION_TAG, 1) in _TURNED
-    except Exception:  # as in decode_image: without a readable tag, an image counts as upright
-        turned = False
-    size = (height, width) if turned else (width, height)
+    size, mask = upright_size(pair.image), open_image(pair.mask)
     if mask.size != size:
         raise UserError(
             f"mask {pair.mask} is {mask.size[0]}×{mask.size[1]}, its image {pair.image} {size[0]}×{size[1]} (upright); give "
@@ -272,25 +264,6 @@ def _check_headers(pair: _Pair) -> None:
     if mask.mode not in expected:
         kind = "one channel of class ids" if pair.segments is None else "RGB segment ids (COCO panoptic)"
         raise UserError(f"mask {pair.mask} has pixels of mode {mask.mode}; expected a PNG with {kind}")
-
-
-def _opened(path: Path, *, read: bool = False) -> Image.Image:
-    """The opened image: its header or, with `read`, its pixels too. The file is closed again."""
-    try:
-        with Image.open(path) as image:
-            if read:
-                image.load()
-            else:
-                image.getexif()
-            return image
-    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
-        raise UserError(f"{path} cannot be read ({_reason(error)}); repair or remove it") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _panoptic_ids(

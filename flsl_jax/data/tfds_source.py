@@ -9,7 +9,7 @@ from PIL import Image
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError
 from flsl_jax.data.records import Record, checked_index
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, first_line
 
 
 class TfdsSource:
@@ -82,10 +82,9 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
             f"tfds knows no data set {dataset!r} and {where} holds none; check config.data.dataset"
         ) from error
     except Exception as error:  # tfds reports a missing preparation by several exception types
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"tfds {dataset}, split {split}, cannot be read by random access from {where} ({reason}); prepare it with: "
-            f"tfds build {dataset} --file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
+            f"tfds {dataset}, split {split}, cannot be read by random access from {where} ({first_line(error)}); prepare it "
+            f"with: tfds build {dataset} --file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
         ) from error
     return features, source
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from flsl_jax.config import VideoConfig
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.image_files import open_image
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, reason
 
 _VOID = 255
 # Pillow's modes of a PNG whose pixels are ids.
@@ -58,7 +59,7 @@ class FileVideo:
         self.name = name
         self._images = _numbered(images, suffixes=(".jpg", ".jpeg", ".png"), what="frames")
         self.frames = tuple(self._images)
-        self.width, self.height = _header(self._images[self.frames[0]]).size
+        self.width, self.height = open_image(self._images[self.frames[0]]).size
         for path in self._images.values():
             _require_size(path, width=self.width, height=self.height, what="frame", like=images)
         self._masks = masks
@@ -137,10 +138,9 @@ def _davis_videos(config: VideoConfig) -> list[Video]:
     try:
         names = listing.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{listing} cannot be read ({reason}); expected the DAVIS-2017 layout, in which this file lists the videos of "
-            f'split "{config.split}"'
+            f"{listing} cannot be read ({reason(error)}); expected the DAVIS-2017 layout, in which this file lists the "
+            f'videos of split "{config.split}"'
         ) from error
     if not names:
         raise UserError(f"{listing} names no video; list one name per line")
@@ -168,7 +168,7 @@ def read_ids(path: Path) -> UInt8[np.ndarray, "H W"]:
     Raises:
         UserError: the file cannot be read.
     """
-    return np.asarray(_header(path, read=True), np.uint8)
+    return np.asarray(open_image(path, pixels=True), np.uint8)
 
 
 def check_mask(path: Path, *, width: int, height: int) -> None:
@@ -179,7 +179,7 @@ def check_mask(path: Path, *, width: int, height: int) -> None:
     """
     if not path.is_file():
         raise UserError(f"mask {path} is missing; every frame needs one")
-    mask = _header(path)
+    mask = open_image(path)
     if mask.mode not in _ID_MODES:
         raise UserError(f"mask {path} has pixels of mode {mask.mode}; expected a PNG with one channel of object ids")
     if mask.size != (width, height):
@@ -230,20 +230,8 @@ def _numbered(folder: Path, *, suffixes: tuple[str, ...], what: str) -> dict[str
 
 
 def _require_size(path: Path, *, width: int, height: int, what: str, like: Path) -> None:
-    size = _header(path).size
+    size = open_image(path).size
     if size != (width, height):
         raise UserError(
             f"{what} {path} is {size[0]}×{size[1]}, the first in {like} {width}×{height}; give all of them one size"
         )
-
-
-def _header(path: Path, *, read: bool = False) -> Image.Image:
-    """The opened image: its header or, with `read`, its pixels too. The file is closed again."""
-    try:
-        with Image.open(path) as image:
-            if read:
-                image.load()
-            return image
-    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read ({reason}); repair or replace it") from error

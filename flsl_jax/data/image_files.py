@@ -1,0 +1,48 @@
+"""Image files opened for their size, or for pixels that are ids."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from flsl_jax.data.decode import ORIENTATION_TAG
+from flsl_jax.errors import UserError, reason
+
+# EXIF orientations that exchange width and height.
+_TURNED = (5, 6, 7, 8)
+
+
+def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image.Image:
+    """Opens an image file with Pillow; only its header is read, unless more is asked for. The file is closed again.
+
+    Args:
+        path: the file.
+        pixels: whether to read the pixels.
+        exif: whether to read the EXIF data, for which Pillow reads the pixels of some formats too.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if pixels:
+                image.load()
+            if exif:
+                image.getexif()
+            return image
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
+        raise UserError(f"{path} cannot be read ({reason(error)}); repair or replace it") from error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the image in a file after its EXIF orientation is applied.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    image = open_image(path, exif=True)
+    width, height = image.size
+    try:
+        turned = image.getexif().get(ORIENTATION_TAG, 1) in _TURNED
+    except Exception:  # as in decode_image: without a readable tag, an image counts as upright
+        turned = False
+    return (height, width) if turned else (width, height)

@@ -18,8 +18,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from flsl_jax import parallel
+from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import parse_config
-from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.setup import build_training
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/vits16.py", "Config whose state is saved.")

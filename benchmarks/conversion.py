@@ -14,8 +14,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import parse_config, to_dict
-from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state
 

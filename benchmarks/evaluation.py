@@ -18,7 +18,7 @@ from PIL import Image
 
 from flsl_jax.data.records import Record
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.errors import run_door
+from flsl_jax.errors import run_main
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder
@@ -137,4 +137,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

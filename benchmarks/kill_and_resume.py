@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flsl_jax.training.checkpoints import read_checkpoint
+from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.training.writers import read_metrics
 
 _TIMING = ("images_per_sec", "data_wait_share", "mfu")

@@ -23,7 +23,7 @@ from flsl_jax.config import VideoConfig, parse_config
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.davis_metric import score_objects
 from flsl_jax.evaluation.encoder import NetworkEncoder
-from flsl_jax.training.state import build_network
+from flsl_jax.networks import build_network
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/vits16.py", "Config with the network.")
 _FRAMES = flags.DEFINE_integer("frames", 4, "Frames of every measurement.", lower_bound=1)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.open_model import OpenedModel, open_model
 from flsl_jax.evaluation.results import check_writable
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
 from flsl_jax.pictures.images import queries, read_images
 from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.report import write_report
 from flsl_jax.training.history import read_run
-from flsl_jax.weights.encoders import OpenedModel, open_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.errors import UserError, run_door
+from flsl_jax.errors import UserError, run_main
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's workdir (its newest checkpoint is taken), WORKDIR/checkpoints/STEP, or a weight file."
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides of the comparison in full float32
 
-    from flsl_jax.weights.export import ExportOptions, export
+    from flsl_jax.weights.export.exporting import ExportOptions, export
 
     options = ExportOptions(
         format=_FORMAT.value,
@@ -71,4 +71,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

@@ -25,7 +25,7 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or first_line(error)
 
 
-def run_door(main: Callable[[Sequence[str]], int | None]) -> None:
+def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a command's `main` on the arguments that are not flags, and exits: with 0 if the job is done, with 2 after an error.
 
     `--help` prints the command's own flags and exits with 0. A `UserError` is printed as one line. So is an unknown flag, a

@@ -12,7 +12,7 @@ from absl import flags
 
 from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task
 from flsl_jax.config.flags import define_group, describe_group, describe_kind
-from flsl_jax.errors import UserError, run_door
+from flsl_jax.errors import UserError, run_main
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
 _MODEL = flags.DEFINE_string(
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
     from flsl_jax.evaluation import results
+    from flsl_jax.evaluation.open_model import open_model
     from flsl_jax.host_memory import keep_host_memory
-    from flsl_jax.weights.encoders import open_model
 
     keep_host_memory()
     model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value)
@@ -77,4 +77,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

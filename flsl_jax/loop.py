@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from flsl_jax import parallel
+from flsl_jax.checkpoints import Checkpoints, committed_step
 from flsl_jax.config import Config, to_dict
 from flsl_jax.data.pipeline import HostBatch, Loader
 from flsl_jax.data.sources import open_source
@@ -21,8 +22,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training import cost
-from flsl_jax.training.checkpoints import Checkpoints, committed_step
-from flsl_jax.training.guide import check_same_guide
+from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.monitor import Monitor, first_non_finite
@@ -30,7 +30,6 @@ from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
 from flsl_jax.training.writers import Writers, open_writers, read_metrics
-from flsl_jax.weights.guide import open_guide
 from flsl_jax.weights.initial import Initial, read_initial
 
 log = logging.getLogger(__name__)

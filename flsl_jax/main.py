@@ -8,7 +8,7 @@ from absl import flags
 
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, define_config_flag
-from flsl_jax.errors import UserError, run_door
+from flsl_jax.errors import UserError, run_main
 
 _CONFIG = define_config_flag(
     "config",
@@ -47,4 +47,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

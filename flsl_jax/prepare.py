@@ -9,7 +9,7 @@ from absl import flags
 
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.shards import Manifest, verify
-from flsl_jax.errors import UserError, run_door
+from flsl_jax.errors import UserError, run_main
 
 _INPUT = flags.DEFINE_string(
     "input",
@@ -74,4 +74,4 @@ def _summary(manifest: Manifest, output: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

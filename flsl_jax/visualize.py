@@ -12,7 +12,7 @@ from absl import flags
 
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
-from flsl_jax.errors import UserError, run_door
+from flsl_jax.errors import UserError, run_main
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
 from flsl_jax.pictures.images import parse_place
 
@@ -83,4 +83,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_main(main)

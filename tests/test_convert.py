@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flsl_jax.weights.files import read_weights
+from flsl_jax.weights.reading.files import read_weights
 from tests.weights.conversion import STEP, small_config, write_run
 
 ROOT = Path(__file__).parents[1]

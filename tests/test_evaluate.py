@@ -13,12 +13,13 @@ from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder
+from flsl_jax.evaluation.open_model import open_model
 from flsl_jax.loop import train
 from flsl_jax.models import Architecture, ViT
+from flsl_jax.networks import network_graph
 from flsl_jax.training.optimizer import make_optimizer
-from flsl_jax.training.state import create_state, network_graph
+from flsl_jax.training.state import create_state
 from flsl_jax.weights.canonical import backbone_tensors
-from flsl_jax.weights.encoders import open_model
 from tests.davis_layout import write_layout
 from tests.tiny import tiny_config
 

@@ -1,6 +1,7 @@
-"""Imports point down only, and the packages that must stay light stay so."""
+"""Imports point down only and never in a circle, files and functions stay short, light packages stay light."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ LAYERS = (
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},
+    {"networks", "checkpoints"},
+    {"weights"},
     {"evaluation"},
     {"pictures"},
     {"training"},
-    {"weights"},
     {"loop", "album"},
     {"convert", "main", "evaluate", "prepare", "visualize", "api"},
     {"cli", "__init__"},
@@ -43,6 +45,29 @@ def test_imports_point_down(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     upward = {part for part in imported_parts(path) if part != own and LAYER_OF[part] >= LAYER_OF[own]}
     assert not upward, f"{own} is in layer {LAYER_OF[own]} and imports {upward}"
+
+
+def imported_files(path):
+    """The files of flsl_jax that a file imports when it is loaded itself; imports inside functions come later."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "flsl_jax":
+            folder = ROOT.joinpath(*node.module.split("."))
+            names = [folder / alias.name for alias in node.names] + [folder]
+            yield from (name.with_suffix(".py") for name in names if name.with_suffix(".py").exists())
+
+
+def test_no_imports_in_a_circle():
+    graph = {path: set(imported_files(path)) for path in PACKAGE.rglob("*.py")}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert not {name: lines for name, lines in long.items() if lines > 60}
 
 
 def test_configs_import_nothing_of_the_package():

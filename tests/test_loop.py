@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 import flsl_jax
+from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
-from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.training.writers import read_metrics
 from tests.tiny import tiny_config
-from tests.training.test_init_from import random_backbone, save
+from tests.weights.test_initial import random_backbone, save
 
 ROOT = Path(__file__).parents[1]
 TIMING = ("images_per_sec", "data_wait_share", "mfu")

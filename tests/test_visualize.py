@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from flsl_jax.album import Album, make_album
+from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import to_dict
 from flsl_jax.errors import UserError
 from flsl_jax.loop import write_config
-from flsl_jax.training.checkpoints import Checkpoints
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state
 from tests.tiny import tiny_config

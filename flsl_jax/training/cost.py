@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import Config
+from flsl_jax.networks import build_network
 from flsl_jax.training.guide import GuideNetwork
-from flsl_jax.training.state import build_network
 
 # Dense (not sparse) peaks in FLOP/s of what JAX calls one device, from the makers' data sheets: bfloat16 products with
 # float32 sums, float16 on V100 and T4, which have no bfloat16. TPU v2, v3 and v7x show each chip as two devices.

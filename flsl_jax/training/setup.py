@@ -14,12 +14,13 @@ from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
 from flsl_jax.data.views import Augmentation, ViewRecipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
+from flsl_jax.networks import compute_dtype, network_graph
 from flsl_jax.training import cost
-from flsl_jax.training.encoding import Encoding
+from flsl_jax.training.forward import Forward
 from flsl_jax.training.guide import Guide, GuideNetwork
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.schedules import make_schedules
-from flsl_jax.training.state import TrainState, compute_dtype, create_state, network_graph
+from flsl_jax.training.state import TrainState, create_state
 from flsl_jax.training.step import Metrics, TrainStep, jit_step
 
 
@@ -106,7 +107,7 @@ def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | No
     return TrainStep(
         config=config,
         graph=graph,
-        encoding=Encoding(
+        forward=Forward(
             config=config,
             graph=graph,
             recipe=view_recipe(config.views),

@@ -1,4 +1,4 @@
-"""One training step as a pure function: encoding, objective, gradients, AdamW, EMA."""
+"""One training step as a pure function: forward pass, objective, gradients, AdamW, EMA."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from flax import nnx
 
 from flsl_jax import objective
 from flsl_jax.config import Config, ObjectiveConfig
-from flsl_jax.training.encoding import Encoding
+from flsl_jax.training.forward import Forward
 from flsl_jax.training.monitor import monitor_values
 from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update
 from flsl_jax.training.schedules import StepSchedules
@@ -30,7 +30,7 @@ class TrainStep:
 
     config: Config
     graph: nnx.GraphDef
-    encoding: Encoding
+    forward: Forward
     schedules: StepSchedules
     optimizer: optax.GradientTransformation
     freeze_last_layer_steps: int
@@ -78,7 +78,7 @@ class TrainStep:
         self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, " K"]]]:
         settings, step = self.config.objective, state.step
-        encoded = self.encoding(student, state=state, images=images, sample=sample)
+        encoded = self.forward(student, state=state, images=images, sample=sample)
         queries, modes, positives = (_rows(x) for x in (encoded.queries, encoded.modes, encoded.positives))
         student_logits = nnx.merge(self.graph, student).head(modes)
         teacher_logits = jax.lax.stop_gradient(nnx.merge(self.graph, state.teacher).head(positives))

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import Config, HeadConfig, parse_saved_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.models.position import resize_embedding, sincos_embedding
-from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.training.state import architecture_of
+from flsl_jax.networks import architecture_of
 from flsl_jax.weights.canonical import Tensors, backbone_params, backbone_tensors, head_params, head_tensors
-from flsl_jax.weights.importing import import_weights
 from flsl_jax.weights.load import is_run
+from flsl_jax.weights.reading.importing import import_weights
 
 _SINCOS_TOLERANCE = 1e-4
 

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import parse_saved_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
-from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.training.state import network_graph
+from flsl_jax.networks import network_graph
 from flsl_jax.weights.canonical import backbone_params
-from flsl_jax.weights.importing import Imported, import_weights
+from flsl_jax.weights.reading.importing import Imported, import_weights
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from flax import nnx
 from configs import vits16
 from flsl_jax.config import parse_config
 from flsl_jax.models import Architecture, ViT
+from flsl_jax.networks import build_network
 from flsl_jax.training import cost
-from flsl_jax.training.state import build_network
 from tests.tiny import tiny_config
 
 

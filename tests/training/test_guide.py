@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from flsl_jax import parallel
+from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.config import ParallelConfig, to_dict
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.data.views import make_views
@@ -19,16 +20,14 @@ from flsl_jax.loop import train
 from flsl_jax.models import ViT
 from flsl_jax.objective import num_queries
 from flsl_jax.training import cost
-from flsl_jax.training.checkpoints import read_checkpoint
-from flsl_jax.training.encoding import encode_views
-from flsl_jax.training.guide import check_same_guide
+from flsl_jax.training.forward import encode_views
+from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.setup import build_training
 from flsl_jax.training.writers import read_metrics
-from flsl_jax.weights.guide import open_guide
 from tests.objective import reference
 from tests.tiny import tiny_config
-from tests.training.test_init_from import random_backbone, save
 from tests.training.test_step import assert_same_losses, build, make_batch, run
+from tests.weights.test_initial import random_backbone, save
 
 SHARED = {"inv_temp": 0.05, "sharpness": 200.0}
 
@@ -83,17 +82,17 @@ def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_th
     weight = {"start": share, "end": share}
     config = guided_config(source, model={"drop_path": 0.0}, views={"recipe": recipe}, guide={"weight": weight})
     training = build(config)
-    encoding, state = training.pure_step.encoding, training.init()
+    forward, state = training.pure_step.forward, training.init()
     images, sample = map(jnp.asarray, make_batch(0))
-    ours = jax.jit(lambda state: encoding(state.student, state=state, images=images, sample=sample))(state)
-    views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=encoding.recipe))()
-    student, teacher = (nnx.merge(encoding.graph, params) for params in (state.student, state.teacher))
+    ours = jax.jit(lambda state: forward(state.student, state=state, images=images, sample=sample))(state)
+    views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=forward.recipe))()
+    student, teacher = (nnx.merge(forward.graph, params) for params in (state.student, state.teacher))
     teacher_tokens = np.asarray(encode_views(teacher, views.teacher), np.float64)
-    base = np.asarray(encoding.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
+    base = np.asarray(forward.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
     expected, place = [], 0
-    for group, pixels, crops in zip(encoding.recipe.students, views.students, views.crops, strict=True):
+    for group, pixels, crops in zip(forward.recipe.students, views.students, views.crops, strict=True):
         tokens = np.asarray(encode_views(student, pixels))
-        guide_tokens = np.asarray(encoding.guide.features(state.guide, crops), np.float64)
+        guide_tokens = np.asarray(forward.guide.features(state.guide, crops), np.float64)
         count = num_queries((group.size // 8,) * 2, window=config.objective.query_window)
         for view, paired in enumerate(group.teacher_of):
             queries = np.asarray(ours.queries[:, place : place + count], np.float64)

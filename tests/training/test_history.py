@@ -6,8 +6,8 @@ import jax
 import pytest
 from flax import nnx
 
+from flsl_jax.networks import build_network
 from flsl_jax.training.history import read_run
-from flsl_jax.training.state import build_network
 from tests.tiny import tiny_config
 
 HEALTHY = {

@@ -10,8 +10,8 @@ import pytest
 
 from flsl_jax import parallel
 from flsl_jax.config import ParallelConfig
+from flsl_jax.training.guide import open_guide
 from flsl_jax.training.setup import build_training
-from flsl_jax.weights.guide import open_guide
 from tests.tiny import tiny_config
 
 STEPS_PER_EPOCH = 4

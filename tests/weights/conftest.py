@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from flsl_jax.weights.export import ExportOptions, export
-from flsl_jax.weights.trained import read_trained
+from flsl_jax.weights.export.exporting import ExportOptions, export
+from flsl_jax.weights.export.trained import read_trained
 from tests.weights.conversion import place, small_config, write_run
 
 

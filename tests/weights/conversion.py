@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax import parallel
+from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import ParallelConfig, to_dict
-from flsl_jax.training.checkpoints import Checkpoints
-from flsl_jax.training.state import build_network
-from flsl_jax.weights import parity
+from flsl_jax.networks import build_network
+from flsl_jax.weights.export import parity
 from flsl_jax.weights.layouts import LAYOUTS
 from tests.tiny import tiny_config
 

@@ -10,11 +10,11 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import flsl_jax
+from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import to_dict
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
-from flsl_jax.training.checkpoints import Checkpoints
-from flsl_jax.training.state import architecture_of, build_network
+from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors
 from flsl_jax.weights.layouts import LAYOUTS, to_layout
 from flsl_jax.weights.load import load_network

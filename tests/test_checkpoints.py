@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from flsl_jax import parallel
+from flsl_jax.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint, read_checkpoint
 from flsl_jax.config import ParallelConfig
 from flsl_jax.errors import UserError
-from flsl_jax.training.checkpoints import CheckpointPlace, Checkpoints, find_checkpoint, read_checkpoint
 
 
 def make_state(value=1.0, shape=(64, 128)):

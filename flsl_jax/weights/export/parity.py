@@ -14,8 +14,8 @@ from flax import nnx
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.typing import Float
 from flsl_jax.weights.canonical import Tensors, backbone_params, backbone_tensors
-from flsl_jax.weights.counterparts import Outputs, open_counterpart
-from flsl_jax.weights.writing import DTYPES
+from flsl_jax.weights.export.counterparts import Outputs, open_counterpart
+from flsl_jax.weights.export.writing import DTYPES
 
 TOLERANCE = 1e-4
 # Height and width over the training size: 160 × 288 for 224 × 224.

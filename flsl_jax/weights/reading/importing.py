@@ -12,10 +12,10 @@ import numpy as np
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import Tensors
-from flsl_jax.weights.described import Described, describe
-from flsl_jax.weights.files import WeightFile, read_weights
 from flsl_jax.weights.layouts import original_names
-from flsl_jax.weights.sources import ALLOWED, REFUSED, Source, find_source, kind_of_network
+from flsl_jax.weights.reading.file_metadata import FileMetadata, read_file_metadata
+from flsl_jax.weights.reading.files import WeightFile, read_weights
+from flsl_jax.weights.reading.sources import ALLOWED, REFUSED, WeightSource, find_source, kind_of_network
 
 # ViTs whose heads are not 64 channels wide: ViT-H and DINO's ViT-g, by their width.
 _HEADS_OF_WIDTH = {1280: 16, 1408: 16}
@@ -41,7 +41,7 @@ class Imported:
         backbone: its canonical tensors, float32; a class token, a distillation token and registers are the prefix, in this
             order, with their position embeddings.
         head: canonical tensors of a projection head as DINO's, float32; None: there is none.
-        heads_known: whether the number of attention heads was said by the file, its config or a person.
+        heads_known: whether the number of attention heads is given by the file, its config or a person.
         mean, std: of levels from 0 to 1 that it was trained with, red, green and blue.
         unused: names of tensors, or of other entries, that were not read, and what they are.
         notes: what was assumed, one line each.
@@ -94,10 +94,10 @@ def import_weights(
             in one line.
     """
     file = read_weights(path)
-    said = describe(file)
-    num_heads = num_heads or said.num_heads
+    metadata = read_file_metadata(file)
+    num_heads = num_heads or metadata.num_heads
     torch_file = file.path.suffix != ".safetensors"
-    found = find_source(file.tensors, chosen=source, described=said.source, torch_file=torch_file)
+    found = find_source(file.tensors, chosen=source, described=metadata.source, torch_file=torch_file)
     if found is None:
         raise UserError(
             f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "
@@ -105,16 +105,18 @@ def import_weights(
         )
     parts = _split(file, found, network=network)
     tensors, unknown = original_names(parts.backbone, found.names)
-    _refuse_other_parts(file.path, unknown, said)
-    notes, unused = [*said.notes, *parts.notes], dict(parts.unused)
+    _refuse_other_parts(file.path, unknown, metadata)
+    notes, unused = [*metadata.notes, *parts.notes], dict(parts.unused)
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     _add_absent_biases(tensors, notes)
     architecture, problems = _architecture(
-        tensors, found, said, num_heads=num_heads, assumed_heads=assumed_heads, path=file.path
+        tensors, found, metadata, num_heads=num_heads, assumed_heads=assumed_heads, path=file.path
     )
     problems = [f"unknown {name}" for name in unknown] + problems
     if not problems:
-        tensors, architecture, problems = _place_tokens(tensors, architecture, found, said, unused=unused, notes=notes)
+        tensors, architecture, problems = _place_tokens(
+            tensors, architecture, found, metadata, unused=unused, notes=notes
+        )
     if problems:
         raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
     if not num_heads:
@@ -130,8 +132,8 @@ def import_weights(
         backbone=tensors,
         head=parts.head,
         heads_known=bool(num_heads),
-        mean=said.mean,
-        std=said.std,
+        mean=metadata.mean,
+        std=metadata.std,
         unused=unused,
         notes=tuple(notes),
     )
@@ -147,7 +149,7 @@ class _Parts:
     notes: tuple[str, ...]
 
 
-def _split(file: WeightFile, source: Source, *, network: str) -> _Parts:
+def _split(file: WeightFile, source: WeightSource, *, network: str) -> _Parts:
     """Backbone, head, and what else is in the file; names that nothing is known of stay with the backbone."""
     prefix, notes = _choose_prefix(file, source, network=network)
     container = re.sub(_WRAPPED, "", prefix)
@@ -172,7 +174,7 @@ def _split(file: WeightFile, source: Source, *, network: str) -> _Parts:
     return _Parts(backbone=backbone, head=tensors or None, unused=unused, notes=notes)
 
 
-def _choose_prefix(file: WeightFile, source: Source, *, network: str) -> tuple[str, tuple[str, ...]]:
+def _choose_prefix(file: WeightFile, source: WeightSource, *, network: str) -> tuple[str, tuple[str, ...]]:
     """What stands before the backbone's names, by the network that is wanted where there are two."""
     ends = [name for name in file.tensors if name == source.anchor or name.endswith(f".{source.anchor}")]
     prefixes = [name.removesuffix(source.anchor) for name in ends]
@@ -198,7 +200,7 @@ def _head(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[s
     return {}
 
 
-def _refuse_other_parts(path: Path, unknown: list[str], said: Described) -> None:
+def _refuse_other_parts(path: Path, unknown: list[str], metadata: FileMetadata) -> None:
     """One line for a transformer that computes something else, instead of the list of its names."""
     for pattern, kind in REFUSED:
         names = [name for name in unknown if re.search(pattern, name)]
@@ -206,8 +208,10 @@ def _refuse_other_parts(path: Path, unknown: list[str], said: Described) -> None
             raise UserError(
                 f"{path} is a ViT with {kind} ({names[0]}), which the backbone here has not; expected a plain ViT"
             )
-    if said.activation not in (None, "gelu", "gelu_python"):
-        raise UserError(f"{path} uses the activation {said.activation!r}; the backbone here has the exact GELU only")
+    if metadata.activation not in (None, "gelu", "gelu_python"):
+        raise UserError(
+            f"{path} uses the activation {metadata.activation!r}; the backbone here has the exact GELU only"
+        )
 
 
 def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
@@ -225,8 +229,8 @@ def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
 
 def _architecture(
     tensors: Tensors,
-    source: Source,
-    said: Described,
+    source: WeightSource,
+    metadata: FileMetadata,
     *,
     num_heads: int | None,
     assumed_heads: int | None,
@@ -260,9 +264,9 @@ def _architecture(
         depth=depth,
         num_heads=heads,
         mlp_ratio=hidden // width,
-        pos_resize=said.pos_resize or source.pos_resize,
+        pos_resize=metadata.pos_resize or source.pos_resize,
         layer_scale=any(name.endswith("ls1.gamma") for name in tensors),
-        norm_eps=said.norm_eps or source.norm_eps,
+        norm_eps=metadata.norm_eps or source.norm_eps,
         final_norm=source.final_norm or bool(norms),
     )
     return arch, _differences(tensors, expected_shapes(arch))
@@ -297,7 +301,13 @@ def _differences(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> l
 
 
 def _place_tokens(
-    tensors: Tensors, arch: Architecture, source: Source, said: Described, *, unused: dict[str, str], notes: list[str]
+    tensors: Tensors,
+    arch: Architecture,
+    source: WeightSource,
+    metadata: FileMetadata,
+    *,
+    unused: dict[str, str],
+    notes: list[str],
 ) -> tuple[Tensors, Architecture, list[str]]:
     """Prefix tokens with their position embeddings folded in, and the grid of those that are left."""
     tensors = dict(tensors)
@@ -305,10 +315,10 @@ def _place_tokens(
     positions = tensors["pos_embed"]
     count = sum(token.shape[1] for token in own.values())
     candidates = [count, *([1] if "cls_token" in own and count > 1 else []), 0, *([1] if source.spare_row else [])]
-    found = ((rows, _grid(positions.shape[1] - rows, said.grid)) for rows in candidates)
+    found = ((rows, _grid(positions.shape[1] - rows, metadata.grid)) for rows in candidates)
     rows, grid = next(((rows, grid) for rows, grid in found if grid), (0, None))
     if grid is None:
-        wanted = f"{said.grid[0]}×{said.grid[1]}" if said.grid else "a square"
+        wanted = f"{metadata.grid[0]}×{metadata.grid[1]}" if metadata.grid else "a square"
         return (
             tensors,
             arch,
@@ -334,10 +344,10 @@ def _place_tokens(
     return tensors, dataclasses.replace(arch, grid=grid, num_prefix=num_prefix), []
 
 
-def _grid(count: int, said: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The grid of so many positions: the one that was said, else a square; None where they do not fit it."""
-    if said is not None:
-        return said if said[0] * said[1] == count else None
+def _grid(count: int, given: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The grid of `count` positions: the one that the file gives, else a square; None where `count` does not fit it."""
+    if given is not None:
+        return given if given[0] * given[1] == count else None
     side = math.isqrt(max(count, 0))
     return (side, side) if side and side * side == count else None
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flsl_jax._version import __version__
+from flsl_jax.weights.export.trained import Trained
 from flsl_jax.weights.layouts import LAYOUTS
-from flsl_jax.weights.trained import Trained
 
 # Registered names whose every argument that differs is in the config.
 _TIMM_NAMES = {

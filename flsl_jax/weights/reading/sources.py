@@ -15,7 +15,7 @@ from flsl_jax.weights.layouts import LAYOUTS, Names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class WeightSource:
     """Code that writes state dicts.
 
     Attributes:
@@ -86,8 +86,8 @@ _MM_ANCHOR = "patch_embed.projection.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
 
 # The first whose marks are all there is taken, so that the more particular stand before the more general.
-SOURCES: tuple[Source, ...] = (
-    Source(
+SOURCES: tuple[WeightSource, ...] = (
+    WeightSource(
         name="detectron2",
         maker="detectron2's ViTDet",
         names=LAYOUTS["detectron2"].names | _TOKENS,
@@ -96,7 +96,7 @@ SOURCES: tuple[Source, ...] = (
         final_norm=False,
         spare_row=True,
     ),
-    Source(
+    WeightSource(
         name="dinov2-registers",
         maker="DINOv2 with registers",
         names=_DINOV2,
@@ -104,14 +104,14 @@ SOURCES: tuple[Source, ...] = (
         marks=(r"(^|\.)register_tokens$",),
         pos_resize="bicubic_antialias",
     ),
-    Source(
+    WeightSource(
         name="mae",
         maker="MAE",
         names=_TIMM,
         anchor=_TIMM_ANCHOR,
         marks=(r"(^|\.)decoder_embed\.weight$",),
     ),
-    Source(
+    WeightSource(
         name="dinov2",
         maker="DINOv2",
         names=_DINOV2,
@@ -119,7 +119,7 @@ SOURCES: tuple[Source, ...] = (
         marks=(r"(^|\.)mask_token$",),
         pos_resize="bicubic_dino",
     ),
-    Source(
+    WeightSource(
         name="ibot",
         maker="iBOT",
         names=_TIMM,
@@ -127,7 +127,7 @@ SOURCES: tuple[Source, ...] = (
         marks=(r"(^|\.)(masked_embed|head\.last_layer2\.\S+)$",),
         pos_resize="bicubic_dino",
     ),
-    Source(
+    WeightSource(
         name="dino",
         maker="DINO, or the FLSL release",
         names=_TIMM,
@@ -135,14 +135,14 @@ SOURCES: tuple[Source, ...] = (
         marks=(r"(^|\.)backbone\.patch_embed\.|^(student|teacher)\.",),
         pos_resize="bicubic_dino",
     ),
-    Source(
+    WeightSource(
         name="ijepa",
         maker="I-JEPA",
         names=_TIMM,
         anchor=_TIMM_ANCHOR,
         marks=(r"^(target_)?encoder\.(module\.)?patch_embed\.",),
     ),
-    Source(
+    WeightSource(
         name="deit",
         maker="DeiT, MAE's encoder, or mmdetection's ViTDet",
         names=_TIMM,
@@ -152,7 +152,7 @@ SOURCES: tuple[Source, ...] = (
         final_norm=False,
         spare_row=True,
     ),
-    Source(
+    WeightSource(
         name="timm",
         maker="timm",
         names=_TIMM,
@@ -161,7 +161,7 @@ SOURCES: tuple[Source, ...] = (
         pos_resize="bicubic_antialias",
         final_norm=False,
     ),
-    Source(
+    WeightSource(
         name="mmseg",
         maker="mmsegmentation",
         names=LAYOUTS["mmseg"].names | {"cls_token": "cls_token"},
@@ -170,14 +170,14 @@ SOURCES: tuple[Source, ...] = (
         final_norm=False,
         spare_row=True,
     ),
-    Source(
+    WeightSource(
         name="mmpretrain",
         maker="mmpretrain",
         names=LAYOUTS["mmpretrain"].names | {"cls_token": "cls_token"},
         anchor=_MM_ANCHOR,
         final_norm=False,
     ),
-    Source(
+    WeightSource(
         name="transformers-dinov2-registers",
         maker="transformers' Dinov2WithRegistersModel",
         names=_HF_DINOV2,
@@ -186,7 +186,7 @@ SOURCES: tuple[Source, ...] = (
         older=_HF_OLDER,
         pos_resize="bicubic_antialias",
     ),
-    Source(
+    WeightSource(
         name="transformers-dinov2",
         maker="transformers' Dinov2Model",
         names=_HF_DINOV2,
@@ -194,7 +194,7 @@ SOURCES: tuple[Source, ...] = (
         marks=(r"\.layer_scale1\.lambda1$",),
         older=_HF_OLDER,
     ),
-    Source(
+    WeightSource(
         name="transformers",
         maker="transformers' ViTModel, DeiTModel, ViTMAEModel or IJepaModel",
         names=_HF_VIT,
@@ -202,7 +202,7 @@ SOURCES: tuple[Source, ...] = (
         older=_HF_OLDER,
         norm_eps=1e-12,
     ),
-    Source(
+    WeightSource(
         name="transformers-vitdet",
         maker="transformers' VitDetBackbone",
         names=LAYOUTS["transformers-vitdet"].names,
@@ -210,7 +210,7 @@ SOURCES: tuple[Source, ...] = (
         final_norm=False,
         spare_row=True,
     ),
-    Source(
+    WeightSource(
         name="torchvision",
         maker="torchvision's ViT",
         names=_TORCHVISION,
@@ -245,7 +245,7 @@ REFUSED: tuple[tuple[str, str], ...] = (
 
 def find_source(
     names: Collection[str], *, chosen: str | None, described: str | None, torch_file: bool
-) -> Source | None:
+) -> WeightSource | None:
     """The source of a state dict; None where no vision transformer that is known has such names.
 
     Args:

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
-from flsl_jax.weights.files import read_weights
-from flsl_jax.weights.importing import import_weights
 from flsl_jax.weights.load import build_backbone
+from flsl_jax.weights.reading.files import read_weights
+from flsl_jax.weights.reading.importing import import_weights
 from tests.frameworks import import_framework, random_images, randomise, torch_tokens
 from tests.weights import published
 from tests.weights.published import random_state, twin_tokens

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from flsl_jax.errors import UserError
-from flsl_jax.weights.files import read_weights
+from flsl_jax.weights.reading.files import read_weights
 
 TENSORS = {
     "norm.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -9,14 +9,14 @@ import numpy as np
 
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.weights import parity, writing
 from flsl_jax.weights.canonical import Tensors
-from flsl_jax.weights.card import card_paths, write_card
-from flsl_jax.weights.counterparts import network_prefix, read_canonical
+from flsl_jax.weights.export import parity, writing
+from flsl_jax.weights.export.card import card_paths, write_card
+from flsl_jax.weights.export.counterparts import network_prefix, read_canonical
+from flsl_jax.weights.export.metadata import file_metadata, folder_config, snippet_fields
+from flsl_jax.weights.export.snippets import load_snippet
+from flsl_jax.weights.export.trained import Trained, read_trained
 from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout, to_layout
-from flsl_jax.weights.metadata import file_metadata, folder_config, snippet_fields
-from flsl_jax.weights.snippets import load_snippet
-from flsl_jax.weights.trained import Trained, read_trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.models.position import sincos_embedding
-from flsl_jax.training.checkpoints import read_checkpoint
-from flsl_jax.training.state import architecture_of, build_network
+from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors
 from flsl_jax.weights.initial import read_initial
 from flsl_jax.weights.layouts import LAYOUTS, to_layout

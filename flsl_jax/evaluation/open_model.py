@@ -7,11 +7,11 @@ from pathlib import Path
 
 from flax import nnx
 
+from flsl_jax.checkpoints import committed_step
 from flsl_jax.config import Config, parse_saved_config
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
-from flsl_jax.training.checkpoints import committed_step
-from flsl_jax.training.state import build_network
+from flsl_jax.networks import build_network
 from flsl_jax.weights.load import load_network
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from flsl_jax.models import Architecture, ViT
-from flsl_jax.weights import parity
 from flsl_jax.weights.canonical import backbone_tensors
+from flsl_jax.weights.export import parity
 from tests.weights.test_canonical import random_params
 
 ARCHITECTURE = Architecture(patch_size=4, width=16, depth=2, num_heads=2, grid=(7, 7), num_prefix=2, layer_scale=True)
@@ -16,7 +16,7 @@ ARCHITECTURE = Architecture(patch_size=4, width=16, depth=2, num_heads=2, grid=(
 
 def twin_and_images(mode, *, size):
     torch = pytest.importorskip("torch")
-    from flsl_jax.weights.torch_twin import TorchViT
+    from flsl_jax.weights.export.torch_twin import TorchViT
 
     drawn = backbone_tensors(random_params(ViT(ARCHITECTURE, rngs=nnx.Rngs(0))), ARCHITECTURE)
     tensors = {name: np.float32(0.4) * tensor for name, tensor in drawn.items()}

@@ -1,4 +1,4 @@
-"""From base crops to all that the objective needs of each image: views, tokens, queries, modes and positives."""
+"""The forward pass of student and teacher: from base crops to all that the objective needs of each image."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ _STEP_STREAM = 0x5EED
 
 @flax.struct.dataclass
 class Encoded:
-    """What the objective needs of each image; all that crosses from encoding in micro-batches to the loss.
+    """What the objective needs of each image; all that goes from the micro-batches to the loss.
 
     Q counts the queries of all student views of an image. `tokens` are those of the first one, for the monitor.
     Micro-batches that are not joined yet have a leading axis.
@@ -48,8 +48,8 @@ class _GroupViews:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """The fixed parts of encoding; calling it maps (student parameters, state, images, sample) to `Encoded`. Pure."""
+class Forward:
+    """The fixed parts of the forward pass; calling it maps (student parameters, state, images, sample) to `Encoded`. Pure."""
 
     config: Config
     graph: nnx.GraphDef

@@ -12,9 +12,9 @@ import numpy as np
 
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import Tensors
-from flsl_jax.weights.files import read_weights
+from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.layouts import LAYOUTS, from_layout
-from flsl_jax.weights.snippets import load_snippet
+from flsl_jax.weights.reading.files import read_weights
 
 # Frameworks whose class the printed code builds: where it is, and the package that has a version. DINO's code and the
 # release's are no packages: whatever else is called vision_transformer would be taken for them.
@@ -92,7 +92,7 @@ def network_prefix(network: str) -> str:
 def _open_twin(path: Path, name: str, network: str, architecture: Architecture) -> Counterpart:
     import torch
 
-    from flsl_jax.weights.torch_twin import TorchViT
+    from flsl_jax.weights.export.torch_twin import TorchViT
 
     tensors = read_canonical(path, name=name, network=network, architecture=architecture)
     theirs = dataclasses.replace(architecture, norm_eps=LAYOUTS[name].norm_eps or architecture.norm_eps)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from flsl_jax.models import Architecture
+from flsl_jax.weights.export.metadata import snippet_fields
+from flsl_jax.weights.export.snippets import load_snippet
+from flsl_jax.weights.export.trained import Trained
 from flsl_jax.weights.layouts import LAYOUTS
-from flsl_jax.weights.metadata import snippet_fields
-from flsl_jax.weights.snippets import load_snippet
-from flsl_jax.weights.trained import Trained
 
-DOCS = Path(__file__).parents[2] / "docs" / "weights.md"
+DOCS = Path(__file__).parents[3] / "docs" / "weights.md"
 ARCHITECTURE = Architecture(patch_size=16, width=384, depth=12, num_heads=6)
 FIELDS = snippet_fields(Trained(architecture=ARCHITECTURE, backbones={}, heads={}, source="vits16"))
 

@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import Config, parse_saved_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.training.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.training.state import architecture_of
+from flsl_jax.networks import architecture_of
 from flsl_jax.weights.canonical import Tensors, backbone_tensors, head_tensors
-from flsl_jax.weights.importing import import_weights
 from flsl_jax.weights.load import check_num_heads, is_run
+from flsl_jax.weights.reading.importing import import_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,18 +9,18 @@ from typing import Any
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models.position import PosResize
-from flsl_jax.weights.files import WeightFile
+from flsl_jax.weights.reading.files import WeightFile
 
 # Layouts that are written here and read as those of another source.
 _SOURCE_OF_LAYOUT = {"flsl": "dino", "mmdet-vitdet": "deit"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Described:
-    """What is known of a network without looking at its tensors; None: nothing is said.
+class FileMetadata:
+    """What is known of a network without looking at its tensors; None where the file does not give it.
 
     `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
-    `std`: of levels from 0 to 1; ImageNet's unless said otherwise. `notes`: what a person should know.
+    `std`: of levels from 0 to 1; ImageNet's unless the file gives others. `notes`: what a person should know.
     """
 
     source: str | None = None
@@ -34,7 +34,7 @@ class Described:
     notes: tuple[str, ...] = ()
 
 
-def describe(file: WeightFile) -> Described:
+def read_file_metadata(file: WeightFile) -> FileMetadata:
     """Reads our own metadata where there is some, else the config of timm or transformers, else nothing.
 
     Raises:
@@ -50,12 +50,12 @@ def describe(file: WeightFile) -> Described:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         where = "its metadata" if "architecture" in file.metadata else file.path.parent / "config.json"
         raise UserError(f"{file.path}: {where} cannot be understood ({type(error).__name__}: {error})") from error
-    return Described(notes=("normalisation is not said; taken for ImageNet's mean and standard deviation",))
+    return FileMetadata(notes=("normalisation is not said; taken for ImageNet's mean and standard deviation",))
 
 
-def _from_metadata(metadata: Mapping[str, str]) -> Described:
+def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
     arch = json.loads(metadata["architecture"])
-    return Described(
+    return FileMetadata(
         source=_SOURCE_OF_LAYOUT.get(metadata["layout"], metadata["layout"]),
         num_heads=int(arch["num_heads"]),
         norm_eps=float(arch["norm_eps"]),
@@ -66,13 +66,13 @@ def _from_metadata(metadata: Mapping[str, str]) -> Described:
     )
 
 
-def _from_timm(config: Mapping[str, Any]) -> Described:
+def _from_timm(config: Mapping[str, Any]) -> FileMetadata:
     cfg, arguments, name = config["pretrained_cfg"], config.get("model_args", {}), config.get("architecture", "")
     patch = re.search(r"patch(\d+)", name)
     image = arguments.get("img_size")
     side = int(arguments.get("patch_size", patch.group(1) if patch else 0))
     activation = arguments.get("act_layer", "quick_gelu" if "quickgelu" in name else "gelu")
-    return Described(
+    return FileMetadata(
         source="timm",
         num_heads=arguments.get("num_heads"),
         grid=_grid(image, patch_size=side) if image and side else None,
@@ -82,7 +82,7 @@ def _from_timm(config: Mapping[str, Any]) -> Described:
     )
 
 
-def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Described:
+def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> FileMetadata:
     image = config.get("pretrain_image_size", config.get("image_size", 224))
     notes = []
     if config.get("window_block_indices"):
@@ -91,7 +91,7 @@ def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any
         )
     if "image_mean" not in preprocessor:
         notes.append("no preprocessor_config.json: normalisation taken for ImageNet's mean and standard deviation")
-    return Described(
+    return FileMetadata(
         num_heads=int(config["num_attention_heads"]) if "num_attention_heads" in config else None,
         norm_eps=float(config["layer_norm_eps"]) if "layer_norm_eps" in config else None,
         grid=_grid(image, patch_size=_pair(config["patch_size"])[0]) if "patch_size" in config else None,

@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from flsl_jax.weights import parity
-from flsl_jax.weights.counterparts import open_counterpart
+from flsl_jax.weights.export import parity
+from flsl_jax.weights.export.counterparts import open_counterpart
+from flsl_jax.weights.export.metadata import snippet_fields
 from flsl_jax.weights.layouts import LAYOUTS
-from flsl_jax.weights.metadata import snippet_fields
 from tests.frameworks import import_framework
 from tests.weights.conversion import SIZES, assert_equal_outputs, expected, images
 

@@ -11,14 +11,14 @@ import pytest
 from flax import nnx
 
 import flsl_jax
+from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
-from flsl_jax.training.checkpoints import read_checkpoint
 from flsl_jax.weights.canonical import backbone_params, head_params
-from flsl_jax.weights.counterparts import read_canonical
-from flsl_jax.weights.export import ExportOptions, check_shapes, export, write_trained
-from flsl_jax.weights.files import read_weights
+from flsl_jax.weights.export.counterparts import read_canonical
+from flsl_jax.weights.export.exporting import ExportOptions, check_shapes, export, write_trained
+from flsl_jax.weights.export.trained import read_trained
 from flsl_jax.weights.layouts import LAYOUTS
-from flsl_jax.weights.trained import read_trained
+from flsl_jax.weights.reading.files import read_weights
 from tests.weights.conversion import (
     SHAPE,
     SIZES,

@@ -1,0 +1,71 @@
+"""The networks that a config describes, computed as it says: what training, evaluation and weights alike build."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flsl_jax.config import Config
+from flsl_jax.models import Architecture, Flsl, Head, ViT
+
+
+def compute_dtype(config: Config) -> jnp.dtype:
+    """The dtype of matrix products: bfloat16 on accelerators, float32 on CPU, unless the config names one."""
+    name = config.compute.dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def architecture_of(config: Config) -> Architecture:
+    """The backbone that the config describes."""
+    model, side = config.model, config.views.size // config.model.patch_size
+    return Architecture(
+        patch_size=model.patch_size,
+        width=model.width,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        grid=(side, side),
+        pos_embed=model.pos_embed,
+        pos_resize=model.pos_resize,
+    )
+
+
+def backbone_of(architecture: Architecture, config: Config, *, rngs: nnx.Rngs) -> ViT:
+    """A backbone, freshly initialised, computed as the config says: dtype, scan, remat, attention."""
+    scan = config.compute.scan_blocks == "scan"
+    if config.compute.scan_blocks == "auto":
+        # XLA for CPUs computes only once what unrolled blocks would recompute, which leaves remat without effect.
+        backend = jax.default_backend()
+        scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
+    return ViT(
+        architecture,
+        drop_path=config.model.drop_path,
+        init_std=config.model.init_std,
+        dtype=compute_dtype(config),
+        scan_blocks=scan,
+        remat=config.compute.remat,
+        attention=config.compute.attention,
+        rngs=rngs,
+    )
+
+
+def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
+    """Backbone and head as the config describes them, freshly initialised."""
+    head = config.head
+    return Flsl(
+        backbone=backbone_of(architecture_of(config), config, rngs=rngs),
+        head=Head(
+            width=config.model.width,
+            hidden=head.hidden,
+            bottleneck=head.bottleneck,
+            centroids=head.centroids,
+            norm_last_layer=head.norm_last_layer,
+            dtype=compute_dtype(config),
+            rngs=rngs,
+        ),
+    )
+
+
+def network_graph(config: Config) -> nnx.GraphDef:
+    """The static part of the network, which `nnx.merge` joins with a parameter tree; allocates nothing."""
+    return nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))), nnx.Param)[0]

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from flsl_jax.checkpoints import read_checkpoint
-from flsl_jax.training.writers import read_metrics
+from flsl_jax.workdir import read_metrics
 
 _TIMING = ("images_per_sec", "data_wait_share", "mfu")
 

@@ -29,8 +29,9 @@ from flsl_jax.training.monitor import Monitor, first_non_finite
 from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
-from flsl_jax.training.writers import Writers, open_writers, read_metrics
+from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.weights.initial import Initial, read_initial
+from flsl_jax.workdir import read_metrics
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ LAYERS = (
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},
-    {"networks", "checkpoints"},
+    {"networks", "checkpoints", "workdir"},
     {"weights"},
     {"evaluation"},
     {"pictures"},

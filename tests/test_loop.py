@@ -20,7 +20,7 @@ import flsl_jax
 from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
-from flsl_jax.training.writers import read_metrics
+from flsl_jax.workdir import read_metrics
 from tests.tiny import tiny_config
 from tests.weights.test_initial import random_backbone, save
 

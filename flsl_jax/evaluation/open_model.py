@@ -1,18 +1,18 @@
 """What an evaluation or a picture is made of, from one word: a run, a checkpoint, a weight file, or a baseline."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
 from flax import nnx
 
 from flsl_jax.checkpoints import committed_step
-from flsl_jax.config import Config, parse_saved_config
+from flsl_jax.config import Config
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.networks import build_network
 from flsl_jax.weights.load import load_network
+from flsl_jax.workdir import read_run_config
 
 log = logging.getLogger(__name__)
 
@@ -111,17 +111,3 @@ def _trained(source: str, *, num_heads: int) -> OpenedModel:
     config = read_run_config(workdir)
     encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=config.objective.self_inv_temp.end)
     return OpenedModel(encoder=encoder, source=source, step=step, config=config, workdir=workdir, results=results)
-
-
-def read_run_config(workdir: Path) -> Config:
-    """The config of a run, from the `config.json` in its workdir.
-
-    Raises:
-        UserError: there is none, or it is not one.
-    """
-    path = workdir / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
-    return parse_saved_config(values)

@@ -82,27 +82,6 @@ def write_result(values: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Every result in a folder and the folders in it, such as a run's `results/`, in the order of their paths.
-
-    Raises:
-        UserError: a file is not a result.
-    """
-    found = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            values = json.loads(path.read_text())
-            missing = {"task", "metrics", "model"} - values.keys()
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: not a result of flsl_jax.evaluate ({error}); remove it") from error
-        if missing:
-            raise UserError(
-                f"{path}: not a result of flsl_jax.evaluate (it lacks {', '.join(sorted(missing))}); remove it"
-            )
-        found.append(values)
-    return found
-
-
 def table(values: Mapping[str, Any]) -> str:
     """A result for the terminal: a line for each metric, the table of its rows, the reference to compare with."""
     model = values["model"]

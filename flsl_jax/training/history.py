@@ -8,11 +8,10 @@ import jax
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.evaluation.results import read_results
 from flsl_jax.networks import build_network
 from flsl_jax.pictures.runs import Run
 from flsl_jax.training.monitor import Alarm, Monitor
-from flsl_jax.training.writers import read_metrics
+from flsl_jax.workdir import read_metrics, read_results
 
 
 def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) -> Run:

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from flsl_jax.errors import UserError
 from flsl_jax.objective import TERMS
+from flsl_jax.workdir import read_metrics
 
 _SHOWN = ("loss", *TERMS)
 
@@ -153,14 +154,3 @@ def open_writers(
     if wandb:
         writers.append(WeightsAndBiases(wandb, workdir=workdir))
     return Writers(writers, terminal=Terminal(start_step=start_step, total_steps=total_steps))
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no file. A torn last line, left by a kill, is passed over."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines

@@ -7,8 +7,9 @@ import pytest
 
 from flsl_jax.config import BboxKnnConfig
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.results import check_writable, read_results, result, table, write_result
+from flsl_jax.evaluation.results import check_writable, result, table, write_result
 from flsl_jax.evaluation.task import Scores, TaskResult
+from flsl_jax.workdir import read_results
 
 
 def _result(**metrics):

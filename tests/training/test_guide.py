@@ -23,7 +23,7 @@ from flsl_jax.training import cost
 from flsl_jax.training.forward import encode_views
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.setup import build_training
-from flsl_jax.training.writers import read_metrics
+from flsl_jax.workdir import read_metrics
 from tests.objective import reference
 from tests.tiny import tiny_config
 from tests.training.test_step import assert_same_losses, build, make_batch, run

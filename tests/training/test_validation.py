@@ -14,7 +14,7 @@ from flsl_jax.evaluation.tasks import TASKS
 from flsl_jax.loop import train
 from flsl_jax.training.setup import build_training
 from flsl_jax.training.validation import StoppedEvaluating, Validation
-from flsl_jax.training.writers import read_metrics
+from flsl_jax.workdir import read_metrics
 from tests.tiny import tiny_config
 
 SOURCE = {"name": "scenes", "count": 24, "scene_size": 32}

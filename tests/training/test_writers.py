@@ -2,7 +2,8 @@
 
 import json
 
-from flsl_jax.training.writers import JsonLines, open_writers, read_metrics
+from flsl_jax.training.writers import JsonLines, open_writers
+from flsl_jax.workdir import read_metrics
 
 
 def write(path, steps, *, start):

@@ -8,10 +8,9 @@ from typing import Any
 
 from flsl_jax._version import __version__
 from flsl_jax.config import SourceConfig
-from flsl_jax.evaluation.results import read_results
-from flsl_jax.training.writers import read_metrics
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
+from flsl_jax.workdir import read_metrics, read_results
 
 _PAPER = "[Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023"
 

@@ -96,13 +96,7 @@ def import_weights(
     file = read_weights(path)
     metadata = read_file_metadata(file)
     num_heads = num_heads or metadata.num_heads
-    torch_file = file.path.suffix != ".safetensors"
-    found = find_source(file.tensors, chosen=source, described=metadata.source, torch_file=torch_file)
-    if found is None:
-        raise UserError(
-            f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "
-            "plain vision transformer of timm, DINO, DINOv2, MAE, iBOT, FLSL, torchvision or transformers"
-        )
+    found = _source_of(file, metadata, chosen=source)
     parts = _split(file, found, network=network)
     tensors, unknown = original_names(parts.backbone, found.names)
     _refuse_other_parts(file.path, unknown, metadata)
@@ -119,12 +113,7 @@ def import_weights(
         )
     if problems:
         raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
-    if not num_heads:
-        notes.append(
-            f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)"
-        )
-    if not architecture.final_norm:
-        notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")
+    _note_assumptions(notes, architecture, heads_known=bool(num_heads))
     return Imported(
         path=file.path,
         source=found.maker,
@@ -137,6 +126,26 @@ def import_weights(
         unused=unused,
         notes=tuple(notes),
     )
+
+
+def _source_of(file: WeightFile, metadata: FileMetadata, *, chosen: str | None) -> WeightSource:
+    torch_file = file.path.suffix != ".safetensors"
+    found = find_source(file.tensors, chosen=chosen, described=metadata.source, torch_file=torch_file)
+    if found is None:
+        raise UserError(
+            f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "
+            "plain vision transformer of timm, DINO, DINOv2, MAE, iBOT, FLSL, torchvision or transformers"
+        )
+    return found
+
+
+def _note_assumptions(notes: list[str], architecture: Architecture, *, heads_known: bool) -> None:
+    if not heads_known:
+        notes.append(
+            f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)"
+        )
+    if not architecture.final_norm:
+        notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

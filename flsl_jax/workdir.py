@@ -1,0 +1,56 @@
+"""What a run leaves in its workdir, read back: the config, the metrics, the results of evaluations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flsl_jax.config import Config, parse_saved_config
+from flsl_jax.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_run_config(workdir: Path) -> Config:
+    """The config of a run, from the `config.json` in its workdir.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
+    return parse_saved_config(values)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no file. A torn last line, left by a kill, is passed over."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result in a folder and the folders in it, such as a run's `results/`, in the order of their paths.
+
+    Raises:
+        UserError: a file is not a result.
+    """
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            values = json.loads(path.read_text())
+            missing = {"task", "metrics", "model"} - values.keys()
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not a result of flsl_jax.evaluate ({error}); remove it") from error
+        if missing:
+            raise UserError(
+                f"{path}: not a result of flsl_jax.evaluate (it lacks {', '.join(sorted(missing))}); remove it"
+            )
+        found.append(values)
+    return found

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_layers import LAYERS
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "flsl_jax"
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "benchmarks" / "README.md"])
 # Whatever may cite a page: code, configs, recipes, pages.
@@ -78,3 +81,33 @@ def test_the_reference_names_what_there_is():
         except ModuleNotFoundError:
             module, _, attribute = name.rpartition(".")
             assert hasattr(importlib.import_module(module), attribute), name
+
+
+MAP = (DOCS / "architecture.md").read_text()
+
+
+def test_the_map_names_files_and_definitions_that_exist():
+    wrong = []
+    for file, name in re.findall(r"`((?:\w+/)*\w+\.py)(?::(\w+))?`", MAP):
+        path = next((folder / file for folder in (PACKAGE, ROOT) if (folder / file).exists()), None)
+        if path is None:
+            wrong.append(file)
+        elif name and not re.search(rf"^(?:(?:async )?def |class )?{name}\b", path.read_text(), flags=re.MULTILINE):
+            wrong.append(f"{file}:{name}")
+    folders = re.findall(r"`((?:\w+/)+)`", MAP)
+    wrong += [folder for folder in folders if not any((top / folder).is_dir() for top in (PACKAGE, ROOT))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_map_shows_every_package_and_every_module_at_the_top():
+    there = {f"{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    there |= {path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"}
+    rows = re.findall(r"^\| (`.+?) \|", MAP.split("## The floors")[0], flags=re.MULTILINE)
+    shown = set(re.findall(r"`([\w./]+)`", " ".join(rows)))
+    assert there - shown == set()
+
+
+def test_the_floors_are_those_that_imports_are_checked_by():
+    block = re.search(r"```text\n(.*?)```", MAP.split("## The floors")[1], flags=re.DOTALL)
+    shown = [set(line.split()[1:]) for line in block.group(1).splitlines()]
+    assert shown == [names - {"__init__"} for names in reversed(LAYERS)]

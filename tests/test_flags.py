@@ -46,12 +46,16 @@ def test_flags_give_their_keys_values():
     assert (clusters().clusters, clusters().data.ignore) == ((0, 54), (0,))
 
 
-def test_the_description_names_every_flag_once_and_the_keys_that_groups_share():
-    words = [word for word in describe_group("bbox_knn", BboxKnnConfig).split() if word.startswith("--")]
+def test_the_description_names_every_flag_once_with_its_range_and_the_keys_that_groups_share():
+    described = describe_group("bbox_knn", BboxKnnConfig)
+    words = [word for word in described.split() if word.startswith("--")]
     keys = {word.split("=")[0].removeprefix("--bbox_knn.") for word in words}
     fields = {field.name for field in dataclasses.fields(BboxKnnConfig)}
     assert keys == fields - {"train", "val"} | {"train.KEY", "val.KEY"}
     assert len(words) == len(fields)
+    assert [line.split(maxsplit=1)[1:] for line in described.splitlines() if line.startswith("--bbox_knn.temp=")] == [
+        ["more than 0 (temperature of cosines)"]
+    ]
     assert {"root=", "name=folder", "split=train"} <= set(describe_kind(SourceConfig).split())
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeVar
 from absl import flags
 
 from flsl_jax.config.parsing import parse
-from flsl_jax.config.ranges import Range
+from flsl_jax.config.ranges import Range, range_of
 
 _T = TypeVar("_T")
-_WIDTH = 100
+_WIDTH, _FLAG_WIDTH = 100, 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
 
 
 def describe_group(name: str, kind: type) -> str:
-    """A group for `--help`: what the dataclass says of its keys, then its flags with their defaults.
+    """A group for `--help`: what the dataclass says of its keys, then a line for each flag with its default and its range.
 
     A group of keys inside it is named in a line of its own; `describe_kind` tells its keys, once for all that share them.
     """
@@ -65,14 +65,23 @@ def describe_group(name: str, kind: type) -> str:
         if dataclasses.is_dataclass(default):
             inner.append(f"--{name}.{field.name}.KEY=…, the keys of {type(default).__name__} below")
         else:
-            values.append(f"--{name}.{field.name}={_shown(default)}")
-    return "\n".join([_paragraphs(kind), *inner, textwrap.fill(" ".join(values), _WIDTH, break_on_hyphens=False)])
+            values.append(_line(f"--{name}.{field.name}={_shown(default)}", kind, field.name))
+    return "\n".join([_paragraphs(kind), *inner, *values])
 
 
 def describe_kind(kind: type) -> str:
-    """The keys of a group that several others hold, with their defaults, for `--help`."""
-    defaults = " ".join(f"{field.name}={_shown(getattr(kind(), field.name))}" for field in dataclasses.fields(kind))
-    return f"=== {kind.__name__} ===\n{_paragraphs(kind)}\n{textwrap.fill(defaults, _WIDTH, break_on_hyphens=False)}"
+    """The keys of a group that several others hold, with their defaults and ranges, for `--help`."""
+    keys = [field.name for field in dataclasses.fields(kind)]
+    lines = [_line(f"{key}={_shown(getattr(kind(), key))}", kind, key) for key in keys]
+    return "\n".join([f"=== {kind.__name__} ===", _paragraphs(kind), *lines])
+
+
+def _line(flag: str, kind: type, key: str) -> str:
+    """A flag with its default, and beside it the values that it takes."""
+    hint = typing.get_type_hints(kind, include_extras=True)[key]
+    within = range_of(hint)
+    takes = within.describe() if within else " | ".join(map(str, typing.get_args(hint)))
+    return f"{flag:<{_FLAG_WIDTH}}{takes}".rstrip()
 
 
 def _paragraphs(kind: type) -> str:

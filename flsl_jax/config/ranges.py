@@ -105,7 +105,7 @@ def _numbers(settings: Any, *, path: str, inherited: Range | None) -> Iterator[t
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{path}.{field.name}"
-        own = next((mark for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, Range)), None)
+        own = range_of(hints[field.name])
         if dataclasses.is_dataclass(value):
             yield from _numbers(value, path=name, inherited=own)
         elif _is_number(value):
@@ -113,6 +113,11 @@ def _numbers(settings: Any, *, path: str, inherited: Range | None) -> Iterator[t
             if found is None:
                 raise TypeError(f"{type(settings).__name__}.{field.name} has no Range; write one into its annotation")
             yield name, value, found
+
+
+def range_of(hint: Any) -> Range | None:
+    """The range that a field's annotation holds, as `typing.get_type_hints(..., include_extras=True)` gives it."""
+    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Range)), None)
 
 
 def _is_number(value: Any) -> bool:

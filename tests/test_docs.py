@@ -67,6 +67,18 @@ def test_every_citation_names_a_page_and_a_heading_that_exist():
     assert not wrong, "\n".join(wrong)
 
 
+def test_nothing_cites_a_document_that_is_not_in_the_repository():
+    outside = re.compile(r"\b(?:METHOD|DESIGN|PROTOCOLS|FORMATS|PERFORMANCE|TRANSFER|USERS|ACCELERATORS)(?:\.md)?\b")
+    found = [
+        f"{name_of(path)}: {line.strip()}"
+        for path in CITING
+        if path != Path(__file__)
+        for line in path.read_text().splitlines()
+        if outside.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_the_site_has_every_page():
     listed = re.findall(r": (\w+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
     assert sorted(listed) == sorted(page.name for page in DOCS.glob("*.md"))

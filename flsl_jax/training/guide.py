@@ -1,4 +1,4 @@
-"""The frozen backbone of an earlier run that guides the cross-attention of a second stage (METHOD, objective 7)."""
+"""The frozen backbone of an earlier run that guides the cross-attention of a second stage (docs/method.md, Second stage)."""
 
 import dataclasses
 import functools

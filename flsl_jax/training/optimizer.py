@@ -1,4 +1,4 @@
-"""AdamW as METHOD ("Networks") has it: masked decay, clip by tensor or globally, parts that start frozen."""
+"""AdamW (docs/method.md, Training): masked decay, clip by tensor or globally, parts that start frozen."""
 
 from typing import Any, Literal
 

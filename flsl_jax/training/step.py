@@ -116,7 +116,7 @@ def teacher_targets(
     temp: Float[Array, ""],
     center: Float[Array, " K"],
 ) -> Float[Array, "R K"]:
-    """The teacher's probabilities by the config's `targets` (METHOD, "The objective", items 3 and 6)."""
+    """The teacher's probabilities by the config's `targets` (docs/method.md, The objective, items 3 and 6)."""
     if settings.targets == "sinkhorn":
         return objective.sinkhorn_targets(logits, temp=temp, iterations=settings.sinkhorn_iterations)
     return objective.softmax_targets(logits, temp=temp, center=center if settings.targets == "centering" else None)

@@ -6,12 +6,12 @@ what both compute where PyTorch is installed, and prints code to copy that loads
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from flsl_jax.errors import UserError, run_main
+from flsl_jax.command_line import required, run_main, show_log
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's workdir (its newest checkpoint is taken), WORKDIR/checkpoints/STEP, or a weight file."
@@ -43,30 +43,25 @@ _ALLOW_MISMATCH = flags.DEFINE_bool(
 )
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the flags, converts, and prints the report."""
-    if len(arguments) > 1:
-        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
-    for name, flag in {"input": _INPUT, "format": _FORMAT, "output": _OUTPUT}.items():
-        if not flag.value:
-            raise UserError(f"--{name} is missing; such as --input=runs/mine --format=timm --output=vit_timm")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    source, target = Path(required(_INPUT, "runs/mine")), Path(required(_OUTPUT, "vit_timm"))
+    target_format = required(_FORMAT, "timm")
+    show_log(logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides of the comparison in full float32
 
     from flsl_jax.weights.export.exporting import ExportOptions, export
 
+    choices: dict[str, Any] = {"network": _NETWORK.value, "what": _WHAT.value, "dtype": _DTYPE.value}
     options = ExportOptions(
-        format=_FORMAT.value,
-        network=_NETWORK.value,
-        what=_WHAT.value,
-        dtype=_DTYPE.value,
+        format=target_format,
+        **choices,
         num_heads=_NUM_HEADS.value or None,
         card=_CARD.value,
         overwrite=_OVERWRITE.value,
         allow_mismatch=_ALLOW_MISMATCH.value,
     )
-    print(export(Path(_INPUT.value), Path(_OUTPUT.value), options).text())
+    print(export(source, target, options).text())
     return 0
 
 

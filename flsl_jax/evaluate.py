@@ -4,15 +4,14 @@ Any task takes any model: a run's workdir, a checkpoint, a weight file, or a bas
 and writes TASK.json with its numbers, every parameter of its protocol, and what they were measured on.
 """
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from flsl_jax.command_line import run_main, show_log
 from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task
 from flsl_jax.config.flags import define_group, describe_group, describe_kind
-from flsl_jax.errors import UserError, run_main
+from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
 _MODEL = flags.DEFINE_string(
@@ -32,17 +31,17 @@ _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixel
 _NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
 _SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
 
-__doc__ += "\nTasks, each with its flags and their defaults:\n" + "".join(  # what --help prints
+_TASK_HELP = "".join(
     f"\n=== {name} ===\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
     for name, task in TASKS.items()
 )
-__doc__ += "".join(f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig))
+_SOURCE_HELP = "".join(f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig))
+# What --help prints.
+__doc__ = f"{__doc__}\nTasks, each with its flags and their defaults:\n{_TASK_HELP}{_SOURCE_HELP}"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the flags, then opens everything, then measures task by task."""
-    if len(arguments) > 1:
-        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
     if not _TASK.value:
         raise UserError(f"--task is missing; name one or more of {', '.join(TASKS)}")
     check_names(_TASK.value)
@@ -52,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         check_sources(values, path=f"--{name}")
         if not _MODEL.value and not TASKS[name].without_model(values):
             raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("flsl_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    show_log()
 
     from flsl_jax.evaluation import results
     from flsl_jax.evaluation.open_model import open_model

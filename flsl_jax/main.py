@@ -1,14 +1,17 @@
-"""Trains FLSL: `python -m flsl_jax.main --config=configs/vits16.py --workdir=DIR [--config.key=value …]`."""
+"""Trains FLSL: `python -m flsl_jax.main --config=quickstart --workdir=DIR [--config.key=value …]`.
 
-import logging
-from collections.abc import Sequence
+The same command again continues the run in the workdir. SIGTERM or Ctrl-C saves first and exits with code 75; a second
+Ctrl-C kills.
+"""
+
 from pathlib import Path
 
 from absl import flags
 
+from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import parse_config
-from flsl_jax.config.files import config_names, define_config_flag
-from flsl_jax.errors import UserError, run_main
+from flsl_jax.config.files import config_names, define_config_flag, describe_config
+from flsl_jax.errors import UserError
 
 _CONFIG = define_config_flag(
     "config",
@@ -21,26 +24,29 @@ _WORKDIR = flags.DEFINE_string(
     "Folder of the run: checkpoints, metrics and curves. The same command again continues the run in it.",
 )
 
+# What --help prints.
+__doc__ = f"""{__doc__}
+Keys of a config with their values in vits16. --config.batch_size=64 and --config.model.depth=6 set two of them, and
+--config.evaluation.TASK.KEY those of an evaluation task, which `python -m flsl_jax.evaluate --help` lists. The dataclasses
+in flsl_jax/config say what each key means.
+
+{describe_config("vits16")}
+"""
+
 # EX_TEMPFAIL of sysexits.h: not done, the same command goes on.
 _STOPPED_EARLY = 75
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the flags and trains."""
-    if len(arguments) > 1:
-        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
     if _CONFIG.value is None:
         raise UserError("--config is missing; name a config, such as --config=quickstart, or a file with get_config()")
-    if not _WORKDIR.value:
-        raise UserError("--workdir is missing; name the folder of the run, such as --workdir=runs/first")
+    workdir = Path(required(_WORKDIR, "runs/first"))
     config = parse_config(_CONFIG.value.to_dict())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("flsl_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    show_log()
 
     from flsl_jax.loop import summary, train
 
-    workdir = Path(_WORKDIR.value)
     outcome = train(config, workdir=workdir)
     print(summary(config, workdir=workdir, outcome=outcome))
     return 0 if outcome.finished else _STOPPED_EARLY

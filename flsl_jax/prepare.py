@@ -2,14 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.shards import Manifest, verify
-from flsl_jax.errors import UserError, run_main
 
 _INPUT = flags.DEFINE_string(
     "input",
@@ -39,22 +38,16 @@ _WORKERS = flags.DEFINE_integer(
 _VERIFY = flags.DEFINE_bool("verify", False, "Only compare the shards in --output with the checksums in its manifest.")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the flags, packs or verifies, and says what is there."""
-    if len(arguments) > 1:
-        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
-    if not _OUTPUT.value:
-        raise UserError("--output is missing; name the folder of the shards")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    output = Path(_OUTPUT.value)
+    output = Path(required(_OUTPUT, "shards"))
+    show_log()
     if _VERIFY.value:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")
         return 0
-    if not _INPUT.value:
-        raise UserError("--input is missing; name a folder of images")
     try:
         manifest = pack_folder(
-            _INPUT.value,
+            required(_INPUT, "photos"),
             output,
             short_side=_SHORT_SIDE.value,
             boxes=Path(_BOXES.value) if _BOXES.value else None,

@@ -4,15 +4,13 @@ Any image, any resolution, any model: a run's workdir, a checkpoint, a weight fi
 is a PNG named after its image and what it shows. docs/pictures.md says what each of them is for.
 """
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
-from flsl_jax.errors import UserError, run_main
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
 from flsl_jax.pictures.images import parse_place
 
@@ -49,22 +47,17 @@ _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixel
 _NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Checks the flags and draws."""
-    if len(arguments) > 1:
-        raise UserError(f"unexpected argument {arguments[1]!r}; flags are written --name=value")
-    for flag, example in ((_MODEL, "runs/quickstart"), (_IMAGES, "scenes"), (_OUTPUT, "pictures")):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing; such as --{flag.name}={example}")
+    models, images = required(_MODEL, "runs/quickstart"), required(_IMAGES, "scenes")
+    output = Path(required(_OUTPUT, "pictures"))
     settings = PictureSettings(
         places=tuple(map(parse_place, _QUERY.value)),
         foreground=_FOREGROUND.value,
         inv_temp=_INV_TEMP.value,
         mode_similarity=_SIMILARITY.value,
     )
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("flsl_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    show_log()
 
     from flsl_jax.album import Album, make_album
     from flsl_jax.host_memory import keep_host_memory
@@ -72,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     keep_host_memory()
     written = make_album(
         Album(
-            models=_MODEL.value, images=_IMAGES.value, output=Path(_OUTPUT.value), pictures=_PICTURES.value,
+            models=models, images=images, output=output, pictures=_PICTURES.value,
             settings=settings, size=_SIZE.value, limit=_LIMIT.value, search=_SEARCH.value,
             search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value,
             compare=_COMPARE.value, report=_REPORT.value,

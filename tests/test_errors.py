@@ -1,41 +1,8 @@
-"""A wrong command line: one line that names the flag and says what was expected; and the reasons of other errors."""
+"""The reasons of errors, in one line."""
 
 import pytest
-from absl import flags
 
-from flsl_jax.errors import UserError, parse_flags, reason
-
-
-@pytest.fixture
-def flag_values():
-    values = flags.FlagValues()
-    flags.DEFINE_integer("count", 1, "", flag_values=values)
-    flags.DEFINE_float("rate", 1.0, "", flag_values=values)
-    flags.DEFINE_bool("flip", False, "", flag_values=values)
-    flags.DEFINE_enum("kind", "a", ["a", "b"], "", flag_values=values)
-    return values
-
-
-def test_a_right_command_line_sets_the_flags_and_leaves_the_rest(flag_values):
-    assert parse_flags(flag_values, ["program", "--count=3", "file", "--flip"]) == ["program", "file"]
-    assert (flag_values.count, flag_values.rate, flag_values.flip) == (3, 1.0, True)
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--count=5.0", "--count=5.0: expected a whole number"),
-        ("--rate=fast", "--rate=fast: expected a number"),
-        ("--flip=perhaps", "--flip=perhaps: expected True or False"),
-        ("--kind=c", "--kind=c: value should be one of <a|b>"),
-        ("--cuont=3", "unknown flag --cuont"),
-    ],
-)
-def test_a_wrong_flag_is_named_in_one_line_with_what_was_expected(flag_values, argument, message):
-    with pytest.raises(UserError) as refused:
-        parse_flags(flag_values, ["program", argument])
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+from flsl_jax.errors import reason
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_a_source_that_is_nowhere_is_refused_by_name(task, keys, message):
 def test_wrong_flags_are_one_line(flag, message):
     code = (
         "from flsl_jax.config import BboxKnnConfig, ClusteringConfig; from flsl_jax.config.flags import define_group; "
-        "from flsl_jax.errors import run_main; define_group('bbox_knn', BboxKnnConfig); "
-        "define_group('clustering', ClusteringConfig); run_main(lambda arguments: 0)"
+        "from flsl_jax.command_line import run_main; define_group('bbox_knn', BboxKnnConfig); "
+        "define_group('clustering', ClusteringConfig); run_main(lambda: 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "flsl_jax"
 # From the bottom up: a module imports from the layers below its own and from its own package.
 LAYERS = (
     {"typing", "errors", "host_memory", "_version"},
+    {"command_line"},
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},

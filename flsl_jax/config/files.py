@@ -7,9 +7,12 @@ anywhere may build on them with `from configs import vits16`.
 import importlib
 import importlib.util
 import sys
+import textwrap
 import traceback
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -86,6 +89,15 @@ def define_config_flag(name: str, *, help_string: str) -> flags.FlagHolder:
     return holder
 
 
+def describe_config(name: str) -> str:
+    """The keys of a config with their values, group by group, for `--help`; without those of the evaluation tasks."""
+    config = load_config(name).to_dict()
+    alone = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    groups = {"": alone} | {f"{key}: ": value for key, value in config.items() if isinstance(value, dict)}
+    lines = [title + " ".join(_shown(group)) for title, group in groups.items()]
+    return "\n".join(textwrap.fill(line, 100, break_on_hyphens=False, subsequent_indent="    ") for line in lines)
+
+
 class _ConfigParser(flags.ArgumentParser):
     """Reads a config by `load_config`, instead of a file alone."""
 
@@ -100,6 +112,14 @@ def _line(path: Path, error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
     return f"{path}, line {lines[-1]}" if lines else str(path)
+
+
+def _shown(group: dict[str, Any]) -> Iterator[str]:
+    for key, value in group.items():
+        if not isinstance(value, dict):
+            yield f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        elif "start" in value:  # a schedule
+            yield from (f"{key}.{inner}" for inner in _shown(value))
 
 
 def _find(place: str) -> Path:

@@ -1,0 +1,95 @@
+"""What the commands (main, evaluate, visualize, convert, prepare) share: flags, errors in one line, exit codes, the log."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from absl import app, flags
+
+from flsl_jax.errors import UserError
+
+_T = TypeVar("_T")
+
+
+def run_main(main: Callable[[], int]) -> NoReturn:
+    """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error.
+
+    `--help` prints the command's own flags and exits with 0. A `UserError` is printed as one line. So is an unknown flag, a
+    flag of a wrong type, an argument that is not a flag, and a key that the config does not have.
+    """
+    app.define_help_flags()
+    try:
+        stray = parse_flags(flags.FLAGS, sys.argv)[1:]
+        if stray:
+            raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+        code = main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    sys.exit(code)
+
+
+def required(flag: flags.FlagHolder[_T | None], example: str) -> _T:
+    """The value of a flag that has no default.
+
+    Args:
+        flag: the flag.
+        example: a value that it could have, for the message.
+
+    Raises:
+        UserError: the flag is missing or empty.
+    """
+    if not flag.value:
+        raise UserError(f"--{flag.name} is missing; such as --{flag.name}={example}")
+    return flag.value
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """Writes what flsl_jax logs, from a level on, and warnings of other libraries, to stderr as plain lines."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flsl_jax").setLevel(level)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def parse_flags(flag_values: flags.FlagValues, arguments: Sequence[str]) -> Sequence[str]:
+    """Sets the flags from a command line, which starts with the program's name, and returns the arguments that are not flags.
+
+    After `--help` the program ends.
+
+    Raises:
+        UserError: a flag is unknown, or its value has the wrong type; names the flag.
+    """
+    try:
+        return flag_values(arguments)
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(flag_values), n=1)
+        meant = f"did you mean --{near[0]}?" if near else "--help lists them"
+        raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
+    except SystemExit:  # absl ends --help with 1, as if it had failed
+        sys.exit(0)
+    except BrokenPipeError:  # --help was piped into `head` or a pager; Python would fail again when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # absl and config files raise many types; each means that the command line is wrong
+        raise UserError(f"command line: {_plain_words(str(error))}") from error
+
+
+# What absl and ml_collections say about a wrong flag, and what the user reads instead.
+_PLAIN_WORDS = (
+    (r"invalid literal for int\(\).*", "expected a whole number"),
+    (r"could not convert string to float.*", "expected a number"),
+    (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
+    (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
+    (r"\"'(\w+)'\"", r'unknown key "\1"; the file that --config names shows those that there are'),
+)
+
+
+def _plain_words(message: str) -> str:
+    line = " ".join(message.replace("\\n", " ").split())
+    for pattern, words in _PLAIN_WORDS:
+        line = re.sub(pattern, words, line)
+    return line

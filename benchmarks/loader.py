@@ -23,6 +23,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from configs import vits16
 from flsl_jax.data.decode import base_crop, decode_image
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.pipeline import Batches, Loader
@@ -36,7 +37,7 @@ _SIZE = flags.DEFINE_integer("size", 224, "Height and width of the crops in pixe
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Repetitions of every measurement.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 64, "Images a repetition.", lower_bound=1)
 
-_AREA, _ASPECT = (0.8, 1.0), (3 / 4, 4 / 3)
+_AREA, _ASPECT = vits16.get_config().views.base_area, vits16.get_config().views.aspect
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 _STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
@@ -151,7 +152,7 @@ def loader_rates(source: Source, *, size: int, workers: int, rounds: int, images
     """Measures the whole loader and the same work in one process, in turns and never at the same time."""
     batch_size = min(64, len(source))
     steps = max(1, images // batch_size)
-    options = {"batch_size": batch_size, "crop_size": size, "seed": 0}
+    options = {"batch_size": batch_size, "crop_size": size, "area": _AREA, "aspect": _ASPECT, "seed": 0}
     single, whole = [], []
     for _ in range(rounds):
         with contextlib.closing(Loader(source, **options).batches()) as alone:

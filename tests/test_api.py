@@ -49,7 +49,7 @@ def test_train_takes_a_config_dict_a_mapping_and_a_checked_config(asked, tmp_pat
         ({"settings": {"optimiser.lr": 1e-3}}, 'unknown key config.optimiser; did you mean "optimizer"?'),
         ({"settings": {"optimizer.lrs": 1e-3}}, 'unknown key config.optimizer.lrs; did you mean "lr"?'),
         ({"settings": {"epochs.count": 3}}, "but config.epochs is a value"),
-        ({"epochs": 0}, "config.epochs is 0; expected 1 or more"),
+        ({"epochs": 0}, "config.epochs is 0; expected a number from 1 to 100000"),
         ({"settings": {"epochs": "ten"}}, "config.epochs is 'ten' (str); expected int"),
     ],
 )

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 from flsl_jax.errors import UserError
 
 # Steps, samples and sizes are int32 on the devices.
-_LARGEST_INT = 2**31 - 1
+LARGEST_INT = 2**31 - 1
+# Leaves an epoch 20,000 steps before the step number is too large for int32.
+MOST_EPOCHS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Range:
         if number == self.also:
             return True
         if isinstance(number, int):
-            return self._between(number) and (number <= _LARGEST_INT or math.isfinite(self.high))
+            return self._between(number) and (number <= LARGEST_INT or math.isfinite(self.high))
         return self._between(number) and self._between(_as_float32(number))
 
     def describe(self) -> str:
@@ -52,7 +54,7 @@ class Range:
         """What was expected instead of a number that is not in the range, for an error message."""
         words, rounding = self._words(), ""
         if isinstance(number, int):
-            words += f", at most {_LARGEST_INT}" if self._between(number) else ""
+            words += f", at most {LARGEST_INT}" if self._between(number) else ""
         elif math.isinf(number):
             words += ", finite"
         elif self._between(number):
@@ -78,7 +80,7 @@ class Range:
 
 
 Seed = Annotated[int, Range(0, 2**32 - 1, unit="32-bit seed")]
-Epochs = Annotated[float, Range(0, unit="epochs")]
+Epochs = Annotated[float, Range(0, MOST_EPOCHS, unit="epochs")]
 Probability = Annotated[float, Range(0, 1, unit="probability")]
 
 

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from flsl_jax.config.evaluation import EvaluationConfig
-from flsl_jax.config.ranges import Epochs, Probability, Range, Seed
+from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
 from flsl_jax.config.source import SourceConfig
 
 
@@ -227,7 +227,7 @@ class Config:
 
     seed: Seed
     batch_size: Annotated[int, Range(1, unit="images")]
-    epochs: Annotated[int, Range(1, unit="epochs")]
+    epochs: Annotated[int, Range(1, MOST_EPOCHS, unit="epochs")]
     stop_at_step: Annotated[int, Range(0, unit="steps; 0: not early")]
     init_from: str = ""
     model: ModelConfig

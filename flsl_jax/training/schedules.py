@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from flsl_jax.config import Config, ScheduleConfig
+from flsl_jax.config.ranges import LARGEST_INT
+from flsl_jax.errors import UserError
 from flsl_jax.objective import TERMS, weight_key
 from flsl_jax.schedules import Schedule
 from flsl_jax.typing import Array, Float, Int
@@ -33,8 +35,17 @@ class StepSchedules:
 
 
 def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
-    """Schedules in steps from the config's epochs; the learning rate scales with the batch size (per 256 images)."""
+    """Schedules in steps from the config's epochs; the learning rate scales with the batch size (per 256 images).
+
+    Raises:
+        UserError: the run has more steps than int32 counts.
+    """
     total = config.epochs * steps_per_epoch
+    if total > LARGEST_INT:
+        raise UserError(
+            f"config.epochs = {config.epochs} of {steps_per_epoch} steps are {total} steps; expected at most {LARGEST_INT}: "
+            "lower config.epochs or raise config.batch_size"
+        )
 
     def schedule(values: ScheduleConfig) -> Schedule:
         steps = round(values.epochs * steps_per_epoch) or total

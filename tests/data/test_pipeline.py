@@ -56,7 +56,8 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def _loader(source: object, **options: object) -> Loader:
-    return Loader(source, **({"batch_size": 4, "crop_size": 8, "seed": 7} | options))
+    crop = {"crop_size": 8, "area": (0.8, 1.0), "aspect": (3 / 4, 4 / 3)}
+    return Loader(source, **({"batch_size": 4, "seed": 7} | crop | options))
 
 
 def _read(loader: Loader, start: int, count: int) -> list[HostBatch]:
@@ -283,7 +284,8 @@ from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.sources import FolderSource
 
 if __name__ == "__main__":
-    batches = Loader(FolderSource(sys.argv[1]), batch_size=4, crop_size=8, seed=7, workers=1).batches()
+    crop = {"crop_size": 8, "area": (0.8, 1.0), "aspect": (1.0, 1.0)}
+    batches = Loader(FolderSource(sys.argv[1]), batch_size=4, **crop, seed=7, workers=1).batches()
     next(batches)
     import multiprocessing
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)

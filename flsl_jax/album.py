@@ -1,4 +1,4 @@
-"""Everything that can be seen of models, in one folder: opens them and the images, draws, and writes the report."""
+"""Pictures of models in one folder: opens the models and the images, draws, and writes the report."""
 
 import dataclasses
 import math
@@ -17,10 +17,13 @@ from flsl_jax.training.history import read_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Album:
-    """What to draw. `models`: as `open_model` takes them. `images`: a file, a folder or "scenes", the first `limit` of them.
+    """What to draw.
 
-    `size`: their shorter side, 0: the largest at which a model was trained. `pictures`: their names, empty: the usual ones.
-    `search`: a file or folder with up to `search_limit` images for the neighbours, empty: the images themselves.
+    `models`: as `open_model` takes them, with `patch_size` and `num_heads`. `images`: a file, a folder or "scenes", of which
+    the first `limit` images are drawn. `output`: the folder of the pictures. `pictures`: their names; empty: the usual ones.
+    `settings`: of the pictures. `size`: the images' shorter side in pixels; 0: the largest at which a model was trained.
+    `search`: a file or folder of which the first `search_limit` images are searched for neighbours; empty: the drawn images.
+    `compare`: whether models are the columns of one sheet. `report`: whether report.html is written too.
     """
 
     models: Sequence[str]
@@ -39,10 +42,10 @@ class Album:
 
 
 def make_album(album: Album) -> list[Path]:
-    """Draws it; returns the paths of what was written, the report's last.
+    """Draws everything; returns the paths of the files, the report's last.
 
     Raises:
-        UserError: a model, an image, a picture or a query that is not there or does not fit.
+        UserError: a model, an image or a picture does not exist, or they do not fit together.
     """
     models = [open_model(source, patch_size=album.patch_size, num_heads=album.num_heads) for source in album.models]
     subjects = [_subject(model, name) for model, name in zip(models, _names(models))]
@@ -73,7 +76,7 @@ def _subject(model: OpenedModel, name: str) -> Subject:
 
 
 def _names(models: Sequence[OpenedModel]) -> list[str]:
-    """The models' names without the folders that lead to them, where that tells them apart."""
+    """The models' names without the folders before them, unless two would become equal."""
     full = [model.encoder.name for model in models]
     if twice := {name for name in full if full.count(name) > 1}:
         raise UserError(f"--model names {', '.join(sorted(twice))} more than once; name every model once")

@@ -1,7 +1,7 @@
 """Judges frozen features: `python -m flsl_jax.evaluate --model=runs/quickstart --task=bbox_knn --bbox_knn.train.root=DIR …`.
 
-Any task takes any model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. Each prints a table
-and writes TASK.json with its numbers, every parameter of its protocol, and what they were measured on.
+Every task takes every model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. A task prints a
+table and writes TASK.json with its numbers, every parameter of its protocol, and the model and machine that gave them.
 """
 
 from pathlib import Path
@@ -24,11 +24,13 @@ _TASK = flags.DEFINE_list("task", None, f"One or more of {', '.join(TASKS)}, wit
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Folder for the TASK.json files; the default is WORKDIR/results, so that the run's report finds them.",
+    "Folder for the TASK.json files; default: WORKDIR/results, where the run's report finds them.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images encoded at a time.", lower_bound=1)
-_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
-_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
+)
 _SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
 
 _TASK_HELP = "".join(
@@ -41,7 +43,7 @@ __doc__ = f"{__doc__}\nTasks, each with its flags and their defaults:\n{_TASK_HE
 
 
 def main() -> int:
-    """Checks the flags, then opens everything, then measures task by task."""
+    """Checks the flags, then opens the model and all data, then runs one task after another."""
     if not _TASK.value:
         raise UserError(f"--task is missing; name one or more of {', '.join(TASKS)}")
     check_names(_TASK.value)
@@ -61,13 +63,13 @@ def main() -> int:
     model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value)
     folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
     if folder is None:
-        raise UserError(f"--output is missing; {model.source} has no workdir to keep its results in")
+        raise UserError(f"--output is missing; {model.source} has no workdir for its results")
     sizes = {"patch_size": model.encoder.patch_size, "image_size": model.encoder.image_size}
     data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
     results.check_writable(folder)
     for name, values in settings.items():
-        outcome = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=data.pop(name))
-        result = results.result(name, values, outcome, model=model.description(), batch_size=_BATCH_SIZE.value)
+        measured = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=data.pop(name))
+        result = results.result(name, values, measured, model=model.description(), batch_size=_BATCH_SIZE.value)
         path = results.write_result(result, folder)
         print(f"{results.table(result)}\n{path}\n", flush=True)
     return 0

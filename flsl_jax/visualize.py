@@ -1,7 +1,7 @@
 """Shows what a model sees: `python -m flsl_jax.visualize --model=runs/quickstart --images=scenes --output=DIR [--report]`.
 
-Any image, any resolution, any model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. Every picture
-is a PNG named after its image and what it shows. docs/pictures.md says what each of them is for.
+It takes images of any size, and any model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. Every
+picture is a PNG that is named after its image and its kind. docs/pictures.md says what each kind is for.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from flsl_jax.pictures.images import parse_place
 _MODEL = flags.DEFINE_list(
     "model",
     None,
-    "What to look into, with commas between several: a run's workdir, WORKDIR/checkpoints/STEP, a weight file, "
+    "What to show, several with commas between them: a run's workdir, WORKDIR/checkpoints/STEP, a weight file, "
     "untrained:WORKDIR, pixels:WORKDIR, or pixels (with --patch_size).",
 )
 _IMAGES = flags.DEFINE_string("images", None, 'A folder of images, one image file, or "scenes" (embedded, synthetic).')
@@ -28,11 +28,13 @@ _PICTURES = flags.DEFINE_list(
 _QUERY = flags.DEFINE_multi_string(
     "query",
     [],
-    "x,y of a patch that probes ask about, in pixels of the image file; repeat it for more. Default: three places.",
+    "x,y of a query place, in pixels of the image file; repeat the flag for more places. Default: three places.",
 )
-_SIZE = flags.DEFINE_integer("size", 0, "Shorter side in pixels that images are resized to; 0: as trained.", 0, 8192)
-_LIMIT = flags.DEFINE_integer("limit", 8, "Images at most.", lower_bound=1, upper_bound=200)
-_COMPARE = flags.DEFINE_bool("compare", False, "Several models in the columns of one sheet, instead of a folder each.")
+_SIZE = flags.DEFINE_integer("size", 0, "Shorter side of the resized images in pixels; 0: as in training.", 0, 8192)
+_LIMIT = flags.DEFINE_integer("limit", 8, "Number of images at most.", lower_bound=1, upper_bound=200)
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Show several models as columns of one sheet, instead of in a folder each."
+)
 _REPORT = flags.DEFINE_bool("report", False, "Also write report.html: training, evaluations and pictures on one page.")
 _FOREGROUND = flags.DEFINE_bool("foreground", False, "Of pca: also without the background.")
 _INV_TEMP = flags.DEFINE(
@@ -41,10 +43,12 @@ _INV_TEMP = flags.DEFINE(
 _SIMILARITY = flags.DEFINE(
     FloatParser(Range(-1, 1, unit="cosine")), "mode_similarity", 0.9, "Of clusters: from which two modes are one."
 )
-_SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; by default those of --images.")
+_SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; default: those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)
-_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Of --model=pixels, in pixels.", lower_bound=0)
-_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
+)
 
 
 def main() -> int:

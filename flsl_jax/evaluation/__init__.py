@@ -1,1 +1,1 @@
-"""Frozen features in, numbers out."""
+"""Evaluations of frozen features: `protocols` has one file for each, this folder what they share."""

@@ -1,1 +1,1 @@
-"""Pictures of what was trained."""
+"""Pictures of models and of training runs, and the report that collects them."""

@@ -1,4 +1,4 @@
-"""Training curves as a picture: of one run, or of several in one figure."""
+"""Training curves of one run, or of several runs in one figure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _PANELS = (
     ("shares", ("attention_share", "mode_similarity", "position_share", "agreement", "feature_std")),
     ("bbox-aligned k-NN", ("knn_any", "knn_majority", "knn_token")),
 )
-# What runs are compared by: a panel each.
+# What is drawn where runs are compared: one panel each.
 _COMPARED = (
     *_LOSSES, "mean_entropy", "teacher_entropy", "attention_share", "position_share",
     "knn_any", "knn_token",
@@ -25,13 +25,13 @@ _COMPARED = (
 def save_curves(
     metrics: Sequence[dict[str, Any]], path: Path, *, log_centroids: float, alarms: Sequence[AlarmMark] = ()
 ) -> None:
-    """Writes a picture of the loss terms, the entropies beside ln K, the monitor's shares, and the k-NN where measured.
+    """Writes a picture of the loss terms, the entropies beside ln K, the monitor's shares, and the k-NN if it was measured.
 
     Args:
         metrics: lines of a metrics.jsonl.
         path: of a PNG or SVG.
-        log_centroids: ln K, drawn into the entropies' panel.
-        alarms: of the monitor; each kind is marked at its first step, with its name.
+        log_centroids: ln K, a line in the panel of the entropies.
+        alarms: of the monitor; each kind is marked with its name at its first step.
     """
     plt = agg_pyplot()
     panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
@@ -53,10 +53,10 @@ def save_curves(
 
 
 def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
-    """Writes a picture of several runs, a panel for each quantity that any of them has, a colour for each run.
+    """Writes a picture of several runs: a panel for each quantity that at least one of them has, a colour for each run.
 
     Args:
-        runs: lines of each run's metrics.jsonl, by the name in the legend.
+        runs: the lines of each run's metrics.jsonl, by its name in the legend.
         path: of a PNG or SVG.
     """
     plt = agg_pyplot()
@@ -75,7 +75,7 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> 
 
 
 def _panels(plt: Any, count: int) -> tuple[Any, list[Any]]:
-    """A figure of so many panels in one or two columns."""
+    """A figure with this many panels in one or two columns."""
     columns = min(2, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False, layout="constrained")

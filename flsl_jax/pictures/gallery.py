@@ -1,4 +1,4 @@
-"""Draws pictures of models: each model's own, or all models in columns."""
+"""Draws the pictures of one or several models: each model's own, or all models side by side."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ NAMES = (*KINDS, CURVES)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model to draw: what columns and files call it, its features, and the run it comes from, where it does from one."""
+    """A model to draw: its name in columns and files, its features, and its run; None for a model without a run."""
 
     name: str
     encoder: Encoder
@@ -31,7 +31,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A PNG, the kind of picture that it is, and what it shows of which image and model."""
+    """A PNG, its kind of picture, and a caption that says what it shows of which image and model."""
 
     path: Path
     kind: str
@@ -41,10 +41,10 @@ class Drawing:
 def choose_pictures(
     names: Sequence[str], subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings
 ) -> list[str]:
-    """The pictures to draw: those named, or where none is, the usual ones that every model can give.
+    """The pictures to draw: the named ones or, if there are no names, the usual ones that are possible for every model.
 
     Raises:
-        UserError: an unknown name, with the nearest one, or a picture that a model or the images cannot give.
+        UserError: an unknown name, with the nearest one; or a picture that is not possible for a model or the images.
     """
     for name in names:
         if name not in NAMES:
@@ -76,11 +76,11 @@ def draw(
 
     Args:
         names: of pictures, from `choose_pictures`.
-        subjects: the models; their names differ.
-        images: to draw.
+        subjects: the models; all have different names.
+        images: what to draw.
         settings: of the pictures.
-        output: a folder; made where it is not there.
-        compare: several models in the columns of one sheet.
+        output: a folder; it is made if it does not exist.
+        compare: whether several models are drawn as the columns of one sheet.
     """
     written: list[Drawing] = []
     with tqdm(total=len(names) * len(subjects), unit="picture", disable=None) as progress:
@@ -116,7 +116,7 @@ def _save(name: str, sheets: Mapping[str, Sheets], *, output: Path, compare: boo
 
 
 def _draw_curves(subjects: Sequence[Subject], output: Path, *, compare: bool) -> list[Drawing]:
-    """Of runs: one figure of them all, or one each."""
+    """The training curves of runs: one figure of all of them, or one figure each."""
     if compare and len(subjects) > 1:
         output.mkdir(parents=True, exist_ok=True)
         compare_curves(metrics_by_name(subjects), output / "curves.png")
@@ -134,7 +134,7 @@ def _draw_curves(subjects: Sequence[Subject], output: Path, *, compare: bool) ->
 
 
 def metrics_by_name(subjects: Sequence[Subject]) -> dict[str, Sequence[dict[str, Any]]]:
-    """Metrics of those that are runs with any."""
+    """The metrics of every run that has any, by the model's name."""
     return {
         subject.name: subject.run.metrics for subject in subjects if subject.run is not None and subject.run.metrics
     }
@@ -148,7 +148,7 @@ def _check(name: str, subjects: Sequence[Subject], images: Sequence[ShownImage],
     for subject in subjects:
         if KINDS[name].by_ratio and subject.run is None:
             raise UserError(
-                f"--pictures={name}: {subject.name} is no run, so its υ/η is not known; name workdirs of runs"
+                f"--pictures={name}: {subject.name} is not a run, so its υ/η is not known; name workdirs of runs"
             )
     check_kind(name, [subject.encoder for subject in subjects], images, settings)
 

@@ -1,4 +1,4 @@
-"""Images to look at: a file, a folder or the embedded scenes, at any resolution that the patches divide."""
+"""The images of pictures: a file, a folder or the embedded scenes, at any size that is a multiple of the patch."""
 
 import dataclasses
 import logging
@@ -19,13 +19,13 @@ from flsl_jax.typing import UInt8
 log = logging.getLogger(__name__)
 
 SCENES = "scenes"
-# Queries where none is asked for, as shares of width and height.
+# The query places if a person names none, as shares of width and height.
 _DEFAULT_PLACES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75))
 
 
 @dataclasses.dataclass(frozen=True)
 class ShownImage:
-    """An image as the network sees it: `pixels`; `name`, fit for a file name; width and height that its file has."""
+    """An image: its `pixels` as the network sees them, a `name` that suits file names, and the size of its file in pixels."""
 
     name: str
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -39,7 +39,7 @@ class ShownImage:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A query place: in pixels of the image file, as a person reads and gives it, and in pixels of the shown image."""
+    """A query place, in pixels of the image file, as a person gives it, and in pixels of the shown image."""
 
     file_x: float
     file_y: float
@@ -59,17 +59,17 @@ class Query:
 def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images") -> list[ShownImage]:
     """The first images of a file, a folder at any depth, or the embedded scenes (held-out split), resized.
 
-    The shorter side becomes `size` and the ratio is kept, both up to the nearest multiple of `multiple`.
+    The shorter side becomes `size` and the ratio is kept; both sides are rounded to the nearest multiple of `multiple`.
 
     Args:
-        spec: path, or "scenes"; a folder of that name is "./scenes".
-        limit: images at most. One that cannot be decoded is passed over with a warning, unless none is left.
-        size: of the shorter side in pixels.
-        multiple: what divides both sides, such as the patch size.
-        flag: what errors call the spec.
+        spec: a path, or "scenes"; write "./scenes" for a folder of that name.
+        limit: number of images at most. One that cannot be decoded is left out with a warning.
+        size: of the shorter side, in pixels.
+        multiple: what both sides are multiples of, such as the patch size.
+        flag: the flag that error messages name.
 
     Raises:
-        UserError: nothing is there, or no image among it.
+        UserError: the path does not exist, or there is no image that can be decoded.
     """
     images, problem = [], ""
     for name, source in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
@@ -89,7 +89,7 @@ def parse_place(text: str) -> tuple[float, float]:
     """The two numbers of `x,y`.
 
     Raises:
-        UserError: it is something else.
+        UserError: the text is something else.
     """
     try:
         x, y = map(float, text.split(","))
@@ -99,7 +99,11 @@ def parse_place(text: str) -> tuple[float, float]:
 
 
 def queries(image: ShownImage, places: tuple[tuple[float, float], ...]) -> list[Query]:
-    """The places of an image that a person asks for, in pixels of its file; centre and two corners where there is none.
+    """The query places of an image.
+
+    Args:
+        image: which the places lie in.
+        places: x and y in pixels of the image file; none: the centre and two other places.
 
     Raises:
         UserError: a place lies outside the image.
@@ -117,12 +121,12 @@ def queries(image: ShownImage, places: tuple[tuple[float, float], ...]) -> list[
 
 
 def file_stem(name: str) -> str:
-    """A name without what a file name should not hold; never empty."""
+    """The name with underscores for characters that do not suit file names; never empty."""
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
 
 
 def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    """Names and encoded or decoded images."""
+    """The names of images, and their encoded bytes or decoded pixels."""
     if spec == SCENES:
         scenes = Scenes(count=limit, size=size, split="test")
         yield from ((f"scene_{index}", scenes[index].image) for index in range(limit))
@@ -155,7 +159,7 @@ def _rounded(side: int | float, multiple: int) -> int:
 
 
 def _with_unique_names(images: list[ShownImage]) -> list[ShownImage]:
-    """Numbers behind names that are there more than once (`a.jpg` beside `a.png`)."""
+    """The images with numbers after names that occur more than once (`a.jpg` beside `a.png`)."""
     counts, seen = Counter(image.name for image in images), Counter()
     unique = []
     for image in images:

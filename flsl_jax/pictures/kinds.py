@@ -1,4 +1,7 @@
-"""Every kind of picture by name: from one model and the images to the panels of its sheets."""
+"""Every kind of picture by its name: a function from one model and the images to the panels of its sheets.
+
+What is computed: docs/protocols.md, "Pictures".
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +21,17 @@ from flsl_jax.typing import Float, Int, UInt8
 
 _FINAL = "tokens"
 _OTHER_CLUSTERS = "#BBBBBB"
-# Smaller clusters are coloured, but not in the legend.
+# The share of the tokens from which a cluster is in the legend; smaller ones are only coloured.
 _NAMED_SHARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """What pictures can be asked for. `places`: queries in pixels of the image files, none: the default ones.
+    """What a person can choose about pictures.
 
-    `foreground`: also the PCA of what is left without the background. `inv_temp` (of unit tokens, times √D) and
-    `mode_similarity`: of the mean-shift clusters. `search`: images among which neighbours are looked for, `neighbours` of
-    them. `seed`: of t-SNE.
+    `places`: queries, in pixels of the image files; none: the default ones. `foreground`: also draw the PCA without the
+    background. `inv_temp` and `mode_similarity`: of the mean-shift clusters, see `mode_clusters`. `search`: the images that
+    are searched for `neighbours` neighbours; none: the drawn ones. `seed`: of t-SNE.
     """
 
     places: tuple[tuple[float, float], ...] = ()
@@ -45,10 +48,11 @@ Sheets = dict[str, list[Line]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of picture: `sheets` makes the lines of each PNG, by its name without suffix.
+    """A kind of picture.
 
-    `shows`: for a person who has not seen it. `by_ratio`: columns are runs, titled with their υ/η and sorted by it.
-    `on_request`: drawn only when it is named. `check`: tells bad input before anything is encoded.
+    `shows`: what it shows, for a person who has not seen it. `sheets`: makes the lines of each PNG, by its name without
+    suffix. `scale`: of its maps. `needs_attention`: whether it is drawn of a `LayeredEncoder` only. `by_ratio`: columns are
+    runs, with their υ/η as title and sorted by it. `on_request`: drawn only if a person names it.
     """
 
     shows: str
@@ -60,14 +64,14 @@ class Kind:
 
 
 def encode(encoder: Encoder, image: ShownImage) -> Float[np.ndarray, "h w D"]:
-    """Tokens of one image, on the host."""
+    """The tokens of one image, on the host."""
     return np.asarray(encoder.tokens(image.pixels[None]))[0]
 
 
 def encode_layers(encoder: Encoder, image: ShownImage) -> dict[str, Float[np.ndarray, "h w D"]]:
-    """By name: the embedded patches (layer 0), every block's output, and the tokens after the final norm.
+    """The features of every layer by name: the embedded patches (layer 0), each block's output, and the final tokens.
 
-    Raw pixels have no layers, only tokens.
+    An encoder without layers, such as raw pixels, has its tokens alone.
     """
     layers = {}
     if isinstance(encoder, LayeredEncoder):
@@ -206,19 +210,19 @@ KINDS: Mapping[str, Kind] = {
         scale=Scale("ASS", "viridis", high=1.0),
     ),
     "ass_last": Kind(
-        shows="ASS of the last layer, an image a row (Fig. 6)",
+        shows="ASS of the last layer, one image per row (Fig. 6)",
         sheets=_ass_last,
         scale=Scale("ASS", "viridis", high=1.0),
     ),
     "ratio": Kind(
-        shows="ASS of the last layer against υ/η, a run a column (Fig. 5)",
+        shows="ASS of the last layer against υ/η, one run per column (Fig. 5)",
         sheets=_ratio,
         scale=Scale("ASS", "viridis", high=1.0),
         by_ratio=True,
         on_request=True,
     ),
     "similarity": Kind(
-        shows="cosine of every token with the one of a query patch",
+        shows="cosine of every token with the token of a query patch",
         sheets=_similarity,
         scale=Scale(_COSINE, "viridis", high=1.0),
     ),
@@ -245,10 +249,10 @@ KINDS: Mapping[str, Kind] = {
 
 
 def overlaid_clusters(pixels: UInt8[np.ndarray, "H W 3"], clusters: Int[np.ndarray, "h w"]) -> ColourPanel:
-    """The image under the colours of its largest clusters (the rest in grey), white lines between clusters.
+    """The image under the colours of its largest clusters, all others in grey, with white lines between clusters.
 
     Args:
-        pixels: of the image; the grid of clusters divides it.
+        pixels: of the image; its sides are multiples of those of the grid of clusters.
         clusters: numbers from 0, the largest cluster first.
     """
     count = int(clusters.max()) + 1
@@ -270,10 +274,10 @@ def overlaid_clusters(pixels: UInt8[np.ndarray, "H W 3"], clusters: Int[np.ndarr
 
 
 def check_kind(name: str, encoders: Sequence[Encoder], images: Sequence[ShownImage], settings: PictureSettings) -> None:
-    """Refuses a picture that a model or the images cannot give, before anything is encoded.
+    """Refuses a picture that is not possible for a model or the images, before anything is encoded.
 
     Raises:
-        UserError: which model cannot, or what is missing.
+        UserError: names the model, or what is missing.
     """
     kind = KINDS[name]
     for encoder in encoders:
@@ -297,7 +301,7 @@ def _with_attention(encoder: Encoder, *, name: str) -> LayeredEncoder:
 
 
 def _asked(encoder: Encoder, image: ShownImage, settings: PictureSettings) -> list[tuple[Query, int, int]]:
-    """Queries with the row and column of their patch."""
+    """The queries of an image, each with the row and column of its patch."""
     return [(query, *query.patch(encoder.patch_size)) for query in queries(image, settings.places)]
 
 

@@ -1,4 +1,4 @@
-"""What the tokens of one image say of each other, as maps over its patches."""
+"""How alike the tokens of one image are, as maps over its patches."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from flsl_jax.typing import Float
 
 
 def similarity_map(tokens: Float[np.ndarray, "h w D"], *, row: int, column: int) -> Float[np.ndarray, "h w"]:
-    """Cosine of every token with the one of a patch, from -1 to 1."""
+    """The cosine of every token with the token of one patch, from -1 to 1."""
     unit = unit_vectors(tokens)
     return unit @ unit[row, column]
 
 
 def aggregated_similarity(tokens: Float[np.ndarray, "h w D"]) -> Float[np.ndarray, "h w"]:
-    """The aggregated similarity score (ASS; paper, Sec. 5.5, Figs. 3, 5, 6): 1 at its maximum, bright where many are alike.
+    """The aggregated similarity score (ASS; paper, Sec. 5.5, Figs. 3, 5, 6): large where many tokens are alike, at most 1.
 
-    It is the sum over tokens of each token's cosine-similarity map, divided by its maximum. That sum is each unit token
-    times the sum of all of them, so N tokens cost N · D products and no N × N matrix.
+    It is the sum of all tokens' maps of cosines, divided by its maximum. The sum equals the product of each unit token with
+    the sum of all unit tokens, so that no N × N matrix is needed.
     """
     unit = unit_vectors(tokens).astype(np.float64)
     score = unit @ unit.sum(axis=(0, 1))
@@ -31,13 +31,13 @@ def attention_maps(
     column: int,
     grid: tuple[int, int],
 ) -> Float[np.ndarray, "heads h w"]:
-    """How much one patch attends to each patch, by head: the patch's row of softmax(q kᵀ / √d).
+    """How much one patch attends to each patch in each head: the patch's row of softmax(q kᵀ / √d).
 
     Args:
-        query, key: of one block and one image; tokens before the last h·w are prefix tokens, which take part in the
-            softmax and are then left out, so a map sums to 1 less their share.
-        row, column: of the patch that asks.
-        grid: (h, w).
+        query, key: of one block and one image. Tokens before the last h·w are prefix tokens: they take part in the softmax
+            and are then left out, so that a map sums to 1 less their share.
+        row, column: of the query patch.
+        grid: (h, w), in patches.
     """
     height, width = grid
     prefix = len(query) - height * width

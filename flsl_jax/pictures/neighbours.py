@@ -1,4 +1,4 @@
-"""The patches of a set of images that are nearest to one patch."""
+"""The patches in a set of images that are nearest to one patch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.typing import Float, UInt8
 
-# Patches of context on each side of a neighbour.
+# How many patches are shown around a neighbour on each side.
 _CONTEXT = 2
 FRAME = "#D55E00"
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """A patch: number of its image, row and column, and the cosine of its token with the query's."""
+    """A patch: the index of its image, its row and column, and the cosine of its token with the query's."""
 
     image: int
     row: int
@@ -30,15 +30,15 @@ def nearest_patches(
     k: int,
     skip: Sequence[bool] | None = None,
 ) -> list[Neighbour]:
-    """The nearest patch of each image, of the k images whose nearest patch has the largest cosine, in falling order.
+    """The nearest patch of each of the k nearest images, by falling cosine.
 
-    One patch an image: patches beside each other are alike, and k of one image would say less.
+    There is one patch for each image because adjacent patches are alike: k patches of one image would show less.
 
     Args:
         token: of the query patch.
-        grids: tokens of every image.
-        k: neighbours; fewer where there are not so many images.
-        skip: images to leave out, such as the query's own.
+        grids: the tokens of every image.
+        k: neighbours; fewer if there are fewer images.
+        skip: whether to leave out each image, such as the query's own.
     """
     query = unit_vectors(token)
     found = []
@@ -54,7 +54,7 @@ def nearest_patches(
 def framed_patch(
     pixels: UInt8[np.ndarray, "H W 3"], *, row: int, column: int, patch_size: int
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The patch in a frame, with the pixels of two patches around it; cut at the image's borders, kept inside it."""
+    """The patch in a frame, with the pixels of two patches around it; near a border the cutout is moved into the image."""
     side = (2 * _CONTEXT + 1) * patch_size
     height, width = pixels.shape[:2]
     top = int(np.clip((row - _CONTEXT) * patch_size, 0, max(0, height - side)))

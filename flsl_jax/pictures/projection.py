@@ -1,4 +1,4 @@
-"""What the tokens of an image tell apart, as colours: the first three principal components as red, green and blue."""
+"""Tokens as colours: their first three principal components as red, green and blue."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from flsl_jax.typing import Bool, Float, UInt8
 def pca_rgb(tokens: Float[np.ndarray, "I h w D"]) -> Float[np.ndarray, "I h w 3"]:
     """The tokens' coordinates along their first three principal components, in one basis for all images.
 
-    Signs are fixed so that equal tokens give equal colours: of each component the channel with the largest weight counts
-    positive. Every component is stretched from its 1st to its 99th percentile over all images.
+    Signs are fixed, so that equal tokens always have equal colours: in each component the channel with the largest weight is
+    positive. Each component is stretched from its 1st to its 99th percentile over all images.
 
     Args:
         tokens: of I images, any float dtype; D is 3 or more.
 
     Returns:
-        colours from 0 to 1.
+        Colours from 0 to 1.
     """
     coordinates = principal_coordinates(tokens.reshape(-1, tokens.shape[-1]))
     return stretched(coordinates).reshape(*tokens.shape[:-1], 3)
@@ -28,13 +28,13 @@ def pca_rgb(tokens: Float[np.ndarray, "I h w D"]) -> Float[np.ndarray, "I h w 3"
 def pca_rgb_of_set(
     grids: Sequence[Float[np.ndarray, "_ _ D"]], *, drop_background: bool = False
 ) -> list[Float[np.ndarray, "_ _ 3"]]:
-    """As `pca_rgb`, of images of any sizes, with a basis for all of them.
+    """The same for images of different sizes, in one basis for all of them.
 
     Args:
-        grids: each image's tokens.
-        drop_background: tokens are split in two along their first component, at Otsu's threshold; the part that has
-            more of the images' borders is background and black, and the basis is that of the rest, as DINOv2 shows its
-            features.
+        grids: the tokens of each image.
+        drop_background: show the foreground alone, as DINOv2 does. Tokens are split at Otsu's threshold of their first
+            component; the side of which a larger share lies at the images' borders is the background. It is black, and the
+            basis is that of the other tokens.
     """
     rows = np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])
     colours = np.zeros((len(rows), 3))
@@ -45,7 +45,7 @@ def pca_rgb_of_set(
 
 
 def principal_coordinates(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N 3"]:
-    """Coordinates along the first three principal components; of each the channel with the largest weight is positive."""
+    """Coordinates along the first three principal components; in each the channel with the largest weight is positive."""
     rows = np.asarray(rows, np.float64)
     rows = rows - rows.mean(axis=0)
     _, directions = np.linalg.eigh(rows.T @ rows)
@@ -55,13 +55,13 @@ def principal_coordinates(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "
 
 
 def stretched(coordinates: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """Every column from its 1st to its 99th percentile, from 0 to 1."""
+    """Each column stretched so that its 1st percentile is 0 and its 99th is 1, and cut there."""
     low, high = np.percentile(coordinates, (1, 99), axis=0)
     return np.clip((coordinates - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
 def otsu_threshold(values: Float[np.ndarray, " N"]) -> float:
-    """Otsu's threshold: the split into two parts with the largest variance between their means, at a value's middle."""
+    """Otsu's threshold: the split in two with the largest variance between the parts, half-way between two values."""
     ordered = np.sort(np.asarray(values, np.float64))
     below = np.arange(1, len(ordered))
     sums = np.cumsum(ordered)
@@ -71,7 +71,8 @@ def otsu_threshold(values: Float[np.ndarray, " N"]) -> float:
 
 
 def _foreground(rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray, "_ _ D"]]) -> Bool[np.ndarray, " N"]:
-    """The side of the first component's threshold of which less lies at a border; never less than three tokens."""
+    """The side of the first component's threshold of which a smaller share lies at a border; all tokens if it has fewer
+    than three."""
     first = principal_coordinates(rows)[:, 0]
     above = first > otsu_threshold(first)
     border = []
@@ -88,7 +89,7 @@ def _foreground(rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray
 def save_features(
     images: UInt8[np.ndarray, "I H W 3"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
 ) -> None:
-    """Writes a PNG: the images in the first row, below them a row of `pca_rgb` for each set of tokens, by its name."""
+    """Writes a PNG with the images in the first row, and below them a row of `pca_rgb` for each set of tokens, by name."""
     plt = agg_pyplot()
     rows = {"image": np.asarray(images)} | {name: pca_rgb(values) for name, values in tokens.items()}
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""`report.html`: one page about one or several models that needs no network, to read on a screen, a phone or paper."""
+"""`report.html`: one page about one or several models, to read on a screen, a phone or paper, without a network."""
 
 import base64
 import dataclasses
@@ -26,7 +26,7 @@ _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
-    """A part of the page: its heading, which is also its anchor, and its HTML."""
+    """A part of the page: its heading, from which its anchor is made, and its HTML."""
 
     heading: str
     body: str
@@ -35,13 +35,13 @@ class _Section:
 def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Drawing]) -> None:
     """Writes the page, whole or not at all.
 
-    What was trained; the curves with the monitor's alarms; the results of evaluations, models beside each other where their
-    protocols are equal, with the number that the paper or a peer reports; the pictures.
+    It says what was trained; it shows the curves with the monitor's alarms, the results of evaluations beside the numbers
+    that the paper or others report, and the pictures. Models with equal protocols are compared in one table.
 
     Args:
-        path: of the page; its folder is made where it is not there.
-        subjects: the models; one without a run has a name and pictures only.
-        drawings: embedded in this order, but for the curves, which are there anyway.
+        path: of the page; its folder is made if it does not exist.
+        subjects: the models; of one without a run there are a name and pictures only.
+        drawings: embedded in this order, except the curves, which have a section of their own.
 
     Raises:
         UserError: the page cannot be written.
@@ -79,12 +79,12 @@ def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Dra
 
 
 def _trained(subject: Subject) -> str:
-    """What one model is."""
+    """What one model is and how it was trained."""
     run = subject.run
     heading = f"<h3>{_escape(subject.name)}</h3>"
     if run is None:
         size = f"{subject.encoder.image_size} px, patches of {subject.encoder.patch_size} px"
-        return f"{heading}<p>{size}. Not a run of this program: nothing is known of any training.</p>"
+        return f"{heading}<p>{size}. Not a run of this program: nothing is known about its training.</p>"
     rows = [(_escape(name), _escape(value)) for name, value in _facts(run)]
     config = _escape(json.dumps(to_dict(run.config), indent=2))
     return f"{heading}{_table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
@@ -117,7 +117,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ),
     ]
     if run.training_seconds is not None:
-        facts.append(("time", f"{_duration(run.training_seconds)} of steps, evaluations and checkpoints apart"))
+        facts.append(("time", f"{_duration(run.training_seconds)} of steps, without evaluations and checkpoints"))
     return facts
 
 
@@ -139,7 +139,7 @@ def _duration(seconds: float) -> str:
 
 
 def _compared(subjects: Sequence[Subject]) -> str:
-    """Curves of several runs in one figure; nothing for one."""
+    """The curves of several runs in one figure; nothing for a single run."""
     runs = metrics_by_name(subjects)
     if len(runs) < 2:
         return ""
@@ -150,7 +150,7 @@ def _compared(subjects: Sequence[Subject]) -> str:
 
 
 def _training(subject: Subject) -> str:
-    """Curves and alarms of one run."""
+    """The curves and alarms of one run."""
     run = subject.run
     assert run is not None
     if not run.metrics:
@@ -160,19 +160,19 @@ def _training(subject: Subject) -> str:
         save_curves(run.metrics, drawn, log_centroids=run.log_centroids, alarms=run.alarms)
         curves = _figure(
             drawn,
-            f"Curves of {subject.name}; a dotted line is where an alarm of the monitor was raised first.",
+            f"Curves of {subject.name}; a dotted line marks where the monitor first raised an alarm.",
             wide=True,
         )
     if not run.alarms:
         return f"<h3>{_escape(subject.name)}</h3>{curves}<p>The monitor raised no alarm.</p>\n"
     rows = [(f"{alarm.step:,}", f"{_escape(alarm.name)}: {_escape(alarm.message)}") for alarm in run.alarms]
-    caption = "Alarms of the monitor, each at its first step and where it was repeated."
+    caption = "Alarms of the monitor: where each was first raised, and where it was repeated."
     table = _table(rows, head=("step", "alarm"), caption=caption)
     return f'<h3>{_escape(subject.name)}</h3>{curves}<div class="alarm">{table}</div>\n'
 
 
 def _evaluation(subjects: Sequence[Subject]) -> str:
-    """A table for each protocol: models in columns, metrics in rows; then the protocols' own rows."""
+    """A table for each protocol, models in columns and metrics in rows, and below it each model's own table."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for subject in subjects:
         for result in subject.run.results if subject.run else ():
@@ -183,7 +183,7 @@ def _evaluation(subjects: Sequence[Subject]) -> str:
 
 
 def _baseline_rank(result: Mapping[str, Any]) -> int:
-    """Baselines stand behind models."""
+    """Models come first, then the untrained network, then raw pixels."""
     kind = result["model"].get("source", "").partition(":")[0]
     return {"untrained": 1, "pixels": 2}.get(kind, 0)
 
@@ -196,7 +196,8 @@ def _protocol(results: Sequence[Mapping[str, Any]]) -> str:
     names = _short_names([result["model"]["name"] for result in results])
     parts.append(_table(rows, head=("", *map(_escape, names)), numbers=True))
     if first.get("reference"):
-        parts.append(f'<p class="soft">The same protocol, on the data it names: {_escape(first["reference"])}</p>')
+        reference = f"To compare, by the same protocol on the data named here: {_escape(first['reference'])}"
+        parts.append(f'<p class="soft">{reference}</p>')
     for name, result in zip(names, results):
         if result.get("rows"):
             table = _rows_table(result["rows"])
@@ -220,7 +221,7 @@ def _number(value: Any) -> str:
 
 
 def _table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: str = "", numbers: bool = False) -> str:
-    """A table that scrolls where it is too wide, of cells that are HTML; the first column heads its rows."""
+    """A table of cells that are HTML, which scrolls if it is too wide; the first column has the headings of the rows."""
     kind = ' class="number"' if numbers else ""
     lines = ['<div class="scroll"><table>', f"<caption>{caption}</caption>" if caption else ""]
     if head:
@@ -233,7 +234,7 @@ def _table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: 
 
 
 def _figure(path: Path, caption: str, *, width: int = 960, wide: bool = False) -> str:
-    """An embedded picture; `width` in CSS pixels, which a phone scrolls over and no screen exceeds unless it is wide."""
+    """An embedded picture of `width` CSS pixels; `wide` ones grow with the page, and narrow screens scroll."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     image = f'<img src="data:{_MIME[path.suffix]};base64,{data}" alt="{_escape(caption)}">'
     kind = ' class="wide"' if wide else ""
@@ -244,7 +245,7 @@ def _figure(path: Path, caption: str, *, width: int = 960, wide: bool = False) -
 
 
 def _pictures(drawings: Sequence[Drawing]) -> str:
-    """All but the curves, which are there anyway."""
+    """All pictures but the curves, which have a section of their own."""
     figures = []
     for drawing in drawings:
         if drawing.kind != CURVES:
@@ -254,7 +255,7 @@ def _pictures(drawings: Sequence[Drawing]) -> str:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Without the folders before them, where that tells them apart."""
+    """The names without the folders before them, unless two would become equal."""
     short = [PurePath(name).name for name in names]
     return short if len(set(short)) == len(set(names)) else list(names)
 

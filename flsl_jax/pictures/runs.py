@@ -1,4 +1,4 @@
-"""What pictures and the report show of a run beside its features."""
+"""What pictures and the report show of a run besides its features."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from flsl_jax.config import Config
 
 @runtime_checkable
 class AlarmMark(Protocol):
-    """An alarm of the monitor: its name, the step of the reading that raised it, and what it says."""
+    """An alarm of the monitor: its name, the step of the metrics that raised it, and its message."""
 
     name: str
     step: int
@@ -19,10 +19,10 @@ class AlarmMark(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run's config, the lines of its metrics.jsonl, the alarms that these raise, and its evaluations' results.
+    """A training run, read back from its workdir.
 
-    `step`: updates done. `parameters`: their number by part of the network. `results`: the
-    contents of the JSON files that `python -m flsl_jax.evaluate` writes.
+    `step`: updates done. `parameters`: their number by part of the network. `metrics`: the lines of its metrics.jsonl.
+    `alarms`: of the monitor. `results`: the contents of the JSON files that `python -m flsl_jax.evaluate` wrote.
     """
 
     config: Config
@@ -45,7 +45,8 @@ class Run:
 
     @property
     def training_seconds(self) -> float | None:
-        """Time of the steps, from the rates in the metrics; without evaluations and checkpoints."""
+        """Time of the steps in seconds, without evaluations and checkpoints, from the rates in the metrics; None without
+        rates."""
         lines = [line for line in self.metrics if "images_per_sec" in line]
         steps = [0, *(line["step"] for line in lines)]
         rates = [float(line["images_per_sec"]) for line in lines]

@@ -1,4 +1,4 @@
-"""Sheets of pictures: the image beside each map, models in columns when they are compared, one scale and its colour bar."""
+"""Sheets of pictures: each image beside its maps, or models side by side, with one scale and its colour bar."""
 
 import dataclasses
 import os
@@ -15,23 +15,23 @@ from flsl_jax.typing import Float, UInt8
 # Okabe and Ito's colour-blind-safe palette.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 _DPI = 110
-# Inches: of a cell's width, between cells, of a row's label, a cell's title, a line of a legend, the bar with its labels.
+# In inches: a cell's width, the gap between cells, a row's label, a cell's title, a legend's line, the bar with its labels.
 _CELL, _GAP, _LABEL, _TITLE, _LEGEND, _BAR = 1.6, 0.06, 0.36, 0.2, 0.13, 0.95
 _LEGEND_COLUMNS = 3
-# Panels beside an image before the next row starts.
+# How many panels stand beside an image before the next row starts.
 _WRAP = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class MapPanel:
-    """One value a patch, in the sheet's scale."""
+    """One value for each patch, in the sheet's scale."""
 
     values: Float[np.ndarray, "h w"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ColourPanel:
-    """Colours of patches or pixels; `legend`: hexadecimal colours and what they stand for."""
+    """Colours of patches or pixels; `legend`: hexadecimal colours and what they mean."""
 
     colours: UInt8[np.ndarray, "h w 3"]
     legend: tuple[tuple[str, str], ...] = ()
@@ -59,7 +59,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What the maps of a sheet share: a colour map, what its colours mean, and limits; None: from the maps."""
+    """What all maps of a sheet share: the bar's label, a colour map, and the values at its ends; None: from the maps."""
 
     label: str
     colour_map: str = "viridis"
@@ -77,13 +77,13 @@ class _Row:
 
     @property
     def image_height(self) -> float:
-        """In inches, as all of these."""
+        """In inches, as for all heights here."""
         height, width = self.line.image.pixels.shape[:2]
         return _CELL * height / width
 
     @property
     def title_height(self) -> float:
-        """Of the panels' titles; nothing where there is none."""
+        """Of the panels' titles; 0 without titles."""
         lines = max(name.count("\n") + 1 if name else 0 for name, _ in self.cells)
         return _TITLE + 0.14 * (lines - 1) if lines else 0.0
 
@@ -102,14 +102,14 @@ class _Row:
 def save_sheet(path: Path, lines: Mapping[str, Sequence[Line]], *, title: str, scale: Scale | None = None) -> None:
     """Writes a PNG, whole or not at all.
 
-    One model: a row of panels a line, wrapped, the image first. Several: a row for each panel of each line, the image
-    first, then a column a model; a panel that a model lacks stays empty.
+    For one model, a row shows the image and the panels of one line; long rows continue in the next one. For several models,
+    a row shows the image and one panel of one line, with a column for each model; a panel that a model lacks stays empty.
 
     Args:
         path: of the PNG.
-        lines: of each model, by what its column is called; equally many, of the same images.
+        lines: of each model, by the title of its column; all models have lines of the same images.
         title: above the sheet.
-        scale: of the `MapPanel`s.
+        scale: of the `MapPanel`s; None if there are none.
     """
     rows = _compared(lines) if len(lines) > 1 else _wrapped(next(iter(lines.values())))
     columns = 1 + max(len(row.cells) for row in rows)
@@ -143,7 +143,7 @@ def save_sheet(path: Path, lines: Mapping[str, Sequence[Line]], *, title: str, s
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure under a temporary name, renames it, and lets go of the figure."""
+    """Writes a figure as PNG or SVG, whole or not at all, and closes it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(temporary, dpi=_DPI, format=path.suffix[1:])
@@ -243,7 +243,7 @@ def _draw_bar(figure: Any, place: tuple[float, ...], scale: Scale, *, low: float
 
 
 def _draw_query(axis: Any, query: Query | None) -> None:
-    """A ring that shows on any colour: white on black."""
+    """A white ring with a black edge, to be seen on any colour."""
     if query is not None:
         for color, width in (("black", 3.0), ("white", 1.4)):
             axis.plot(

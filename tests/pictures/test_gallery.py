@@ -154,7 +154,7 @@ def test_set_pictures_have_a_row_an_image(tmp_path):
         ("attention", "regions has no attention"),
         ("neighbours", "no other image than two"),
         ("curves", "no --model is a run with metrics"),
-        ("ratio", "regions is no run"),
+        ("ratio", "regions is not a run"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(name, message):

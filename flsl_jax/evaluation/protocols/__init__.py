@@ -1,1 +1,1 @@
-"""The evaluations, one file each: how the data are opened, and what is measured on them."""
+"""The evaluations, one file each: how its data are opened, what is measured, and its entry for the list in `tasks`."""

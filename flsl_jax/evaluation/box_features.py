@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.reading import ImageStream
 from flsl_jax.objective import gather_tokens, mean_shift
+from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float, Int
 
 # Images whose features are held as one array, and lie in one file on disk.
@@ -98,11 +98,5 @@ def _select(
 ) -> tuple[Float[Array, "b 9 D"], Float[Array, "b 9 D"] | None]:
     tokens = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
     chosen = gather_tokens(tokens, patches)
-    modes = None if inv_temp is None else normalised(mean_shift(chosen, tokens, inv_temp=inv_temp)).astype(dtype)
-    return normalised(chosen).astype(dtype), modes
-
-
-def normalised(features: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
-    """Float32 features of length 1; one without length stays as it is."""
-    features = features.astype(jnp.float32)
-    return features * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(features), axis=-1, keepdims=True), 1e-24))
+    modes = None if inv_temp is None else l2_normalise(mean_shift(chosen, tokens, inv_temp=inv_temp)).astype(dtype)
+    return l2_normalise(chosen).astype(dtype), modes

@@ -13,11 +13,11 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream
-from flsl_jax.evaluation.box_features import normalised
 from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores, Task
+from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float, Int
 
 
@@ -104,7 +104,7 @@ def _encode(
 
 @jax.jit
 def _mean_token(tokens: Float[Array, "b h w D"]) -> Float[Array, "b D"]:
-    return normalised(jnp.mean(tokens.astype(jnp.float32), axis=(1, 2)))
+    return l2_normalise(jnp.mean(tokens.astype(jnp.float32), axis=(1, 2)))
 
 
 TASK = Task(

@@ -1,4 +1,4 @@
-"""The evaluation's door: models, tasks, results and bad input, as a person calls it."""
+"""`python -m flsl_jax.evaluate` as a person calls it: models, tasks, results and bad input."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The pictures' door: a trained run, its untrained network and raw pixels, as a person calls it; and what is refused."""
+"""`python -m flsl_jax.visualize` as a person calls it: a trained run, its untrained network, raw pixels; and bad input."""
 
 import contextlib
 import json

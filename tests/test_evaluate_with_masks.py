@@ -1,4 +1,4 @@
-"""The tasks with masks as a person calls them, and their bad input before anything is encoded."""
+"""The tasks with masks as a person calls them, and bad input that ends them before anything is encoded."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.mask_encoders import stripes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TASKS = {"retrieval": ("train", "val"), "clustering": ("data",), "linear_probe": ("train", "val")}
 
 

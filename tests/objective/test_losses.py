@@ -1,5 +1,7 @@
 """The objective against the float64 reference and by its properties."""
 
+import dataclasses
+
 import chex
 import hypothesis
 import jax
@@ -13,6 +15,10 @@ from flsl_jax.config import ObjectiveConfig
 from tests.objective import reference
 
 WEIGHTS = (0.03, 1.0, 5.0)
+# The reference knows the paper's three terms; any other of the code's counts nothing here.
+ALL_WEIGHTS = {objective.weight_key(name): 0.0 for name in objective.TERMS} | dict(
+    zip(("intra_weight", "inter_weight", "volume_weight"), WEIGHTS)
+)
 B, Q, N, D, K = 2, 3, 5, 4, 6
 
 
@@ -38,10 +44,8 @@ def ours(queries, tokens, head, teacher_probs, prior, *, inv_temp=0.7, temp=0.3,
         student_logits=modes @ head,
         teacher_probs=teacher_probs,
         student_temp=temp,
-        intra_weight=WEIGHTS[0],
-        inter_weight=WEIGHTS[1],
-        volume_weight=WEIGHTS[2],
         prior=prior,
+        **ALL_WEIGHTS,
         **weights,
     )
 
@@ -106,10 +110,10 @@ def test_a_term_that_is_added_enters_the_sum_with_its_weight(arrays, monkeypatch
     inputs = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
     before = ours(**inputs)
     monkeypatch.setitem(objective.TERMS, "size", lambda given: jnp.mean(jnp.square(given.modes)))
-    with pytest.raises(TypeError, match=r"expected \['inter_weight', 'intra_weight', 'size_weight', 'volume_weight'\]"):
+    with pytest.raises(TypeError, match=r"expected \[.*'inter_weight', .*'size_weight'"):
         ours(**inputs)
     after = ours(**inputs, size_weight=2.0)
-    assert after.terms.keys() == {"intra", "inter", "volume", "size"}
+    assert after.terms.keys() == {*before.terms, "size"}
     np.testing.assert_allclose(after.total, before.total + 2.0 * after.terms["size"], rtol=1e-6)
 
 
@@ -120,7 +124,8 @@ def test_an_argument_that_is_no_weight_is_refused(arrays):
 
 
 def test_every_term_has_its_weight_in_the_configuration():
-    assert {objective.weight_key(name) for name in objective.TERMS} <= vars(ObjectiveConfig()).keys()
+    keys = {field.name for field in dataclasses.fields(ObjectiveConfig)}
+    assert {objective.weight_key(name) for name in objective.TERMS} <= keys
 
 
 def test_no_gradient_reaches_the_teacher(arrays):

@@ -24,6 +24,7 @@ from absl import app, flags
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from configs import vits16
+from flsl_jax.config import parse_config
 from flsl_jax.data.decode import base_crop, decode_image
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.pipeline import Batches, Loader
@@ -37,7 +38,8 @@ _SIZE = flags.DEFINE_integer("size", 224, "Height and width of the crops in pixe
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Repetitions of every measurement.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 64, "Images a repetition.", lower_bound=1)
 
-_AREA, _ASPECT = vits16.get_config().views.base_area, vits16.get_config().views.aspect
+_VIEWS = parse_config(vits16.get_config().to_dict()).views
+_AREA, _ASPECT = _VIEWS.base_area, _VIEWS.aspect
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 _STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 

@@ -6,6 +6,7 @@ Everything is jitted and compiled beforehand. By the clock: the median of the ro
 CPU time of the process, which other programs on the machine matter less to.
 """
 
+import dataclasses
 import functools
 import statistics
 import time
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import vits16
-from flsl_jax.config import ViewsConfig, parse
+from flsl_jax.config import parse_config
 from flsl_jax.data import pixels
 from flsl_jax.data.resample import crop_resize
 from flsl_jax.data.views import ViewRecipe, Views, make_views
@@ -59,9 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     levels = jax.random.randint(jax.random.key(0), (batch, size, size, 3), 0, 256)
     images, sample = levels.astype(jnp.uint8), jnp.arange(batch, dtype=jnp.uint32)
     print(f"{batch} images of {size} × {size} pixels on {jax.devices()[0].device_kind}, JAX {jax.__version__}")
+    usual = parse_config(vits16.get_config().to_dict()).views
+    local_size = size * usual.local_size // usual.size
     for name in ("paper", "released"):
-        changes = {"recipe": name, "size": size, "local_size": size * 96 // 224}
-        settings = parse(ViewsConfig, vits16.get_config().views.to_dict() | changes, path="views")
+        settings = dataclasses.replace(usual, recipe=name, size=size, local_size=local_size)
         report(f"{name} recipe", functools.partial(_views, recipe=view_recipe(settings)), images, sample)
     floats, ones = levels.astype(jnp.float32), jnp.ones(batch)
     box = jnp.broadcast_to(jnp.asarray([0.1, 0.0, 0.9, 0.8]) * size, (batch, 4)).round()

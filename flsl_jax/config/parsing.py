@@ -31,7 +31,7 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
         if name not in hints:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
-    missing = [field.name for field in dataclasses.fields(kind) if field.name not in parsed and not _has_default(field)]
+    missing = [name for name in _fields_without_default(kind) if name not in parsed]
     require(not missing, f"{path} lacks {', '.join(missing)}; the config vits16 has every key, to start from")
     return kind(**parsed)
 
@@ -67,12 +67,13 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _has_default(field: dataclasses.Field) -> bool:
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+def _fields_without_default(kind: type) -> list[str]:
+    missing = dataclasses.MISSING
+    return [field.name for field in dataclasses.fields(kind) if field.default is field.default_factory is missing]
 
 
 def _convert(hint: Any, value: Any, *, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return parse(hint, value, path=path)
     origin = typing.get_origin(hint)
     if origin is Literal:

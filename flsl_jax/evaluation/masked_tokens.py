@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.config import ClusteringConfig, LinearProbeConfig, RetrievalConfig, SeparabilityConfig
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError
@@ -14,13 +14,27 @@ from flsl_jax.evaluation.encoder import Images
 from flsl_jax.evaluation.reading import computed_ahead
 from flsl_jax.typing import Array, Float, Int, UInt8
 
-Settings = RetrievalConfig | ClusteringConfig | LinearProbeConfig | SeparabilityConfig
 # From images to one feature for each patch, such as `Encoder.tokens`.
 Encode = Callable[[Images], Float[Array, "b h w D"] | Float[np.ndarray, "b h w D"]]
 # Images that are read and decoded ahead of the one in use.
 _AHEAD = 64
 # Images wait for others of their shape as long as no more than this many batches wait in total.
 _WAITING_BATCHES = 2
+
+
+@runtime_checkable
+class FitSettings(Protocol):
+    """Settings of a task that brings images with masks to one size; see `MaskFit`."""
+
+    @property
+    def size(self) -> int:
+        """Height, width or short side in pixels; 0: as the model was trained."""
+        ...
+
+    @property
+    def fit(self) -> Literal["square", "crop", "ratio"]:
+        """How images are brought to this size."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +59,7 @@ class _Prepared:
     judged: Int[np.ndarray, "y x"]
 
 
-def make_fit(settings: Settings, *, patch_size: int, image_size: int) -> MaskFit:
+def make_fit(settings: FitSettings, *, patch_size: int, image_size: int) -> MaskFit:
     """The geometry of a task; size 0 stands for the size that the model was trained at.
 
     Raises:

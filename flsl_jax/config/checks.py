@@ -2,11 +2,12 @@
 
 import dataclasses
 import tempfile
+import typing
 from pathlib import Path
 
 from flsl_jax.config.parsing import nearest_key, require
-from flsl_jax.config.ranges import check_ranges
-from flsl_jax.config.run import Config
+from flsl_jax.config.ranges import check_ranges, range_of
+from flsl_jax.config.run import LOSS_WEIGHT, Config, ObjectiveConfig, ScheduleConfig
 from flsl_jax.config.task_checks import check_sources, check_together
 
 
@@ -41,15 +42,19 @@ def _check_model(config: Config) -> None:
 
 
 def _check_objective(config: Config) -> None:
-    objective = config.objective
-    intra = objective.intra_weight
+    hints = typing.get_type_hints(ObjectiveConfig, include_extras=True)
+    *others, last = weights = [key for key, hint in hints.items() if range_of(hint) == LOSS_WEIGHT]
     require(
-        any((intra.start, intra.end, objective.inter_weight, objective.volume_weight)),
-        "config.objective.intra_weight, inter_weight and volume_weight are all 0; expected one at least that is more",
+        any(_largest(getattr(config.objective, key)) > 0 for key in weights),
+        f"config.objective.{', '.join(others)} and {last} are all 0; expected at least one that is more than 0",
     )
     _check_grid(config, size_key="size", window_key="query_window")
     if config.views.recipe == "released":
         _check_grid(config, size_key="local_size", window_key="local_query_window")
+
+
+def _largest(weight: float | ScheduleConfig) -> float:
+    return max(weight.start, weight.end) if isinstance(weight, ScheduleConfig) else weight
 
 
 def _check_grid(config: Config, *, size_key: str, window_key: str) -> None:

@@ -11,6 +11,9 @@ from flsl_jax.config.evaluation import EvaluationConfig
 from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
 from flsl_jax.config.source import SourceConfig
 
+# On the weight of every loss term; one of them at least must be more than 0.
+LOSS_WEIGHT = Range(0, unit="weight in the loss")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -78,9 +81,9 @@ class ObjectiveConfig:
     projected_weight: Annotated[ScheduleConfig, Range(0, 1, unit="share of the positives")] = ScheduleConfig(
         start=0.0, end=0.0
     )
-    intra_weight: Annotated[ScheduleConfig, Range(0, unit="weight in the loss")]
-    inter_weight: Annotated[float, Range(0, unit="weight in the loss")]
-    volume_weight: Annotated[float, Range(0, unit="weight in the loss")]
+    intra_weight: Annotated[ScheduleConfig, LOSS_WEIGHT]
+    inter_weight: Annotated[float, LOSS_WEIGHT]
+    volume_weight: Annotated[float, LOSS_WEIGHT]
     prior: str
     targets: Literal["softmax", "sinkhorn", "centering"]
     sinkhorn_iterations: Annotated[int, Range(1, unit="iterations")]

@@ -1,7 +1,8 @@
 """The terms of the FLSL objective and their weighted sum (paper, Eq. 8, 11 and 13; docs/method.md, The objective).
 
-To add a term: write it as a function of arrays, give it a name in `TERMS`, and give the configuration its weight,
-`config.objective.NAME_weight`, a number or a schedule. The step, the metrics, the terminal and the curves follow.
+To add a term: write it as a function of arrays, give it a name in `TERMS`, and give the configuration its weight, a field
+`NAME_weight` of `flsl_jax.config.ObjectiveConfig` that is a number or a schedule, and its value in `configs/vits16.py`.
+The step, the metrics, the terminal and the curves follow.
 """
 
 import functools

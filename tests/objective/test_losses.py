@@ -1,6 +1,6 @@
 """The objective against the float64 reference and by its properties."""
 
-import dataclasses
+import typing
 
 import chex
 import hypothesis
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from flsl_jax import objective
 from flsl_jax.config import ObjectiveConfig
+from flsl_jax.config.ranges import range_of
+from flsl_jax.config.run import LOSS_WEIGHT
 from tests.objective import reference
 
 WEIGHTS = (0.03, 1.0, 5.0)
@@ -124,8 +126,9 @@ def test_an_argument_that_is_no_weight_is_refused(arrays):
 
 
 def test_every_term_has_its_weight_in_the_configuration():
-    keys = {field.name for field in dataclasses.fields(ObjectiveConfig)}
-    assert {objective.weight_key(name) for name in objective.TERMS} <= keys
+    hints = typing.get_type_hints(ObjectiveConfig, include_extras=True)
+    weights = {key for key, hint in hints.items() if range_of(hint) == LOSS_WEIGHT}
+    assert weights == {objective.weight_key(name) for name in objective.TERMS}
 
 
 def test_no_gradient_reaches_the_teacher(arrays):

@@ -47,13 +47,14 @@ _TOLERANCES["cudnn"] = _TOLERANCES["bfloat16"]
 
 def case(dtype: str) -> Config:
     """ViT-S/16 at 224 px, four images, no warm-up, so that every step moves the parameters."""
-    config = vits16.get_config()
-    config.batch_size = _BATCH
-    config.optimizer.warmup_epochs = 0.0
-    config.optimizer.freeze_last_layer_epochs = 0.0
-    config.compute.dtype = "bfloat16" if dtype in ("bfloat16", "cudnn") else "float32"
-    config.compute.attention = "cudnn" if dtype == "cudnn" else "xla"
-    return parse_config(config.to_dict())
+    values = vits16.get_config().to_dict()
+    values["batch_size"] = _BATCH
+    values["optimizer"] |= {"warmup_epochs": 0.0, "freeze_last_layer_epochs": 0.0}
+    values["compute"] |= {
+        "dtype": "bfloat16" if dtype in ("bfloat16", "cudnn") else "float32",
+        "attention": "cudnn" if dtype == "cudnn" else "xla",
+    }
+    return parse_config(values)
 
 
 def smooth_images(seed: int) -> np.ndarray:
@@ -62,7 +63,7 @@ def smooth_images(seed: int) -> np.ndarray:
     coarse = [
         rng.uniform(0, 1, (_BATCH, side, side, 3)).repeat(224 // side, 1).repeat(224 // side, 2) for side in (4, 14, 56)
     ]
-    return (255 * sum(coarse) / len(coarse)).astype(np.uint8)
+    return (255 * np.sum(coarse, axis=0) / len(coarse)).astype(np.uint8)
 
 
 def measure(dtype: str) -> dict[str, Any]:

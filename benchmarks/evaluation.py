@@ -7,7 +7,7 @@ import dataclasses
 import io
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from absl import flags
 from flax import nnx
 from PIL import Image
 
+from flsl_jax.command_line import run_main
 from flsl_jax.data.records import Record
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.errors import run_main
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder
@@ -49,7 +49,7 @@ class Jpegs:
         self._records = []
         for record in (scenes[index] for index in range(count)):
             buffer = io.BytesIO()
-            Image.fromarray(record.image).save(buffer, "JPEG", quality=90)
+            Image.fromarray(np.asarray(record.image)).save(buffer, "JPEG", quality=90)
             self._records.append(dataclasses.replace(record, image=buffer.getvalue()))
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ def _unit(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> int:
     """Prints both comparisons: medians with their ranges."""
     keep_host_memory()
     print(f"{jax.local_device_count()} × {jax.devices()[0].device_kind}")
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{title}: {name} {medians[name]:.1f} {unit} ({min(rates):.1f} … {max(rates):.1f})")
         ours, alone = medians.values()
         print(f"{title}: {ours / alone:.0%}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ and by the CPU time of all processes together (Linux only). All this on the file
 
 import contextlib
 import dataclasses
+import functools
 import io
 import multiprocessing
 import os
@@ -70,7 +71,9 @@ def generated_photo(index: int, *, width: int = 500, height: int = 375) -> bytes
     return buffer.getvalue()
 
 
-def pil_box(width: int, height: int, *, rng: np.random.Generator, area: tuple[float, float]) -> tuple[int, ...]:
+def pil_box(
+    width: int, height: int, *, rng: np.random.Generator, area: tuple[float, float]
+) -> tuple[int, int, int, int]:
     """A RandomResizedCrop box (left, top, right, bottom)."""
     for _ in range(10):
         pixels, ratio = width * height * rng.uniform(*area), np.exp(rng.uniform(*np.log(_ASPECT)))
@@ -154,13 +157,15 @@ def loader_rates(source: Source, *, size: int, workers: int, rounds: int, images
     """Measures the whole loader and the same work in one process, in turns and never at the same time."""
     batch_size = min(64, len(source))
     steps = max(1, images // batch_size)
-    options = {"batch_size": batch_size, "crop_size": size, "area": _AREA, "aspect": _ASPECT, "seed": 0}
+    loader = functools.partial(
+        Loader, source, batch_size=batch_size, crop_size=size, area=_AREA, aspect=_ASPECT, seed=0
+    )
     single, whole = [], []
     for _ in range(rounds):
-        with contextlib.closing(Loader(source, **options).batches()) as alone:
+        with contextlib.closing(loader().batches()) as alone:
             next(alone)
             single.append(_measured(alone, steps=steps, batch_size=batch_size))
-        with contextlib.closing(Loader(source, **options, workers=workers).batches()) as together:
+        with contextlib.closing(loader(workers=workers).batches()) as together:
             for _ in range(4 * workers):  # all workers have started and their buffers are full
                 next(together)
             whole.append(_measured(together, steps=8 * steps * workers, batch_size=batch_size))
@@ -232,7 +237,7 @@ def main(arguments: Sequence[str]) -> None:
             f"the same, prepared with --short_side={short_side}": ShardSource(packed),
         }
         for title, source in sources.items():
-            images = [source[i % len(source)].image for i in range(_IMAGES.value)]
+            images = [bytes(source[i % len(source)].image) for i in range(_IMAGES.value)]
             print_stages(title, images, size=size, rounds=rounds)
             rates = loader_rates(source, size=size, workers=workers, rounds=min(rounds, 3), images=_IMAGES.value)
             print(f"  {'one process, by the clock':28s}{rates.single}")

@@ -97,7 +97,9 @@ class OurStep:
         """Milliseconds an image of the views, the backbone forward, forward and backward, the head, and the update."""
         step, state = self.training.pure_step, self.training.init()
         pixels, sample = jnp.asarray(self.images), jnp.arange(len(self.images), dtype=jnp.uint32)
-        views = jax.jit(lambda x, s: make_views(x, s, seed=0, recipe=step.forward.recipe).replace(crops=()))
+        views = jax.jit(
+            lambda x, s: dataclasses.replace(make_views(x, s, seed=0, recipe=step.forward.recipe), crops=())
+        )
         crops = views(pixels, sample).students[0]
         crops = crops.reshape(-1, *crops.shape[2:])
 
@@ -111,15 +113,16 @@ class OurStep:
             settings = step.config.optimizer
             clipped = clip_gradients(state.student, mode=settings.clip, max_norm=settings.clip_norm)
             direction, _ = step.optimizer.update(clipped.grads, state.opt_state, state.student)
+            lr, weight_decay, momentum = (jnp.float32(value) for value in (1e-4, 0.05, 0.996))
             student = apply_update(
-                state.student, direction, step=state.step, lr=1e-4, weight_decay=0.05, freeze_last_layer_steps=0
+                state.student, direction, step=state.step, lr=lr, weight_decay=weight_decay, freeze_last_layer_steps=0
             )
-            return ema_update(state.teacher, student, momentum=0.996)
+            return ema_update(state.teacher, student, momentum=momentum)
 
         grid, width = crops.shape[1] // step.config.model.patch_size, step.config.model.width
         queries = (grid // step.config.objective.query_window) ** 2
         modes = jax.random.normal(jax.random.key(0), (len(crops) * queries, width))
-        parts: dict[str, tuple[Callable[..., Any], ...]] = {
+        parts: dict[str, tuple[Any, ...]] = {
             "views": (views, pixels, sample),
             "forward, student views": (jax.jit(tokens), state.student, crops),
             "forward + backward": (jax.jit(jax.grad(lambda p, x: jnp.sum(tokens(p, x) ** 2))), state.student, crops),

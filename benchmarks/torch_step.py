@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flsl_jax.config import Config
+from flsl_jax.config import Config, ViewsConfig
 
 _COMPILE_MODES = {"compile": "default", "tuned": "max-autotune-no-cudagraphs"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -144,7 +144,7 @@ class TorchStep:
         return (pixels - mean) / std
 
 
-def _augment(image: torch.Tensor, views: object) -> torch.Tensor:
+def _augment(image: torch.Tensor, views: ViewsConfig) -> torch.Tensor:
     draw = random.random
     if draw() < views.jitter_probability:
         for kind in random.sample(range(4), 4):
@@ -167,7 +167,7 @@ def _blend(image: torch.Tensor, other: torch.Tensor, strength: float) -> torch.T
     return (factor * image + (1 - factor) * other).clamp(0, 255)
 
 
-def _hue(image: torch.Tensor, views: object) -> torch.Tensor:
+def _hue(image: torch.Tensor, views: ViewsConfig) -> torch.Tensor:
     """Through HSV, as torchvision's tensor backend."""
     red, green, blue = image / 255
     high, low = torch.max(image / 255, 0).values, torch.min(image / 255, 0).values

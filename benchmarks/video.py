@@ -47,7 +47,8 @@ def measured(name: str, function: Callable[[], object]) -> float:
 
 def full_context(tokens: jax.Array, mask: np.ndarray, *, settings: VideoConfig) -> propagation.Context:
     """A context whose every slot holds a frame."""
-    labels = propagation.first_labels(mask, grid=tokens.shape[:2], channels=8)
+    height, width, _ = tokens.shape
+    labels = propagation.first_labels(mask, grid=(height, width), channels=8)
     context = propagation.start(tokens, labels, context=settings.context)
     everywhere = (1 + settings.context, 1, 1, 1)
     return dataclasses.replace(

@@ -49,7 +49,7 @@ def report(name: str, function: Callable[..., object], *arguments: jax.Array) ->
 
 def _views(images: jax.Array, sample: jax.Array, *, recipe: ViewRecipe) -> Views:
     """As a step without a guide has them."""
-    return make_views(images, sample, seed=0, recipe=recipe).replace(crops=())
+    return dataclasses.replace(make_views(images, sample, seed=0, recipe=recipe), crops=())
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ as torch has them. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_l
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from flsl_jax.models import Architecture
 from flsl_jax.models.position import sincos_embedding
 
 Tensors = dict[str, np.ndarray]
+NetworkName = Literal["teacher", "student"]
 
 _HEAD_LAYERS = {"fc1": "mlp.0", "fc2": "mlp.2", "fc3": "mlp.4"}
 

@@ -310,9 +310,9 @@ def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Ten
 def _without_token_row(positions: np.ndarray, num_patches: int | None) -> tuple[np.ndarray | None, np.ndarray]:
     """The class token's row, or None, and the rest."""
     rows = positions.shape[1]
-    if num_patches is None:
-        num_patches = next((count for count in (rows, rows - 1) if count and round(count**0.5) ** 2 == count), rows)
-    return (positions[:, :1], positions[:, 1:]) if rows == num_patches + 1 else (None, positions)
+    squares = (count for count in (rows, rows - 1) if count and round(count**0.5) ** 2 == count)
+    patches = next(squares, rows) if num_patches is None else num_patches
+    return (positions[:, :1], positions[:, 1:]) if rows == patches + 1 else (None, positions)
 
 
 def _generic(name: str) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
 from flsl_jax.networks import network_graph
-from flsl_jax.weights.canonical import backbone_params
+from flsl_jax.weights.canonical import NetworkName, backbone_params
 from flsl_jax.weights.reading.importing import Imported, import_weights
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class Loaded:
 def load_model(
     path: str | Path,
     *,
-    network: Literal["teacher", "student"] = "teacher",
+    network: NetworkName = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
 ) -> ViT:
@@ -53,7 +52,7 @@ def load_model(
 def load_network(
     path: str | Path,
     *,
-    network: Literal["teacher", "student"] = "teacher",
+    network: NetworkName = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
 ) -> Loaded:

@@ -41,9 +41,10 @@ def write_card(
     card, curves = card_paths(output, is_folder=folder.is_dir())
     place, picture = card_paths(folder, is_folder=True) if folder.is_dir() else (card, curves)
     drawn = trained.workdir / "curves.png" if trained.workdir else None
-    has_curves = drawn is not None and drawn.exists()
-    if has_curves:
+    has_curves = False
+    if drawn is not None and drawn.exists():
         shutil.copyfile(drawn, picture)
+        has_curves = True
     parts = [
         _heading(trained, metadata),
         _training(trained),

@@ -9,7 +9,7 @@ import numpy as np
 
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.canonical import NetworkName, Tensors
 from flsl_jax.weights.export import parity, writing
 from flsl_jax.weights.export.card import card_paths, write_card
 from flsl_jax.weights.export.counterparts import network_prefix, read_canonical
@@ -114,7 +114,7 @@ def write_trained(trained: Trained, output: Path, options: ExportOptions) -> Exp
     )
 
 
-def _networks(options: ExportOptions) -> tuple[str, ...]:
+def _networks(options: ExportOptions) -> tuple[NetworkName, ...]:
     return ("teacher", "student") if options.network == "both" else (options.network,)
 
 

@@ -53,6 +53,12 @@ class Parity:
         return f"largest difference to {self.counterpart} (tolerance {TOLERANCE:.0e}):\n{lines}"
 
 
+def own_size(architecture: Architecture) -> tuple[int, int]:
+    """The height and width of the training, in pixels."""
+    height, width = architecture.grid
+    return height * architecture.patch_size, width * architecture.patch_size
+
+
 def odd_size(architecture: Architecture) -> tuple[int, int]:
     """A height and width that are neither square nor those of the training, in pixels."""
     height, width = (
@@ -110,9 +116,8 @@ def check_parity(
     """
     ours = forward(tensors, architecture)
     theirs = open_counterpart(path, name=name, network=network, architecture=architecture, fields=fields)
-    own = tuple(side * architecture.patch_size for side in architecture.grid)
     differences = {}
-    for size in (own, odd_size(architecture)):
+    for size in (own_size(architecture), odd_size(architecture)):
         images = random_images(size)
         expected, found = ours(images), theirs.run(images)
         pairs = zip([*expected.blocks, expected.tokens], [*found.blocks, found.tokens], strict=True)
@@ -126,9 +131,8 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 def rounding_effect(tensors: Tensors, architecture: Architecture, *, dtype: str) -> float:
     """Largest difference of the tokens, at the training size, that rounding the tensors to `dtype` makes."""
-    own = tuple(side * architecture.patch_size for side in architecture.grid)
     rounded = {name: tensor.astype(DTYPES[dtype]).astype(np.float32) for name, tensor in tensors.items()}
-    return _token_distance(forward(tensors, architecture), forward(rounded, architecture), size=own)
+    return _token_distance(forward(tensors, architecture), forward(rounded, architecture), size=own_size(architecture))
 
 
 def resize_effect(tensors: Tensors, architecture: Architecture, *, other: Architecture) -> float:

@@ -10,7 +10,7 @@ from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.networks import architecture_of
-from flsl_jax.weights.canonical import Tensors, backbone_tensors, head_tensors
+from flsl_jax.weights.canonical import NetworkName, Tensors, backbone_tensors, head_tensors
 from flsl_jax.weights.load import check_num_heads, is_run
 from flsl_jax.weights.reading.importing import import_weights
 
@@ -41,7 +41,7 @@ class Trained:
     notes: tuple[str, ...] = ()
 
 
-def read_trained(path: Path, *, networks: Collection[str], num_heads: int | None = None) -> Trained:
+def read_trained(path: Path, *, networks: Collection[NetworkName], num_heads: int | None = None) -> Trained:
     """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
 
     `num_heads`: attention heads of a weight file that does not say; by default those of 64 channels each.
@@ -69,7 +69,7 @@ def read_trained(path: Path, *, networks: Collection[str], num_heads: int | None
     )
 
 
-def _read_file(path: Path, *, networks: Collection[str], num_heads: int | None) -> Trained:
+def _read_file(path: Path, *, networks: Collection[NetworkName], num_heads: int | None) -> Trained:
     found = {name: import_weights(path, network=name, num_heads=num_heads) for name in networks}
     first = next(iter(found.values()))
     return Trained(

@@ -5,13 +5,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.canonical import NetworkName, Tensors
 from flsl_jax.weights.layouts import original_names
 from flsl_jax.weights.reading.file_metadata import FileMetadata, read_file_metadata
 from flsl_jax.weights.reading.files import WeightFile, read_weights
@@ -74,7 +73,7 @@ class Imported:
 def import_weights(
     path: str | Path,
     *,
-    network: Literal["teacher", "student"] = "teacher",
+    network: NetworkName = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
     assumed_heads: int | None = None,

@@ -44,7 +44,7 @@ class WeightSource:
 
 
 _TOKENS = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_token": "reg_token"}
-_TIMM = LAYOUTS["timm"].names | _TOKENS
+_TIMM = {**LAYOUTS["timm"].names, **_TOKENS}
 _DINOV2 = _TIMM | {"reg_token": "register_tokens"}
 # DeiT III and BEiT keep LayerScale's factors in the block itself.
 _GAMMAS = ((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),)
@@ -53,7 +53,7 @@ _HF_TOKENS = {
     "dist_token": "embeddings.distillation_token",
     "reg_token": "embeddings.register_tokens",
 }
-_HF_VIT = LAYOUTS["transformers"].names | _HF_TOKENS
+_HF_VIT = {**LAYOUTS["transformers"].names, **_HF_TOKENS}
 _HF_DINOV2 = _HF_VIT | {
     "blocks.{n}.norm1.": "layers.{n}.norm1.",
     "blocks.{n}.ls1.gamma": "layers.{n}.layer_scale1.lambda1",
@@ -90,7 +90,7 @@ SOURCES: tuple[WeightSource, ...] = (
     WeightSource(
         name="detectron2",
         maker="detectron2's ViTDet",
-        names=LAYOUTS["detectron2"].names | _TOKENS,
+        names={**LAYOUTS["detectron2"].names, **_TOKENS},
         anchor=_TIMM_ANCHOR,
         marks=(r"(^|\.)net\.patch_embed\.",),
         final_norm=False,
@@ -164,7 +164,7 @@ SOURCES: tuple[WeightSource, ...] = (
     WeightSource(
         name="mmseg",
         maker="mmsegmentation",
-        names=LAYOUTS["mmseg"].names | {"cls_token": "cls_token"},
+        names={**LAYOUTS["mmseg"].names, "cls_token": "cls_token"},
         anchor=_MM_ANCHOR,
         marks=(r"\.attn\.attn\.in_proj_weight$",),
         final_norm=False,
@@ -173,7 +173,7 @@ SOURCES: tuple[WeightSource, ...] = (
     WeightSource(
         name="mmpretrain",
         maker="mmpretrain",
-        names=LAYOUTS["mmpretrain"].names | {"cls_token": "cls_token"},
+        names={**LAYOUTS["mmpretrain"].names, "cls_token": "cls_token"},
         anchor=_MM_ANCHOR,
         final_norm=False,
     ),

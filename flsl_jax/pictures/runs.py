@@ -10,11 +10,22 @@ from flsl_jax.config import Config
 
 @runtime_checkable
 class AlarmMark(Protocol):
-    """An alarm of the monitor: its name, the step of the metrics that raised it, and its message."""
+    """An alarm of the monitor."""
 
-    name: str
-    step: int
-    message: str
+    @property
+    def name(self) -> str:
+        """Its name in curves and tables."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The step of the metrics that raised it."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """What is seen, the likely cause and what to change."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,7 @@ WEIGHTS = tuple(
         ({"head.warmup_epochs": 1.0}, "config.head.warmup_epochs is 1.0, which holds a backbone that is random"),
         (
             dict.fromkeys(WEIGHTS, 0.0),
-            "config.objective.intra_weight, inter_weight and volume_weight are all 0",
+            "are all 0; expected at least one that is more than 0",
         ),
         ({"views.size": 225}, "config.views.size is 225; expected a multiple of config.model.patch_size = 16"),
         ({"views.size": 32, "objective.query_window": 3}, "config.views.size = 32 gives 2×2 tokens"),

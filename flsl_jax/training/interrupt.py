@@ -1,6 +1,7 @@
 """When a run should save and stop early: a signal, or the wall clock; agreed by all processes."""
 
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 
@@ -15,6 +16,8 @@ _AGREE_EVERY = 10
 class Interrupt:
     """Context in which SIGTERM and SIGINT ask for a stop instead of killing; a second SIGINT kills.
 
+    Only the main thread of a Python process can take signals; in another thread only the wall clock asks for a stop.
+
     Args:
         max_hours: wall-clock limit from the entry of the context; 0 for none.
     """
@@ -25,7 +28,8 @@ class Interrupt:
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGTERM, signal.SIGINT) if in_main_thread else ():
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -1,5 +1,6 @@
 """Signals and the wall clock ask for a stop."""
 
+import concurrent.futures
 import os
 import signal
 
@@ -29,6 +30,17 @@ def test_the_handlers_from_before_come_back():
     with Interrupt():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_another_thread_the_wall_clock_alone_asks_for_a_stop():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped() -> bool:
+        with Interrupt(max_hours=1e-9) as interrupt:
+            return interrupt.requested(1) and signal.getsignal(signal.SIGTERM) == before
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(stopped).result()
 
 
 def test_the_wall_clock_asks_for_a_stop():

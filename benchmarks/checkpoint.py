@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     blocked, committed = [], []
     with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
-        checkpoints = Checkpoints(Path(folder), keep=1, keep_best=False)
+        checkpoints = Checkpoints(Path(folder), keep=1)
         with contextlib.closing(checkpoints):
             for step in range(_ROUNDS.value + 1):  # the first one also starts orbax's threads and is left out
                 start = time.perf_counter()

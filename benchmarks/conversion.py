@@ -27,7 +27,7 @@ def write_checkpoint(workdir: Path) -> None:
     """The state before the first step, as a run saves it."""
     config = parse_config(_CONFIG.value.to_dict())
     state = create_state(config, optimizer=make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=0))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1, keep_best=False)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(1, state, run={"config": to_dict(config), "step": 1})
     checkpoints.close()
 

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from flsl_jax.errors import UserError
 
-_BEST_METRIC = "knn_any"
 # Orbax writes it when everything else is there.
 _MARK = "_CHECKPOINT_METADATA"
 
@@ -27,19 +27,28 @@ class Checkpoints:
     files are written while training goes on, and the folder takes its name only when they are complete.
     """
 
-    def __init__(self, folder: Path, *, keep: int, keep_best: bool) -> None:
+    def __init__(self, folder: Path, *, keep: int, best: str | None = None) -> None:
+        """Opens the folder, which is made where it is not there.
+
+        Args:
+            folder: of all checkpoints of the run.
+            keep: how many of the newest are kept.
+            best: name of the metric whose largest value marks one more to keep; None: none.
+        """
         newest = checkpoint_managers.LatestN(n=keep)
         policy = newest
-        if keep_best:
-            best = checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[_BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
+        self._best = best
+        if best is not None:
+            # A checkpoint of before the config named this metric is the worst.
+            best_one = checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics.get(best, -math.inf), n=1, keep_checkpoints_without_metrics=False
             )
-            policy = checkpoint_managers.AnyPreservationPolicy([newest, best])
+            policy = checkpoint_managers.AnyPreservationPolicy([newest, best_one])
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
-                best_fn=lambda metrics: metrics[_BEST_METRIC],
+                best_fn=None if best is None else lambda metrics: metrics.get(best, -math.inf),
                 enable_async_checkpointing=True,
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
@@ -50,14 +59,14 @@ class Checkpoints:
         """The newest committed step, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, *, run: dict[str, Any], best_metric: float | None = None) -> None:
+    def save(self, step: int, state: Any, *, run: dict[str, Any], metrics: Mapping[str, float] | None = None) -> None:
         """Starts to save; a step that is already there is left alone. An earlier save that failed raises here.
 
         Args:
             step: updates done.
             state: pytree of arrays on any devices.
             run: what a reader needs beside the state (the config, versions); plain JSON.
-            best_metric: the dense k-NN accuracy by which the best checkpoint is kept, where it was measured.
+            metrics: what was measured at this step; the one that chooses the best checkpoint is kept with it.
         """
         self._manager.check_for_errors()
         if step in self._manager.all_steps():
@@ -65,7 +74,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)),
-            metrics=None if best_metric is None else {_BEST_METRIC: float(best_metric)},
+            metrics={self._best: float(metrics[self._best])} if metrics and self._best in metrics else None,
         )
 
     def restore(self, step: int, abstract_state: Any) -> Any:

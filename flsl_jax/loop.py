@@ -1,14 +1,12 @@
 """The training loop: what happens, in order."""
 
-import collections
 import contextlib
 import dataclasses
 import json
 import logging
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,27 +14,23 @@ import numpy as np
 from flsl_jax import parallel
 from flsl_jax.checkpoints import Checkpoints, committed_step
 from flsl_jax.config import Config, to_dict
-from flsl_jax.data.pipeline import HostBatch, Loader
+from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
-from flsl_jax.training import cost
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
-from flsl_jax.training.monitor import Monitor, first_non_finite
+from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
-from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features
-from flsl_jax.training.writers import Writers, open_writers
+from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features, metric_key
+from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
-from flsl_jax.workdir import read_metrics
+from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 log = logging.getLogger(__name__)
-
-# Metrics are read this many steps after their step was dispatched, so that the devices are never waited for.
-_READ_LATE = 3
 
 # Images in the picture of the features that a run leaves.
 _SHOWN_IMAGES = 8
@@ -48,6 +42,38 @@ class Outcome:
 
     step: int
     finished: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a call of `train` has opened. `end`: the step after which it stops."""
+
+    config: Config
+    workdir: Path
+    training: Training
+    loader: Loader
+    validation: Validation | None
+    checkpoints: Checkpoints
+    interrupt: Interrupt
+    end: int
+
+    def measures_after(self, step: int) -> bool:
+        """Whether the config wants the evaluations after `step` updates; 0 is before the first one."""
+        every = round(self.config.evaluation.every_epochs * self.training.steps_per_epoch)
+        return bool(self.validation is not None and every and (step % every == 0 or step == self.end))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """Where the loop ended.
+
+    `complete`: no evaluation was cut off. `images`: the first ones of the first batch; None without a step.
+    """
+
+    state: TrainState
+    step: int
+    complete: bool = True
+    images: UInt8[np.ndarray, "I S S 3"] | None = None
 
 
 def train(config: Config, *, workdir: Path) -> Outcome:
@@ -74,14 +100,22 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     if not has_checkpoint(workdir):
         initial = read_initial(config) if config.init_from else None
         write_config(config, workdir)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
-    )
+    best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
-        run = _Run(config, workdir, training, loader, validation, checkpoints, interrupt, initial)
-        outcome = run.execute()
+        run = _Run(
+            config=config,
+            workdir=workdir,
+            training=training,
+            loader=loader,
+            validation=validation,
+            checkpoints=checkpoints,
+            interrupt=interrupt,
+            end=min(training.total_steps, config.stop_at_step or training.total_steps),
+        )
+        outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
-        metrics = read_metrics(workdir / "metrics.jsonl")
+        metrics = read_metrics(workdir / METRICS_FILE)
         if metrics:  # none yet where the run was stopped before its first line
             save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
     return outcome
@@ -129,214 +163,114 @@ def write_config(config: Config, workdir: Path) -> None:
             ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """A dispatched step whose metrics were not read yet."""
-
-    step: int
-    metrics: dict[str, jax.Array]
-    batch: HostBatch
-
-
-class _Run:
-    """One call of `train`: its open parts, and the loop over them."""
-
-    def __init__(
-        self,
-        config: Config,
-        workdir: Path,
-        training: Training,
-        loader: Loader,
-        validation: Validation | None,
-        checkpoints: Checkpoints,
-        interrupt: Interrupt,
-        initial: Initial | None,
-    ) -> None:
-        self._config, self._workdir = config, workdir
-        self._training, self._loader, self._validation = training, loader, validation
-        self._checkpoints, self._interrupt, self._initial = checkpoints, interrupt, initial
-        self._monitor = Monitor(num_centroids=config.head.centroids)
-        self._pending: collections.deque[_Pending] = collections.deque()
-        self._last: dict[str, float] = {}
-        self._knn: dict[str, float] = {}
-        self._shown = None if validation is None else validation.images(_SHOWN_IMAGES)
-
-    def execute(self) -> Outcome:
-        """Restores or initialises, loops, saves."""
-        start = self._checkpoints.latest_step or 0
-        total = self._training.total_steps
-        end = min(total, self._config.stop_at_step or total)
-        if start:
-            state = self._restored(start)
-            # Only now: a config that does not fit the checkpoint leaves the one that does.
-            write_config(self._config, self._workdir)
-            log.info("continuing from the checkpoint of step %d in %s", start, self._workdir)
+def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
+    """Restores or initialises, evaluates, loops, draws."""
+    start = run.checkpoints.latest_step or 0
+    state = _restore(run, start) if start else _initialise(run.training, initial)
+    log.info("%s", describe(run.config, run.training))
+    recorder = Recorder(
+        run.config,
+        workdir=run.workdir,
+        start=start,
+        end=run.end,
+        total_steps=run.training.total_steps,
+        flops_per_image=run.training.flops_per_image,
+        last_checkpoint=lambda: run.checkpoints.latest_step,
+    )
+    with contextlib.closing(recorder):
+        reached = _Reached(state=state, step=start)
+        if _lacks_measurement(run, start) and _measure(run, recorder, state, step=start) is None:
+            reached = dataclasses.replace(reached, complete=False)
         else:
-            state = self._start()
-        log.info("%s", describe(self._config, self._training))
-        writers = open_writers(
-            self._workdir,
-            total_steps=end,
-            start_step=start,
-            tensorboard=self._config.logging.tensorboard,
-            wandb=self._config.logging.wandb,
-            is_main=jax.process_index() == 0,
-        )
-        with contextlib.closing(writers):
-            measured = self._measured_already(start) or self._validate(state, start, writers)
-            step = start
-            if measured:
-                state, step, measured = self._loop(state, start=start, end=end, writers=writers)
-        self._checkpoints.wait()
-        if start < step == end and measured:
-            draw_features(self._training, state.teacher, self._shown, self._workdir / "features.png")
-        return Outcome(step=step, finished=step == end and measured)
-
-    def _restored(self, step: int) -> TrainState:
-        check_same_guide(self._training.guide, config=self._config, saved=self._checkpoints.description(step))
-        state = self._checkpoints.restore(step, self._training.abstract_state.changing())
-        return TrainState(**state, guide=self._training.place_guide())
-
-    def _start(self) -> TrainState:
-        state, initial = self._training.init(), self._initial
-        if initial is None:
-            return state
-        log.info("%s", initial.report)
-        abstract = self._training.abstract_state
-        return start_from(state, backbone=initial.backbone, head=initial.head, abstract_state=abstract)
-
-    def _loop(self, state: Any, *, start: int, end: int, writers: Writers) -> tuple[Any, int, bool]:
-        """Steps `start` … `end`; returns the state and the step that were reached, and whether no measurement was cut off."""
-        measured = True
-        step, clock = start, _Clock(self._config.batch_size, step=start)
-        steps_per_epoch = self._loader.steps_per_epoch
-        save_every = max(1, round(self._config.checkpoint.every_epochs * steps_per_epoch))
-        batches = self._loader.batches(start, end - start)
-        feed = device_batches(batches, sharding=self._training.batch_sharding, prefetch=self._config.compute.prefetch)
-        with contextlib.closing(feed):
-            for batch in feed:
-                clock.waited(batch.wait_seconds)
-                with jax.transfer_guard("disallow"), _memory_hint():
-                    state, metrics = self._training.step(state, batch.images, batch.sample)
-                step += 1
-                if self._shown is None:
-                    self._shown = batch.host.images[:_SHOWN_IMAGES].copy()
-                self._pending.append(_Pending(step=step, metrics=metrics, batch=batch.host))
-                self._settle(writers, clock, keep=_READ_LATE)
-                stop = step == end or self._interrupt.requested(step)
-                validate = self._to_be_measured(step, end=end)
-                if stop or validate or step % save_every == 0:
-                    self._settle(writers, clock, keep=0)
-                    measured = not validate or self._validate(state, step, writers)
-                    self._save(state, step, measured=validate and measured)
-                    clock.restart(step)
-                if stop or not measured:
-                    break
-        if self._interrupt.reason and (step < end or not measured):
-            log.warning("stopped at step %d by %s; saved, continue with the same command", step, self._interrupt.reason)
-        return state, step, measured
-
-    def _to_be_measured(self, step: int, *, end: int) -> bool:
-        every = round(self._config.evaluation.every_epochs * self._training.steps_per_epoch)
-        return bool(self._validation is not None and every and (step % every == 0 or step == end))
-
-    def _measured_already(self, start: int) -> bool:
-        """Whether nothing is to be measured before the first step: a run that was stopped while measuring does it now."""
-        end = min(self._training.total_steps, self._config.stop_at_step or self._training.total_steps)
-        if not self._to_be_measured(start, end=end):
-            return True
-        lines = read_metrics(self._workdir / "metrics.jsonl")
-        return parallel.as_first(any(line["step"] == start and self._validation.is_measured(line) for line in lines))
-
-    def _settle(self, writers: Writers, clock: "_Clock", *, keep: int) -> None:
-        """Reads the metrics of all but the newest `keep` steps; stops the run on a non-finite value; writes lines."""
-        while len(self._pending) > keep:
-            item = self._pending.popleft()
-            values = {name: float(value) for name, value in jax.device_get(item.metrics).items()}
-            self._check_finite(values, item)
-            if item.step % self._config.logging.every_steps and item.step != self._training.total_steps:
-                writers.tick(item.step, values)
-                continue
-            self._last = values
-            writers.write(item.step, values | clock.rates(item.step, self._training.flops_per_image))
-            for alarm in self._monitor.update(item.step, values):
-                log.warning("step %d: %s", alarm.step, alarm.message)
-
-    def _check_finite(self, values: dict[str, float], item: _Pending) -> None:
-        """Every process sees the same values, so all of them stop; no checkpoint of or after this step exists."""
-        term = first_non_finite(values)
-        if term is None:
-            return
-        name = f"nonfinite_step{item.step}_process{jax.process_index()}.json"
-        report = {"step": item.step, "term": term, "values": {key: repr(value) for key, value in values.items()}}
-        report |= {"sample": np.asarray(item.batch.sample).tolist(), "record": np.asarray(item.batch.record).tolist()}
-        (self._workdir / name).write_text(json.dumps(report, indent=2))
-        first = (item.step - 1) * self._config.batch_size
-        raise UserError(
-            f"step {item.step}: {term} is {values[term]}, from samples {first} … {first + self._config.batch_size - 1} "
-            f"(records in {self._workdir / name}); the last checkpoint, of step {self._checkpoints.latest_step}, is "
-            "intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and "
-            "start again"
-        )
-
-    def _validate(self, state: Any, step: int, writers: Writers) -> bool:
-        """Measures the teacher; False where the run was asked to stop meanwhile, with nothing written."""
-        if self._validation is None:
-            return True
-        try:
-            values = self._validation.measure(
-                self._training, state.teacher, stop=self._interrupt.requested, baseline=step == 0
-            )
-        except StoppedEvaluating:
-            log.warning("stopped measuring at step %d by %s", step, self._interrupt.reason)
-            return False
-        self._knn = values
-        writers.write(step, values)
-        return True
-
-    def _save(self, state: Any, step: int, *, measured: bool) -> None:
-        guide = self._training.guide
-        self._checkpoints.save(
-            step,
-            state.changing(),
-            run={
-                "config": to_dict(self._config),
-                "step": step,
-                "guide": None if guide is None else guide.description(),
-            },
-            best_metric=self._knn.get("knn_any") if measured else None,
-        )
+            reached = _loop(run, recorder, state, start=start)
+    run.checkpoints.wait()
+    if start < reached.step == run.end and reached.complete:
+        shown = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
+        shown = reached.images if shown is None else shown
+        draw_features(run.training, reached.state.teacher, shown, run.workdir / "features.png")
+    return Outcome(step=reached.step, finished=reached.step == run.end and reached.complete)
 
 
-class _Clock:
-    """Rates between two written lines."""
+def _restore(run: _Run, step: int) -> TrainState:
+    """The state of a checkpoint; the run's config.json becomes the present one, once it is known to fit."""
+    check_same_guide(run.training.guide, config=run.config, saved=run.checkpoints.description(step))
+    state = run.checkpoints.restore(step, run.training.abstract_state.changing())
+    write_config(run.config, run.workdir)
+    log.info("continuing from the checkpoint of step %d in %s", step, run.workdir)
+    return TrainState(**state, guide=run.training.place_guide())
 
-    def __init__(self, batch_size: int, *, step: int) -> None:
-        self._batch_size = batch_size
-        self.restart(step)
 
-    def restart(self, step: int) -> None:
-        """Starts a new interval after `step`, so that evaluation and checkpoints do not count as training time."""
-        self._start, self._wait, self._step = time.perf_counter(), 0.0, step
+def _initialise(training: Training, initial: Initial | None) -> TrainState:
+    state = training.init()
+    if initial is None:
+        return state
+    log.info("%s", initial.report)
+    return start_from(state, backbone=initial.backbone, head=initial.head, abstract_state=training.abstract_state)
 
-    def waited(self, seconds: float) -> None:
-        """Adds time that the loop waited for a batch."""
-        self._wait += seconds
 
-    def rates(self, step: int, flops_per_image: float) -> dict[str, float]:
-        """Images/s, share of the time spent waiting for data, and MFU where the devices' peak is known."""
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        images_per_sec = (step - self._step) * self._batch_size / seconds
-        values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self._wait / seconds)}
-        peak = cost.peak_flops(jax.devices()[0].device_kind)
-        if peak is not None:
-            values["mfu"] = images_per_sec * flops_per_image / (peak * jax.device_count())
-        self.restart(step)
-        return values
+def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _Reached:
+    """Steps `start` … `run.end`, with evaluations and checkpoints in between; ends early when asked to stop."""
+    step, complete, images = start, True, None
+    save_every = max(1, round(run.config.checkpoint.every_epochs * run.training.steps_per_epoch))
+    batches = run.loader.batches(start, run.end - start)
+    feed = device_batches(batches, sharding=run.training.batch_sharding, prefetch=run.config.compute.prefetch)
+    recorder.start_clock(step)
+    with contextlib.closing(feed):
+        for batch in feed:
+            recorder.waited(batch.wait_seconds)
+            with jax.transfer_guard("disallow"), _memory_hint():
+                state, metrics = run.training.step(state, batch.images, batch.sample)
+            step += 1
+            images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
+            recorder.dispatched(step, metrics, batch=batch.host)
+            stop = step == run.end or run.interrupt.requested(step)
+            evaluates = run.measures_after(step)
+            if stop or evaluates or step % save_every == 0:
+                recorder.settle()
+                values = _measure(run, recorder, state, step=step) if evaluates else {}
+                complete = values is not None
+                _save(run, state, step=step, measured=values or {})
+                recorder.start_clock(step)
+            if stop or not complete:
+                break
+    if run.interrupt.reason and (step < run.end or not complete):
+        log.warning("stopped at step %d by %s; saved, continue with the same command", step, run.interrupt.reason)
+    return _Reached(state=state, step=step, complete=complete, images=images)
+
+
+def _lacks_measurement(run: _Run, start: int) -> bool:
+    """Whether an evaluation is due before the first step: at the start of a run, or if it was stopped while evaluating."""
+    if run.validation is None or not run.measures_after(start):
+        return False
+    lines = read_metrics(run.workdir / METRICS_FILE)
+    measured = any(line["step"] == start and run.validation.is_measured(line) for line in lines)
+    return not parallel.as_first(measured)
+
+
+def _measure(run: _Run, recorder: Recorder, state: TrainState, *, step: int) -> dict[str, float] | None:
+    """Evaluates the teacher and writes the values; None, with nothing written, where the run was asked to stop meanwhile."""
+    assert run.validation is not None
+    try:
+        values = run.validation.measure(run.training, state.teacher, stop=run.interrupt.requested, baseline=step == 0)
+    except StoppedEvaluating:
+        log.warning("stopped measuring at step %d by %s", step, run.interrupt.reason)
+        return None
+    recorder.evaluated(step, values)
+    return values
+
+
+def _save(run: _Run, state: TrainState, *, step: int, measured: dict[str, float]) -> None:
+    guide = run.training.guide
+    run.checkpoints.save(
+        step,
+        state.changing(),
+        run={"config": to_dict(run.config), "step": step, "guide": None if guide is None else guide.description()},
+        metrics=measured,
+    )
 
 
 @contextlib.contextmanager
-def _memory_hint() -> Any:
+def _memory_hint() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -350,7 +284,7 @@ def _memory_hint() -> Any:
 
 def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
     """The line a run ends with: how much better than at the start its features are, where measured."""
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir / METRICS_FILE)
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
     measured = [line for line in lines if "knn_any" in line]
     if len(measured) > 1:

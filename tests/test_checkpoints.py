@@ -25,8 +25,8 @@ def abstract(state):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
-def open_checkpoints(folder, *, keep=3, keep_best=True):
-    return Checkpoints(folder / "checkpoints", keep=keep, keep_best=keep_best)
+def open_checkpoints(folder, *, keep=3, best="score"):
+    return Checkpoints(folder / "checkpoints", keep=keep, best=best)
 
 
 def committed_steps(folder):
@@ -59,16 +59,29 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     checkpoints = open_checkpoints(tmp_path, keep=2)
     scores = {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: 0.4}
     for step, score in scores.items():
-        checkpoints.save(step, sharded(make_state(step)), run={}, best_metric=score)
+        checkpoints.save(step, sharded(make_state(step)), run={}, metrics=None if score is None else {"score": score})
         checkpoints.wait()
     checkpoints.close()
     assert committed_steps(tmp_path) == [2, 4, 5]
 
 
+def test_another_metric_chooses_among_the_checkpoints_that_have_it(tmp_path):
+    """A run goes on with another metric for the best: what was kept by the first one counts as the worst."""
+    checkpoints = open_checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, sharded(make_state(1)), run={}, metrics={"score": 0.9, "other": 0.1})
+    checkpoints.close()
+    checkpoints = open_checkpoints(tmp_path, keep=1, best="other")
+    for step, other in {2: 0.5, 3: 0.3, 4: 0.2}.items():
+        checkpoints.save(step, sharded(make_state(step)), run={}, metrics={"score": 0.0, "other": other})
+        checkpoints.wait()
+    checkpoints.close()
+    assert committed_steps(tmp_path) == [2, 4]
+
+
 def test_keeps_only_the_newest_when_the_best_is_not_asked_for(tmp_path):
-    checkpoints = open_checkpoints(tmp_path, keep=1, keep_best=False)
+    checkpoints = open_checkpoints(tmp_path, keep=1, best=None)
     for step, score in {1: 0.9, 2: 0.1}.items():
-        checkpoints.save(step, sharded(make_state(step)), run={}, best_metric=score)
+        checkpoints.save(step, sharded(make_state(step)), run={}, metrics={"score": score})
         checkpoints.wait()
     checkpoints.close()
     assert committed_steps(tmp_path) == [2]

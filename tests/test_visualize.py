@@ -35,7 +35,7 @@ def workdir(tmp_path_factory):
     folder, config = tmp_path_factory.mktemp("run"), tiny_config()
     write_config(config, folder)
     state = create_state(config, optimizer=make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=0))
-    with contextlib.closing(Checkpoints(folder / "checkpoints", keep=1, keep_best=False)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as checkpoints:
         checkpoints.save(2, jax.device_get(state), run={"config": to_dict(config), "step": 2})
     lines = [{"step": step, "loss": 5.0 / step, "images_per_sec": 2.0} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax.config import Config
+from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.tasks import check_names, open_task, run_task
@@ -29,11 +30,13 @@ class StoppedEvaluating(Exception):
 class Validation:
     """The tasks of a run, their data opened once; measured on every process alike, on its own devices.
 
-    `settings` and `data` by the name of the task; `patch_size` and `image_size` of the network, in pixels.
+    `settings` and `data` by the name of the task; `best_key`: the name, among what `measure` returns, of the metric that
+    chooses the best checkpoint; `patch_size` and `image_size` of the network, in pixels.
     """
 
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
+    best_key: str
     batch_size: int
     patch_size: int
     image_size: int
@@ -51,7 +54,13 @@ class Validation:
         settings = {name: getattr(config.evaluation, name) for name in config.evaluation.tasks}
         sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
         data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
-        return cls(settings=settings, data=data, batch_size=config.evaluation.batch_size, **sizes)
+        return cls(
+            settings=settings,
+            data=data,
+            best_key=metric_key(config.evaluation.best_metric),
+            batch_size=config.evaluation.batch_size,
+            **sizes,
+        )
 
     def measure(
         self,
@@ -70,7 +79,8 @@ class Validation:
             baseline: measure the bbox-aligned k-NN of raw pixels too, as `knn_pixels_any`, ….
 
         Raises:
-            StoppedEvaluating: `stop` said so.
+            StoppedEvaluating: `stop` returned True.
+            UserError: `evaluation.best_metric` is not among the metrics.
         """
         batches = itertools.count()
 
@@ -81,8 +91,12 @@ class Validation:
         encoder = local_encoder(training, params, name="teacher")
         values: dict[str, float] = {}
         for name in self.settings:
-            prefix = "knn_" if name == _KNN else f"{name}/"
-            values |= self._run(name, encoder, prefix=prefix, poll=poll)
+            values |= self._run(name, encoder, prefix=_prefix(name), poll=poll)
+        if self.best_key not in values:
+            raise UserError(
+                f"config.evaluation.best_metric names {self.best_key!r}, which is not measured; expected TASK/METRIC, as in "
+                f"{', '.join(sorted(key.replace('knn_', 'bbox_knn/', 1) for key in values))}"
+            )
         if baseline and _KNN in self.settings:
             pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size)
             values |= self._run(_KNN, pixels, prefix="knn_pixels_", poll=poll)
@@ -96,9 +110,7 @@ class Validation:
 
     def is_measured(self, line: Mapping[str, Any]) -> bool:
         """Whether a line of metrics holds what `measure` gives."""
-        return all(
-            any(key.startswith("knn_" if name == _KNN else f"{name}/") for key in line) for name in self.settings
-        )
+        return all(any(key.startswith(_prefix(name)) for key in line) for name in self.settings)
 
     def images(self, count: int) -> UInt8[np.ndarray, "I s s 3"] | None:
         """The first images that the bbox-aligned k-NN asks about; None where it is not measured."""
@@ -106,6 +118,17 @@ class Validation:
         if not isinstance(data, BboxKnnData) or data.val is None:
             return None
         return np.stack([image for image, *_ in itertools.islice(data.val, count)])
+
+
+def metric_key(metric: str) -> str:
+    """The name in `metrics.jsonl` of a metric TASK/METRIC."""
+    task, _, name = metric.partition("/")
+    return _prefix(task) + name
+
+
+def _prefix(task: str) -> str:
+    """What stands before a task's metrics in `metrics.jsonl`."""
+    return "knn_" if task == _KNN else f"{task}/"
 
 
 def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncoder:

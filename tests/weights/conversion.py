@@ -43,7 +43,7 @@ def write_run(workdir, config):
     mesh = parallel.make_mesh(ParallelConfig(fsdp=8))
     state = jax.device_put(state, parallel.state_shardings(state, mesh=mesh))
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1, keep_best=False)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(STEP, state, run={"config": to_dict(config), "step": STEP})
     checkpoints.close()
     return workdir

@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     teacher = random_params(build_network(CONFIG, rngs=nnx.Rngs(0)))
     state = {"teacher": teacher, "student": {**teacher, "backbone": {**teacher["backbone"]}}}
     state["student"]["backbone"]["pos_embed"] = -teacher["backbone"]["pos_embed"]
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1, keep_best=False)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(5, state, run={"config": to_dict(CONFIG), "step": 5})
     checkpoints.close()
     return workdir, state

@@ -1,0 +1,157 @@
+"""What becomes of a step's metrics: read late, checked, timed, written, watched by the monitor."""
+
+import collections
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from flsl_jax.config import Config
+from flsl_jax.data.pipeline import HostBatch
+from flsl_jax.errors import UserError
+from flsl_jax.training import cost
+from flsl_jax.training.monitor import Monitor, first_non_finite
+from flsl_jax.training.writers import open_writers
+
+log = logging.getLogger(__name__)
+
+# Metrics are read this many steps after their step was dispatched, so that the devices never wait for the host.
+_READ_LATE = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A dispatched step whose metrics have not been read yet."""
+
+    step: int
+    metrics: Mapping[str, jax.Array]
+    batch: HostBatch
+
+
+class Recorder:
+    """Takes the metrics of every step and writes those of every `logging.every_steps`-th, some steps later.
+
+    Args:
+        config: of the run.
+        workdir: where metrics and reports are written, by the first process.
+        start: updates done before the first step that is recorded.
+        end: the step after which this call of `train` stops; shown as the total.
+        total_steps: of the whole run; its last step is always written.
+        flops_per_image: of a step, for the MFU.
+        last_checkpoint: asked for the step of the newest checkpoint when a value is not finite.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        workdir: Path,
+        start: int,
+        end: int,
+        total_steps: int,
+        flops_per_image: float,
+        last_checkpoint: Callable[[], int | None],
+    ) -> None:
+        self._config, self._workdir, self._total_steps = config, workdir, total_steps
+        self._last_checkpoint = last_checkpoint
+        self._monitor = Monitor(num_centroids=config.head.centroids)
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._clock = _Clock(batch_size=config.batch_size, flops_per_image=flops_per_image)
+        self._writers = open_writers(
+            workdir,
+            total_steps=end,
+            start_step=start,
+            tensorboard=config.logging.tensorboard,
+            wandb=config.logging.wandb,
+            is_main=jax.process_index() == 0,
+        )
+
+    def start_clock(self, step: int) -> None:
+        """Measures rates from now on; `step` updates are done. Evaluation and checkpoints thus do not count as training."""
+        self._clock.start(step)
+
+    def waited(self, seconds: float) -> None:
+        """Adds time that the loop has waited for a batch."""
+        self._clock.wait_seconds += seconds
+
+    def dispatched(self, step: int, metrics: Mapping[str, jax.Array], *, batch: HostBatch) -> None:
+        """A step is under way. Reads the metrics of an earlier one.
+
+        Raises:
+            UserError: a value of that one is not finite; names the term and the samples.
+        """
+        self._pending.append(_Pending(step=step, metrics=metrics, batch=batch))
+        self._settle(keep=_READ_LATE)
+
+    def settle(self) -> None:
+        """Waits for all steps under way and reads their metrics.
+
+        Raises:
+            UserError: a value is not finite; names the term and the samples.
+        """
+        self._settle(keep=0)
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what an evaluation has measured."""
+        self._writers.write(step, values)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._writers.close()
+
+    def _settle(self, *, keep: int) -> None:
+        while len(self._pending) > keep:
+            item = self._pending.popleft()
+            values = {name: float(value) for name, value in jax.device_get(item.metrics).items()}
+            self._check_finite(values, item)
+            if item.step % self._config.logging.every_steps and item.step != self._total_steps:
+                self._writers.tick(item.step, values)
+                continue
+            self._writers.write(item.step, values | self._clock.rates(item.step))
+            for alarm in self._monitor.update(item.step, values):
+                log.warning("step %d: %s", alarm.step, alarm.message)
+
+    def _check_finite(self, values: dict[str, float], item: _Pending) -> None:
+        """Every process sees the same values, so all of them stop; no checkpoint of or after this step exists."""
+        term = first_non_finite(values)
+        if term is None:
+            return
+        name = f"nonfinite_step{item.step}_process{jax.process_index()}.json"
+        report = {"step": item.step, "term": term, "values": {key: repr(value) for key, value in values.items()}}
+        report |= {"sample": np.asarray(item.batch.sample).tolist(), "record": np.asarray(item.batch.record).tolist()}
+        (self._workdir / name).write_text(json.dumps(report, indent=2))
+        first = (item.step - 1) * self._config.batch_size
+        raise UserError(
+            f"step {item.step}: {term} is {values[term]}, from samples {first} … {first + self._config.batch_size - 1} "
+            f"(records in {self._workdir / name}); the last checkpoint, of step {self._last_checkpoint()}, is "
+            "intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and "
+            "start again"
+        )
+
+
+class _Clock:
+    """Rates between two written lines."""
+
+    def __init__(self, *, batch_size: int, flops_per_image: float) -> None:
+        self._batch_size, self._flops_per_image = batch_size, flops_per_image
+        self.wait_seconds = 0.0
+
+    def start(self, step: int) -> None:
+        """Starts a new interval after `step`."""
+        self._start, self._step, self.wait_seconds = time.perf_counter(), step, 0.0
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Images/s, share of the time spent waiting for data, MFU where the devices' peak is known; starts anew."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        images_per_sec = (step - self._step) * self._batch_size / seconds
+        values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self.wait_seconds / seconds)}
+        peak = cost.peak_flops(jax.devices()[0].device_kind)
+        if peak is not None:
+            values["mfu"] = images_per_sec * self._flops_per_image / (peak * jax.device_count())
+        self.start(step)
+        return values

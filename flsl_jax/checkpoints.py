@@ -74,7 +74,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)),
-            metrics={self._best: float(metrics[self._best])} if metrics and self._best in metrics else None,
+            metrics={name: float(value) for name, value in (metrics or {}).items() if name == self._best} or None,
         )
 
     def restore(self, step: int, abstract_state: Any) -> Any:

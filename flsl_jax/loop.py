@@ -184,11 +184,12 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
         else:
             reached = _loop(run, recorder, state, start=start)
     run.checkpoints.wait()
-    if start < reached.step == run.end and reached.complete:
-        shown = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
-        shown = reached.images if shown is None else shown
+    finished = reached.step == run.end and reached.complete
+    if finished and reached.images is not None:  # without a step the picture is there already
+        evaluated = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
+        shown = reached.images if evaluated is None else evaluated
         draw_features(run.training, reached.state.teacher, shown, run.workdir / "features.png")
-    return Outcome(step=reached.step, finished=reached.step == run.end and reached.complete)
+    return Outcome(step=reached.step, finished=finished)
 
 
 def _restore(run: _Run, step: int) -> TrainState:

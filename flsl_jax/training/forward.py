@@ -89,7 +89,7 @@ class Forward:
         seed = self.config.seed
         views = make_views(images, sample, seed=seed, recipe=self.recipe)
         if self.guide is None:
-            views = views.replace(crops=())
+            views = dataclasses.replace(views, crops=())
         # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
         views = jax.lax.optimization_barrier(views)
         stream = jax.random.fold_in(jax.random.key(seed), _STEP_STREAM)
@@ -102,8 +102,9 @@ class Forward:
         ]
         first, *others = parts
         names = ("queries", "modes", "positives", "attention_entropy")
-        return first.replace(
-            **{name: jnp.concatenate([getattr(part, name) for part in (first, *others)], axis=1) for name in names}
+        return dataclasses.replace(
+            first,
+            **{name: jnp.concatenate([getattr(part, name) for part in (first, *others)], axis=1) for name in names},
         )
 
     def _by_size(
@@ -181,7 +182,8 @@ class Forward:
         positives = weights @ paired
         if projected_weight.start or projected_weight.end:
             places = objective.query_positions(indices, views.boxes / self.config.views.size, grid=self._grid(group))
-            projected = objective.sample_tokens(paired, places, grid=(math.isqrt(paired.shape[-2]),) * 2)
+            side = math.isqrt(paired.shape[-2])
+            projected = objective.sample_tokens(paired, places, grid=(side, side))
             positives += schedules.projected_weight(step) * (projected - positives)
         return positives
 

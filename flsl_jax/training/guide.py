@@ -120,7 +120,7 @@ def open_guide(config: Config) -> Guide | None:
     kept = dataclasses.replace(arch, depth=depth, final_norm=False)
     graph = nnx.split(nnx.eval_shape(lambda: backbone_of(kept, config, rngs=nnx.Rngs(0))), nnx.Param)[0]
     guide = Guide(
-        network=GuideNetwork(graph=graph, architecture=kept, mean=tuple(loaded.mean), std=tuple(loaded.std)),
+        network=GuideNetwork(graph=graph, architecture=kept, mean=loaded.mean, std=loaded.std),
         params=jax.tree.map(np.asarray, params),
         report=loaded.report,
     )

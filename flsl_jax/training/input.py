@@ -5,7 +5,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
@@ -26,7 +26,9 @@ class DeviceBatch:
     wait_seconds: float
 
 
-def device_batches(batches: Iterator[HostBatch], *, sharding: NamedSharding, prefetch: int) -> Iterator[DeviceBatch]:
+def device_batches(
+    batches: Iterator[HostBatch], *, sharding: NamedSharding, prefetch: int
+) -> Generator[DeviceBatch, None, None]:
     """Copies batches to the devices in a thread, `prefetch` ahead; `wait_seconds` is how long the caller waited."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
     stopped = threading.Event()

@@ -1,5 +1,6 @@
 """AdamW (docs/method.md, Training): masked decay, clip by tensor or globally, parts that start frozen."""
 
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import flax.struct
@@ -56,7 +57,8 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
 
     # The barrier keeps XLA from reading the gradients a second time for the sum of the sums.
     squares = jax.lax.optimization_barrier(jax.tree_util.tree_map_with_path(square, grads))
-    total = sum(jnp.sum(squared) for squared in jax.tree.leaves(squares))
+    first, *others = (jnp.sum(squared) for squared in jax.tree.leaves(squares))
+    total = sum(others, start=first)
     if mode == "tensor":
         grads = jax.tree.map(clip, grads, squares)
     elif mode == "global":
@@ -74,10 +76,10 @@ def make_optimizer(
     """
 
     def held(steps: int) -> optax.GradientTransformation:
-        return optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: step >= steps)
+        return optax.conditionally_mask(adam, should_transform_fn=lambda step, **_: jnp.asarray(step) >= steps)
 
     adam = optax.scale_by_adam(b1=b1, b2=b2)
-    parts = {_BODY: adam, _LAST_LAYER: held(freeze_last_layer_steps)}
+    parts: dict[Hashable, optax.GradientTransformation] = {_BODY: adam, _LAST_LAYER: held(freeze_last_layer_steps)}
     if freeze_backbone_steps:
         parts[_BACKBONE] = held(freeze_backbone_steps)
     return optax.partition(parts, lambda params: _labels(params, backbone=_BACKBONE in parts))

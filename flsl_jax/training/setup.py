@@ -46,7 +46,7 @@ class Training:
 
     def init(self) -> TrainState:
         """The state before the first step, on the devices."""
-        return self.create().replace(guide=self.place_guide())
+        return dataclasses.replace(self.create(), guide=self.place_guide())
 
     def place_guide(self) -> Any:
         """The part of the state that checkpoints leave out, on the devices."""
@@ -75,13 +75,13 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
     def create() -> TrainState:
         return create_state(config, optimizer=step.optimizer)
 
-    shapes = jax.eval_shape(create).replace(guide={} if guide is None else guide.params)
+    shapes = dataclasses.replace(jax.eval_shape(create), guide={} if guide is None else guide.params)
     shardings = parallel.state_shardings(shapes, mesh=mesh)
     batch = parallel.batch_sharding(mesh)
     return Training(
         step=jit_step(step, state_sharding=shardings, batch_sharding=batch, replicated=parallel.replicated(mesh)),
         pure_step=step,
-        create=jax.jit(create, out_shardings=shardings.replace(guide={})),
+        create=jax.jit(create, out_shardings=dataclasses.replace(shardings, guide={})),
         guide=guide,
         abstract_state=jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings

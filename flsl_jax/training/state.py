@@ -50,8 +50,10 @@ def start_from(state: TrainState, *, backbone: Any, head: Any | None, abstract_s
         own_head = current["head"] if head is None else parallel.place(head, like["head"])
         return {**current, "backbone": parallel.place(backbone, like["backbone"]), "head": own_head}
 
-    return state.replace(
-        student=network(state.student, abstract_state.student), teacher=network(state.teacher, abstract_state.teacher)
+    return dataclasses.replace(
+        state,
+        student=network(state.student, abstract_state.student),
+        teacher=network(state.teacher, abstract_state.teacher),
     )
 
 

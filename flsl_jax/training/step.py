@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
@@ -35,7 +36,7 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     freeze_last_layer_steps: int
     freeze_backbone_steps: int = 0
-    prior: Float[Array, " K"] | None = None
+    prior: Float[Array, " K"] | np.ndarray | None = None
 
     def __call__(
         self, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
@@ -65,7 +66,8 @@ class TrainStep:
         )
         momentum = self.schedules.momentum(step)
         metrics |= {"grad_norm": clipped.norm, "lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        new_state = state.replace(
+        new_state = dataclasses.replace(
+            state,
             step=step + 1,
             student=student,
             teacher=ema_update(state.teacher, student, momentum=momentum),

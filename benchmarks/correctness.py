@@ -11,6 +11,7 @@ on an NVIDIA GPU since Ampere, bfloat16 operands on a TPU.
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
+from benchmarks.sides import Opening
 from configs import vits16
 from flsl_jax import parallel
 from flsl_jax.config import Config, parse_config
@@ -85,6 +87,13 @@ def measure(dtype: str) -> dict[str, Any]:
     return {**history, "tokens": [round(float(value), 6) for value in tokens.ravel()]}
 
 
+class Measured:
+    """What one precision gives, measured in a process of its own (see `benchmarks.sides`)."""
+
+    def __init__(self, dtype: str) -> None:
+        self.facts = {"device": f"{jax.devices()[0].device_kind}, JAX {jax.__version__}", **measure(dtype)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """One quantity: its largest difference as a share of the reference, and what passes."""
@@ -119,17 +128,21 @@ def main(arguments: Sequence[str]) -> int:
         path.write_text(json.dumps({"made_on": made_on, **measure("float32")}, indent=1) + "\n")
         return 0
     reference, failed = json.loads(path.read_text()), False
-    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, against {reference['made_on']}")
-    for dtype in _DTYPES.value:
+    # At once, as compiling takes most of the time; each takes what it needs of a GPU, and not three quarters of it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    for opening in [Opening(dtype, Measured, dtype) for dtype in _DTYPES.value]:
         try:
-            rows = compare(measure(dtype), reference, dtype=dtype)
-        except Exception as error:  # the other precisions are still worth their comparison
-            print(f"{dtype}: failed: {type(error).__name__}: {' '.join(str(error).split())[:400]}", flush=True)
+            side = opening.ready()
+        except RuntimeError as error:  # the other precisions are still worth their comparison
+            print(error, flush=True)
             failed = True
             continue
+        print(f"{opening.name} on {side.facts['device']}, against {reference['made_on']}")
+        side.close()
+        rows = compare(side.facts, reference, dtype=opening.name)
         for row in rows:
             verdict = "ok" if row.passes else "DIFFERS"
-            print(f"  {dtype:<10}{row.name:<10}{row.share:10.2e} of at most {row.tolerance:.0e}  {verdict}", flush=True)
+            print(f"  {row.name:<10}{row.share:10.2e} of at most {row.tolerance:.0e}  {verdict}", flush=True)
         failed |= not all(row.passes for row in rows)
     return int(failed)
 

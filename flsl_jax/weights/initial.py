@@ -1,4 +1,4 @@
-"""What a run starts from: a backbone from elsewhere made to fit the config, exactly, with its head where that fits."""
+"""The weights that a run starts from: a backbone from elsewhere, fitted exactly to the config, and its head if that fits."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _SINCOS_TOLERANCE = 1e-4
 class Initial:
     """Parameters as nested dictionaries of float32 NumPy arrays, with the shapes of the config's network.
 
-    `head`: None where it starts afresh. `report`: what was taken, changed, dropped and assumed, in lines.
+    `head`: None if the head starts from random values. `report`: what was taken, changed, dropped and assumed, in lines.
     """
 
     backbone: dict[str, Any]
@@ -48,12 +48,12 @@ class _Found:
 def read_initial(config: Config) -> Initial:
     """Reads `config.init_from` and fits it to the config's network.
 
-    Width, depth, patch, heads and MLP must be the config's. Prefix tokens are dropped, the position embedding is resized to
-    the training grid by the mode that the source expects, LayerScale is folded into the kernels before it, which is exact,
-    and a norm after the last block that is not there starts as the identity.
+    Width, depth, patch, heads and MLP must be the config's. Prefix tokens are dropped. The position embedding is
+    resized to the training grid by the mode that the source expects. LayerScale is folded into the kernels before it, which
+    is exact. If the source has no norm after the last block, that norm starts as the identity.
 
     Raises:
-        UserError: it cannot be read, or is another network: all differences in one line, by the config's keys.
+        UserError: the source cannot be read, or is another network; one line gives all differences by the config's keys.
     """
     try:
         found = _find(config)
@@ -66,7 +66,7 @@ def read_initial(config: Config) -> Initial:
     head, reason = _fit_head(found.head, config.head, width=wanted.width)
     notes.append(f"head: {reason}")
     if head is None and not config.head.warmup_epochs:
-        notes.append("config.head.warmup_epochs = 1.0 would train the fresh head alone first, and spare the features")
+        notes.append("config.head.warmup_epochs = 1.0 would train the new head alone first and protect the features")
     return Initial(
         backbone=backbone_params(tensors, wanted),
         head=head,
@@ -102,14 +102,18 @@ def _check(config: Config, found: _Found) -> None:
     wanted, arch = architecture_of(config), found.architecture
     names = ["patch_size", "width", "depth", "num_heads"]
     differences = [
-        f"config.model.{name} is {getattr(wanted, name)}, there it is {getattr(arch, name)}"
+        f"config.model.{name} is {getattr(wanted, name)}, the source has {getattr(arch, name)}"
         for name in names
         if getattr(wanted, name) != getattr(arch, name)
     ]
     if wanted.mlp_ratio != arch.mlp_ratio:
-        differences.append(f"the MLP has {wanted.mlp_ratio} times the width here, {arch.mlp_ratio} times there")
+        differences.append(
+            f"the MLP has {wanted.mlp_ratio} times the width here and {arch.mlp_ratio} times the width in the source"
+        )
     if wanted.pos_embed == "sincos" and not differences and not _is_sincos(found):
-        differences.append('config.model.pos_embed is "sincos", there it is another embedding; set it to "learned"')
+        differences.append(
+            'config.model.pos_embed is "sincos", but the source has another embedding; set it to "learned"'
+        )
     if differences:
         raise UserError(f"config.init_from = {config.init_from!r} is another network: {'; '.join(differences)}")
 
@@ -121,18 +125,18 @@ def _is_sincos(found: _Found) -> bool:
 
 
 def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
-    """The tensors of the config's backbone; what had to change is noted."""
+    """The tensors of the config's backbone; every change goes into `notes`."""
     tensors, arch = dict(found.backbone), found.architecture
     if tensors.pop("prefix", None) is not None:
         notes.append(
-            f"{arch.num_prefix} prefix token(s) (class token, registers) dropped: features change a little by that"
+            f"{arch.num_prefix} prefix token(s) (class token, registers) dropped, which changes the features a little"
         )
     if arch.layer_scale:
         tensors = _fold_layer_scale(tensors, arch.depth)
         notes.append("LayerScale folded into the kernels before it, which is exact")
     if not arch.final_norm:
         tensors |= {"norm.weight": np.ones(arch.width, np.float32), "norm.bias": np.zeros(arch.width, np.float32)}
-        notes.append("the norm after the last block, which is not there, starts as the identity")
+        notes.append("the source has no norm after the last block: here it starts as the identity")
     if arch.grid != wanted.grid and wanted.pos_embed == "learned":
         grid = jnp.asarray(tensors["pos_embed"]).reshape(*arch.grid, arch.width)
         resized = np.asarray(resize_embedding(grid, grid=wanted.grid, mode=arch.pos_resize))
@@ -140,12 +144,12 @@ def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
         notes.append(f"position embedding resized from {arch.grid} to {wanted.grid} tokens by {arch.pos_resize}")
     if arch.pos_resize != wanted.pos_resize:
         notes.append(
-            f"it expects config.model.pos_resize = {arch.pos_resize}; here {wanted.pos_resize} resizes it from now on"
+            f"the source expects config.model.pos_resize = {arch.pos_resize}; from now on it is {wanted.pos_resize}"
         )
     if arch.norm_eps != wanted.norm_eps:
-        notes.append(f"epsilon of its norms is {arch.norm_eps}, here {wanted.norm_eps}")
+        notes.append(f"the epsilon of its norms is {arch.norm_eps}; here it is {wanted.norm_eps}")
     if not found.normalised_alike:
-        notes.append("it was trained on images of another normalisation; here they have ImageNet's")
+        notes.append("it was trained on images with another normalisation; here they have ImageNet's")
     return tensors
 
 
@@ -165,7 +169,7 @@ def _fit_head(
 ) -> tuple[dict[str, Any] | None, str]:
     """The head's parameters, or None, and why."""
     if tensors is None:
-        return None, "fresh; there is none of this form"
+        return None, "new; the source has none of this form"
     expected = {
         "mlp.0.weight": (head.hidden, width),
         "mlp.2.weight": (head.hidden, head.hidden),
@@ -178,8 +182,8 @@ def _fit_head(
         if tensors[name].shape != shape
     ]
     if differences:
-        return None, f"fresh; the one there has other shapes ({', '.join(differences)})"
+        return None, f"new; the source's has other shapes ({', '.join(differences)})"
     if head.norm_last_layer and not np.allclose(tensors["last_layer.weight_g"], 1.0):
-        return None, "fresh; the one there has a learned gain, and config.head.norm_last_layer keeps it at 1"
+        return None, "new; the source's has a learned gain, and config.head.norm_last_layer keeps it at 1"
     params = head_params(dict(tensors), norm_last_layer=head.norm_last_layer)
-    return jax.tree.map(np.asarray, params), "from there, too"
+    return jax.tree.map(np.asarray, params), "taken from the source too"

@@ -1,9 +1,10 @@
-"""How other code names a backbone's tensors: one table of formats, used in both directions, and what cannot be written.
+"""How other code names a backbone's tensors: one table of formats, to read and to write, and those that cannot be written.
 
-A layout maps prefixes of canonical names (`flsl_jax.weights.canonical`) to prefixes of the target's, `{n}` standing for
-the block's number. Whatever is not a change of name is said in a field of its own: tensors that the target has and
-ignores, a row of zeros before the position embedding, a final norm that it lacks. All of it is reported when a file is
-written, nothing else may differ. Facts: the targets' sources, checked by loading random weights; see docs/weights.md.
+A layout maps prefixes of canonical names (`flsl_jax.weights.canonical`) to prefixes of the target's names; `{n}` stands for
+the block's number. Every difference that is not a name has a field of its own: tensors that the target has and ignores, a
+row of zeros before the position embedding, a final norm that the target lacks. All of these are reported when a file is
+written, and nothing else may differ. The facts come from the targets' code and were checked by loading random weights; see
+docs/weights.md.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ class Layout:
 
     Attributes:
         target: the code that reads it, and its version.
-        names: canonical prefix -> the target's prefix; three of them where query, key and value are kept apart.
+        names: canonical prefix -> the target's prefix; three of them if query, key and value are separate.
         prefix: before every name of the backbone.
         head_prefix: before every name of the head; None: the target has no place for one.
-        zero_row: whether the position embedding starts with a row for the class token, written as zeros: always, though
-            the token takes no part; or where the network has such a token, whose own embedding includes its position.
+        zero_row: whether the position embedding starts with a row of zeros for the class token: "never"; "always", even
+            if the token takes no part; or "with_token", if the network has such a token, which includes its position.
         unused: names of tensors (1, 1, D) that the target has and does not use; written as zeros.
         final_norm: whether the target has the norm after the last block; else it is left out.
         max_prefix: how many prefix tokens (class token, registers) it can hold.
@@ -40,7 +41,7 @@ class Layout:
         norm_eps: epsilon that is fixed in the target; None: it is in a config that is written or shown with the file.
         pos_resize: how the target resizes the position embedding for other image sizes.
         kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
-        suffix: of a file, as the target reads it by itself.
+        suffix: of a file that the target reads by itself.
         wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`, "" for none.
         notes: what the load needs beside the file.
     """
@@ -204,12 +205,12 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     }
 )  # fmt: skip
 
-_CLASS_TOKEN = "always has a class token, which these networks have not"
+_CLASS_TOKEN = "always has a class token, which these networks lack"
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "torchvision": f"torchvision's ViT {_CLASS_TOKEN}, and takes one image size only; take --format=timm",
-        "transformers-vit": f"transformers' ViTModel {_CLASS_TOKEN}; take --format=transformers (IJepaModel)",
-        "dinov2": f"DINOv2's ViT {_CLASS_TOKEN}, and LayerScale; take --format=timm, or transformers (IJepaModel)",
+        "torchvision": f"torchvision's ViT {_CLASS_TOKEN}, and takes one image size only; use --format=timm",
+        "transformers-vit": f"transformers' ViTModel {_CLASS_TOKEN}; use --format=transformers (IJepaModel)",
+        "dinov2": f"DINOv2's ViT {_CLASS_TOKEN}, and LayerScale; use --format=timm, or transformers (IJepaModel)",
     }
 )
 
@@ -228,10 +229,10 @@ def find_layout(name: str) -> Layout:
 
 
 def to_layout(tensors: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
-    """A backbone's canonical tensors under the target's names, what the target lacks left out and what it adds added.
+    """A backbone's canonical tensors under the target's names, without those that it lacks and with those that it adds.
 
     Raises:
-        UserError: tensors without a place in the target; all of them are named.
+        UserError: the target has no place for some tensors; names all of them.
     """
     tensors = dict(tensors)
     width = tensors["pos_embed"].shape[-1]
@@ -264,10 +265,10 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
     Args:
         tensors: of the backbone only, without wrapper; all of them are used, or are the layout's unused ones.
         layout: whose names they have.
-        num_patches: positions of the embedding; where it is not given, a square of them is expected.
+        num_patches: number of positions in the embedding; if it is not given, they must form a square.
 
     Raises:
-        UserError: names that the layout does not have, or parts of query, key and value missing; all are named.
+        UserError: names that the layout lacks, or a query, key or value is missing; names all of them.
     """
     plain = {name.removeprefix(layout.prefix): tensor for name, tensor in tensors.items()}
     extra = {name: plain.pop(name, None) for name in ("cls_token", "reg_token")}
@@ -283,9 +284,9 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
 
 
 def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Tensors, list[str]]:
-    """Tensors under their canonical names, query, key and value joined, and what the names have no place for.
+    """Tensors under their canonical names, with query, key and value joined, and a list of the problems.
 
-    The latter are names of tensors, or a sentence about one of which a third is missing.
+    A problem is the name of an unknown tensor, or a phrase about a tensor that lacks its query, key or value.
     """
     split: dict[str, dict[int, np.ndarray]] = {}
     unknown = []
@@ -322,7 +323,7 @@ def _generic(name: str) -> str:
 
 
 def _renamed(name: str, names: Names) -> tuple[str, ...]:
-    """The target's names of a canonical tensor; none where it has no place."""
+    """The target's names of a canonical tensor; none if the target has no place for it."""
     key = _generic(name)
     if key not in names:
         return ()

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Loaded:
     """A backbone and how its images are normalised.
 
-    `mean`, `std`: of levels from 0 to 1, red, green and blue. `report`: what was read, left and assumed, in lines.
-    `heads_known`: whether the number of attention heads was said by something, and not assumed from the width.
+    `mean`, `std`: of pixel levels from 0 to 1; red, green and blue. `report`: what was read, left out and assumed, in lines.
+    `heads_known`: whether the number of attention heads was given and not assumed from the width.
     """
 
     model: ViT
@@ -44,7 +44,7 @@ def load_model(
 ) -> ViT:
     """The backbone alone; see `flsl_jax.load`."""
     loaded = load_network(path, network=network, source=source, num_heads=num_heads)
-    # A wrong number of heads loads, and gives wrong tokens: an assumption is not to be missed.
+    # A wrong number of heads loads but gives wrong tokens, so an assumed number is logged as a warning.
     log.log(logging.INFO if loaded.heads_known else logging.WARNING, "%s", loaded.report)
     return loaded.model
 
@@ -59,7 +59,7 @@ def load_network(
     """The backbone with its normalisation; the arguments are those of `flsl_jax.load`.
 
     Raises:
-        UserError: nothing that can be loaded is there.
+        UserError: there is nothing that can be loaded.
     """
     path = Path(path)
     if not path.exists():
@@ -90,7 +90,9 @@ def check_num_heads(run: Path, num_heads: int | None) -> None:
         UserError: one is given.
     """
     if num_heads is not None:
-        raise UserError(f"num_heads={num_heads} is for weight files that do not say; the config of the run {run} does")
+        raise UserError(
+            f"num_heads={num_heads} is for weight files that do not give it; the config of the run {run} does"
+        )
 
 
 def build_backbone(imported: Imported) -> ViT:

@@ -53,7 +53,7 @@ def test_the_same_network_is_taken_bit_exactly_with_its_head(tmp_path):
     initial = read_initial(tiny_config(init_from=path))
     chex.assert_trees_all_equal(initial.backbone, params)
     chex.assert_trees_all_equal(initial.head, head)
-    assert "head: from there, too" in initial.report
+    assert "head: taken from the source too" in initial.report
 
 
 def test_layer_scale_is_folded_and_the_embedding_resized_without_changing_the_tokens(tmp_path):
@@ -86,10 +86,10 @@ def test_all_differences_come_together_by_the_configs_keys(tmp_path):
     with pytest.raises(UserError) as caught:
         read_initial(tiny_config(init_from=save(tmp_path / "x.safetensors", source, params)))
     for part in (
-        "config.model.patch_size is 8, there it is 4",
-        "config.model.width is 32, there it is 64",
-        "config.model.depth is 2, there it is 3",
-        "the MLP has 4 times the width here, 2 times there",
+        "config.model.patch_size is 8, the source has 4",
+        "config.model.width is 32, the source has 64",
+        "config.model.depth is 2, the source has 3",
+        "the MLP has 4 times the width here and 2 times the width in the source",
     ):
         assert part in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_a_fixed_embedding_must_be_that_of_the_source(tmp_path):
     config = tiny_config(model={"pos_embed": "sincos"}, init_from=str(tmp_path / "x.safetensors"))
     source, params = random_backbone()
     save(tmp_path / "x.safetensors", source, params)
-    with pytest.raises(UserError, match=r'config.model.pos_embed is "sincos", there it is another'):
+    with pytest.raises(UserError, match=r'config.model.pos_embed is "sincos", but the source has another'):
         read_initial(config)
     params["pos_embed"] = sincos_embedding(grid=(4, 4), width=32)
     save(tmp_path / "x.safetensors", source, params)
@@ -111,9 +111,9 @@ def test_a_fixed_embedding_must_be_that_of_the_source(tmp_path):
     [
         (
             {"centroids": 12},
-            r"fresh; the one there has other shapes \(last_layer.weight_v \(24, 16\) instead of \(12, 16\)",
+            r"new; the source's has other shapes \(last_layer.weight_v \(24, 16\) instead of \(12, 16\)",
         ),
-        ({"norm_last_layer": True}, "fresh; the one there has a learned gain"),
+        ({"norm_last_layer": True}, "new; the source's has a learned gain"),
     ],
 )
 def test_a_head_that_does_not_fit_starts_afresh_and_says_why(tmp_path, head, reason):

@@ -32,11 +32,11 @@ def write_card(
     allowances: Sequence[str],
     parities: Mapping[str, Parity | None],
 ) -> Path:
-    """Writes the card, and a copy of the run's curves where there are any; returns the card's path once all is in place.
+    """Writes the card, and a copy of the run's curves if it has any; returns the path of the card.
 
     Args:
-        folder: what is being written, under its temporary name; a file's card is written beside `output` instead.
-        output: the name that it takes.
+        folder: the folder or file that is being written, under its temporary name. A file's card is written beside `output`.
+        output: its final name.
     """
     card, curves = card_paths(output, is_folder=folder.is_dir())
     place, picture = card_paths(folder, is_folder=True) if folder.is_dir() else (card, curves)
@@ -123,10 +123,10 @@ def _file(metadata: Mapping[str, str], allowances: Sequence[str], parities: Mapp
     rows = [(name, f"`{value}`") for name, value in metadata.items() if name != "format"]
     lines = [f"## The file\n\n{_table(('', ''), rows)}"]
     if allowances:
-        lines.append("\nDifferences to the trained network:\n\n" + "".join(f"- {line}\n" for line in allowances))
+        lines.append("\nDifferences from the trained network:\n\n" + "".join(f"- {line}\n" for line in allowances))
     for network, parity in parities.items():
-        said = "not checked (no PyTorch)" if parity is None else f"\n\n```\n{parity.table()}\n```"
-        lines.append(f"\nParity of the {network}: {said}\n")
+        outcome = "not checked (no PyTorch)" if parity is None else f"\n\n```\n{parity.table()}\n```"
+        lines.append(f"\nParity of the {network}: {outcome}\n")
     return "".join(lines)
 
 

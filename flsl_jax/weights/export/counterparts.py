@@ -1,4 +1,4 @@
-"""Written files run in their own framework, where it is installed, or else in the torch twin."""
+"""Runs written files in their own framework if it is installed, otherwise in the PyTorch twin."""
 
 import dataclasses
 import importlib
@@ -16,8 +16,8 @@ from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.layouts import LAYOUTS, from_layout
 from flsl_jax.weights.reading.files import read_weights
 
-# Frameworks whose class the printed code builds: where it is, and the package that has a version. DINO's code and the
-# release's are no packages: whatever else is called vision_transformer would be taken for them.
+# Frameworks whose class the printed code builds: the module of the class, and the package that gives the version. DINO's
+# code and the FLSL release are not packages: any other module called vision_transformer would be taken for them.
 _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "detectron2": ("detectron2.modeling.backbone.vit", "detectron2"),
@@ -47,14 +47,14 @@ class Counterpart:
 def open_counterpart(
     path: Path, *, name: str, network: str, architecture: Architecture, fields: Mapping[str, str]
 ) -> Counterpart:
-    """The framework's own class where it is installed, else the torch twin; loaded strictly.
+    """Opens the framework's own class if it is installed, otherwise the PyTorch twin; every tensor must load.
 
     Args:
         path: the written file or folder.
-        name: of its format.
-        network: which of the file's networks.
-        architecture: as the target computes it, `pos_resize` and `final_norm` included.
-        fields: what the format's snippet fills in.
+        name: the name of its format.
+        network: which network of the file.
+        architecture: the network as the target computes it, including `pos_resize` and `final_norm`.
+        fields: the values that the format's snippet fills in.
 
     Raises:
         ValueError: the framework reports missing, unexpected or mismatched tensors.
@@ -66,14 +66,14 @@ def open_counterpart(
         if name in _CLASSES:
             return _open_printed(path, name=name, network=network, fields=fields)
     except (ImportError, RuntimeError) as error:
-        # A framework that is half installed (timm beside a broken torchvision) fails with RuntimeError as it is imported.
+        # A framework with a broken dependency (timm with a broken torchvision) raises RuntimeError when it is imported.
         if isinstance(error, RuntimeError) and "torchvision" not in str(error):
             raise
     return _open_twin(path, name, network, architecture)
 
 
 def read_canonical(path: Path, *, name: str, network: str, architecture: Architecture) -> Tensors:
-    """Canonical tensors of one network of a written file, in the file's dtype; its head left aside."""
+    """Canonical tensors of one network of a written file, in the file's dtype, without its head."""
     layout = LAYOUTS[name]
     wrapper = network_prefix(network) if layout.wrapper == "network" else ""
     if path.suffix == ".pth" and layout.wrapper != "network":
@@ -85,7 +85,7 @@ def read_canonical(path: Path, *, name: str, network: str, architecture: Archite
 
 
 def network_prefix(network: str) -> str:
-    """What stands before the names of a network in a file that may hold both; DINO's student is wrapped once more."""
+    """The prefix of a network's names in a file that may hold both; DINO's student has one wrapper more."""
     return "student.module." if network == "student" else "teacher."
 
 
@@ -109,13 +109,13 @@ def _open_twin(path: Path, name: str, network: str, architecture: Architecture) 
 
 
 def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, str]) -> Counterpart:
-    """The framework's class by the very code that is printed, with the output of each block caught on the way."""
+    """The framework's class, built by the printed code itself; a hook on each block collects its output."""
     import torch
 
     module, package = _CLASSES[name]
     try:
         importlib.import_module(module)
-    except Exception as error:  # mm* refuse versions of each other with AssertionError
+    except Exception as error:  # the mm* packages raise AssertionError for each other's versions
         raise ImportError(f"{package} cannot be imported: {error}") from error
     version = importlib.import_module(package).__version__
     load, tokens = load_snippet(name, path=path, network=network, fields=fields).split("\ntokens = ")

@@ -1,4 +1,4 @@
-"""A trained network as one file of another framework, every tensor accounted for and what it computes compared."""
+"""Writes a trained network as one file of another framework: accounts for every tensor and compares what both compute."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout, to_layout
 class ExportOptions:
     """What is written and how.
 
-    `format`: a name in `layouts.LAYOUTS`. `network`: "both" where the format holds two. `what`: "all" adds the head, whose
-    last layer has the centroids. `num_heads`: of a weight file that does not say. `card`: write a model card beside the
-    file. `allow_mismatch`: write even where the target computes something else.
+    `format`: a name in `layouts.LAYOUTS`. `network`: "both" if the format holds two. `what`: "all" adds the head, whose
+    last layer has the centroids. `num_heads`: attention heads, for a weight file that does not give them. `card`: write a
+    model card beside the file. `allow_mismatch`: write even if the target computes something else.
     """
 
     format: str
@@ -40,7 +40,8 @@ class ExportOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written: `tensors` in all, every allowance in words, parity by network (None: not checked), how to load it."""
+    """What was written: the number of `tensors`, every allowance in words, each network's parity (None: not checked), the
+    code that loads it."""
 
     path: Path
     tensors: int
@@ -50,7 +51,7 @@ class ExportReport:
     card: Path | None
 
     def text(self) -> str:
-        """Lines for a person, the snippet last."""
+        """The report in lines, with the snippet last."""
         lines = [f"{self.path}: {self.tensors} tensors", "allowances:"]
         lines += [f"  {line}" for line in self.allowances] or ["  none"]
         for network, checked in self.parities.items():
@@ -70,7 +71,7 @@ def export(source: Path, output: Path, options: ExportOptions) -> ExportReport:
 
     Raises:
         UserError: the format cannot hold the network, the source cannot be read, the output cannot be written, or the
-            target computes something else. Nothing is left behind then.
+            target computes something else. Then nothing is left behind.
     """
     layout = find_layout(options.format)
     writing.check_output(output, layout, overwrite=options.overwrite)
@@ -80,7 +81,7 @@ def export(source: Path, output: Path, options: ExportOptions) -> ExportReport:
 
 
 def write_trained(trained: Trained, output: Path, options: ExportOptions) -> ExportReport:
-    """Writes networks that are read already; see `export`."""
+    """Writes networks that have already been read; see `export`."""
     layout = find_layout(options.format)
     check_fits(trained, layout, options=options)
     target, fields = _as_computed(trained.architecture, layout), snippet_fields(trained)
@@ -127,14 +128,16 @@ def _check_options(options: ExportOptions, layout: Layout, *, output: Path) -> N
     if options.what == "all" and layout.head_prefix is None:
         heads = [name for name, other in LAYOUTS.items() if other.head_prefix is not None]
         raise UserError(
-            f"{layout.target} has no place for a head; take --what=backbone, or --format={' or '.join(heads)}"
+            f"{layout.target} has no place for a head; use --what=backbone, or --format={' or '.join(heads)}"
         )
     if options.network == "both" and layout.wrapper != "network":
-        raise UserError(f"{layout.target} holds one network; take teacher or student, or --format={' or '.join(two)}")
+        raise UserError(
+            f"{layout.target} holds one network; use --network=teacher or student, or --format={' or '.join(two)}"
+        )
 
 
 def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> None:
-    """Whether the format can hold the networks; all that speaks against it in one error.
+    """Checks that the format can hold the networks; one error gives all reasons why it cannot.
 
     Raises:
         UserError: prefix tokens, LayerScale, an oblong grid, a missing norm or a missing head.
@@ -146,9 +149,9 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
     if arch.layer_scale and not layout.layer_scale:
         problems.append("it has no LayerScale")
     if arch.grid[0] != arch.grid[1] and options.format != "timm":
-        problems.append(f"its position embedding is square, and the network's {arch.grid[0]}×{arch.grid[1]}")
+        problems.append(f"its position embedding is square, and the network's is {arch.grid[0]}×{arch.grid[1]}")
     if layout.final_norm and not arch.final_norm:
-        problems.append("it has a norm after the last block, and the network none")
+        problems.append("it has a norm after the last block, and the network has none")
     if options.what == "all" and not trained.heads:
         problems.append("the source has no head (--what=backbone)")
     if problems:
@@ -161,7 +164,7 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
 
 
 def _as_computed(architecture: Architecture, layout: Layout) -> Architecture:
-    """The network as the target is told to compute it; the epsilon stays, which some targets have fixed at another."""
+    """The network as the target is told to compute it. Its epsilon stays, although some targets have fixed another one."""
     return dataclasses.replace(
         architecture,
         pos_embed="learned",
@@ -176,7 +179,7 @@ def _rounded(tensors: Tensors, dtype: str) -> Tensors:
     if infinite:
         raise UserError(
             f"{', '.join(infinite[:4])}: not finite as {dtype}"
-            f"{'; take --dtype=bfloat16 or float32' if dtype == 'float16' else ', the network is broken'}"
+            f"{'; use --dtype=bfloat16 or float32' if dtype == 'float16' else ', the network is broken'}"
         )
     return rounded
 
@@ -202,7 +205,7 @@ def _contents(
 
 
 def check_shapes(tensors: Tensors, architecture: Architecture, *, source: str) -> None:
-    """Whether names and shapes are those of the architecture; every one that is not, in one error.
+    """Checks names and shapes against the architecture; one error gives all that differ.
 
     Raises:
         UserError: tensors are missing, unknown or of a wrong shape.
@@ -232,11 +235,13 @@ def _checked(
     options: ExportOptions,
     fields: Mapping[str, str],
 ) -> parity.Parity | None:
-    """Compares numbers always, and what is computed where torch is installed."""
+    """Compares the numbers in the file and, if torch is installed, what the target computes with them."""
     back = read_canonical(path, name=options.format, network=network, architecture=target)
     lost = [name for name in tensors if name not in back or not np.array_equal(np.float32(back[name]), tensors[name])]
     if lost or back.keys() != tensors.keys():
-        raise UserError(f"read back, {', '.join(lost or back.keys() ^ tensors.keys())} differ; nothing was written")
+        raise UserError(
+            f"after reading the file back, {', '.join(lost or back.keys() ^ tensors.keys())} differ; nothing was written"
+        )
     if not writing.has_torch():
         return None
     found = parity.check_parity(
@@ -253,12 +258,13 @@ def _checked(
 def list_allowances(
     trained: Trained, contents: writing.Contents, *, layout: Layout, options: ExportOptions, target: Architecture
 ) -> tuple[str, ...]:
-    """Everything in which the file is not the network, tensor for tensor, in words."""
+    """Every difference between the file and the network, tensor by tensor, in words."""
     arch, width = trained.architecture, trained.architecture.width
     tensors = next(iter(trained.backbones.values()))
     lines = [*trained.notes]
     lines += [
-        f"added {layout.prefix}{name} (1, 1, {width}), zeros: {layout.target} has it unused" for name in layout.unused
+        f"added {layout.prefix}{name} (1, 1, {width}), zeros: {layout.target} has it but does not use it"
+        for name in layout.unused
     ]
     if layout.zero_row == "always" or (layout.zero_row == "with_token" and arch.num_prefix):
         lines.append("added a first row of zeros to the position embedding, the class token's")

@@ -10,7 +10,7 @@ from flsl_jax._version import __version__
 from flsl_jax.weights.export.trained import Trained
 from flsl_jax.weights.layouts import LAYOUTS
 
-# Registered names whose every argument that differs is in the config.
+# Names that timm has registered; every argument in which a network may differ from them is in the config.
 _TIMM_NAMES = {
     (192, 16): "vit_tiny_patch16_224",
     (384, 16): "vit_small_patch16_224",
@@ -23,10 +23,10 @@ _LIBRARIES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
 
 
 def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], what: str, dtype: str) -> dict[str, str]:
-    """Strings by name, as the header of a safetensors file takes them; nested values are JSON.
+    """The metadata for the header of a safetensors file: strings by name; nested values are JSON.
 
-    `architecture` has the fields of `Architecture`, as the weights expect them; `layout` is the format's name, and
-    `target_pos_resize` how the target resizes the position embedding, which need not be what the weights expect.
+    `architecture` has the fields of `Architecture`, as the weights expect them; `layout` is the format's name;
+    `target_pos_resize` is how the target resizes the position embedding, which may differ from what the weights expect.
     """
     arch, config, layout = trained.architecture, trained.config, LAYOUTS[name]
     versions = {library: importlib.metadata.version(library) for library in _LIBRARIES}
@@ -54,13 +54,13 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
 
 
 def image_size(trained: Trained) -> tuple[int, int]:
-    """Height and width in pixels whose tokens are the grid of the position embedding."""
+    """Height and width, in pixels, of images whose tokens form the grid of the position embedding."""
     arch = trained.architecture
     return arch.grid[0] * arch.patch_size, arch.grid[1] * arch.patch_size
 
 
 def folder_config(trained: Trained, *, name: str, dtype: str) -> dict[str, dict[str, Any]]:
-    """JSON files beside the weights by their names, for the formats that are folders; none for the others."""
+    """The JSON files beside the weights, by file name, for formats that are folders; empty for the others."""
     if name == "timm":
         return {"config.json": _timm(trained)}
     if name in ("transformers", "transformers-vitdet"):
@@ -163,7 +163,7 @@ def _preprocessor(trained: Trained) -> dict[str, Any]:
 
 
 def snippet_fields(trained: Trained) -> Mapping[str, str]:
-    """What the load snippets fill in."""
+    """The values that the load snippets fill in."""
     arch, (height, width) = trained.architecture, image_size(trained)
     return {
         "size": str(height),

@@ -1,4 +1,4 @@
-"""Whether a written file computes what the network computes: both run on the same images, block by block."""
+"""Checks that a written file computes what the network computes: both run on the same images, block by block."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ _ODD_SHAPE = (5 / 7, 9 / 7)
 class Parity:
     """Largest differences after each block and of the tokens, by image size (height, width).
 
-    They are absolute, or relative to the largest value of that output where this exceeds 1: float32 has no more to give.
+    They are absolute, or relative to the largest value of that output if it exceeds 1: float32 is not more precise.
     """
 
     counterpart: str
@@ -34,33 +34,33 @@ class Parity:
 
     @property
     def largest(self) -> float:
-        """The largest of all; NaN where any is."""
+        """The largest of all differences; NaN if one of them is NaN."""
         return float(np.max([np.max(values) for values in self.differences.values()]))
 
     @property
     def holds(self) -> bool:
-        """Whether all of them are within the tolerance."""
+        """Whether all differences are within the tolerance."""
         return self.largest <= TOLERANCE
 
     def table(self) -> str:
-        """Lines for a person: a row for every block, a column for every size."""
+        """A table in lines: a row for every block, a column for every size."""
         depth = len(next(iter(self.differences.values()))) - 1
         rows = [["block", *(f"{height}×{width}" for height, width in self.differences)]]
         for number in range(depth + 1):
             name = str(number + 1) if number < depth else "tokens"
             rows.append([name, *(f"{values[number]:.1e}" for values in self.differences.values())])
         lines = "\n".join("  " + "".join(cell.ljust(12) for cell in row).rstrip() for row in rows)
-        return f"largest difference to {self.counterpart} (tolerance {TOLERANCE:.0e}):\n{lines}"
+        return f"largest difference from {self.counterpart} (tolerance {TOLERANCE:.0e}):\n{lines}"
 
 
 def own_size(architecture: Architecture) -> tuple[int, int]:
-    """The height and width of the training, in pixels."""
+    """The height and width of the training images, in pixels."""
     height, width = architecture.grid
     return height * architecture.patch_size, width * architecture.patch_size
 
 
 def odd_size(architecture: Architecture) -> tuple[int, int]:
-    """A height and width that are neither square nor those of the training, in pixels."""
+    """Another height and width than in training, not square, in pixels."""
     height, width = (
         max(1, round(side * share)) * architecture.patch_size for side, share in zip(architecture.grid, _ODD_SHAPE)
     )
@@ -80,7 +80,7 @@ def canonical_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def forward(tensors: Tensors, architecture: Architecture) -> Callable[[np.ndarray], Outputs]:
-    """Our own network with canonical tensors, its position embedding among them, as a function of images."""
+    """Our own network with canonical tensors, which include the position embedding, as a function of images."""
     arch = dataclasses.replace(architecture, pos_embed="learned")
     params = jax.tree.map(jnp.asarray, backbone_params(tensors, arch))
 
@@ -104,15 +104,15 @@ def _compute(params: Any, images: Any, *, architecture: Architecture) -> tuple[A
 def check_parity(
     path: Path, *, name: str, network: str, tensors: Tensors, architecture: Architecture, fields: Mapping[str, str]
 ) -> Parity:
-    """Runs a written file in its framework, or else in the torch twin, beside our own network.
+    """Compares a written file, run in its framework or in the PyTorch twin, with our own network.
 
     Args:
         path: the file or folder.
-        name: of its format.
-        network: which of the file's networks.
+        name: the name of its format.
+        network: which network of the file.
         tensors: what was written, canonical, float32.
-        architecture: as the target computes it, `pos_resize` and `final_norm` included.
-        fields: what the format's snippet fills in.
+        architecture: the network as the target computes it, including `pos_resize` and `final_norm`.
+        fields: the values that the format's snippet fills in.
     """
     ours = forward(tensors, architecture)
     theirs = open_counterpart(path, name=name, network=network, architecture=architecture, fields=fields)

@@ -1,7 +1,7 @@
 """Code to copy that loads a written file in its framework, strictly; each takes `images` and makes `tokens`.
 
 `images` are float [B, 3, H, W], RGB, normalised as the file's metadata says; `tokens` are float [B, N, D], row by row.
-`model.eval()` stands by itself because the models of mm* do not return themselves from it.
+`model.eval()` has a line of its own because it does not return the model in the mm* packages.
 """
 
 import json
@@ -136,7 +136,7 @@ tokens = model(images).feature_maps[-1].flatten(2).transpose(1, 2)  # no norm af
 
 
 def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, str]) -> str:
-    """The snippet of a format for one file, copy-ready."""
+    """The snippet of a format for one file, ready to copy."""
     layout = LAYOUTS[name]
     file, pth = (json.dumps(str(place), ensure_ascii=False)[1:-1] for place in (path, path.with_suffix(".pth")))
     if path.suffix == ".pth":

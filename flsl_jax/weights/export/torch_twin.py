@@ -1,4 +1,4 @@
-"""The backbone in PyTorch, with canonical tensor names: what a converted file is compared with where its framework is absent.
+"""The backbone in PyTorch, with canonical tensor names; written files are compared with it if their framework is missing.
 
 Only code that has found PyTorch installed imports this module.
 """
@@ -52,8 +52,8 @@ class TorchViT(nn.Module):
     """The network of an `Architecture`; its state's names and shapes are those of `canonical.backbone_tensors`.
 
     Args:
-        architecture: which `pos_resize` it resizes with is said by the next argument instead.
-        pos_resize: None: it takes the image size of its position embedding only.
+        architecture: the network, except for its `pos_resize`, which is the next argument.
+        pos_resize: how the position embedding is resized; None: the network takes only the image size of its embedding.
         final_norm: whether there is a norm after the last block.
     """
 
@@ -72,7 +72,7 @@ class TorchViT(nn.Module):
         """Outputs for normalised RGB images [B, 3, H, W].
 
         Raises:
-            ValueError: another image size than the embedding's, without a mode to resize it.
+            ValueError: the images have another size than the embedding, and `pos_resize` is None.
         """
         prefix = self.architecture.num_prefix
         x = self.patch_embed["proj"](images)

@@ -1,4 +1,4 @@
-"""Networks to be written, as canonical tensors, with what is known of their training; read without the devices they were on."""
+"""The networks to write, as canonical tensors, with what is known of their training; any machine can read them."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -20,13 +20,13 @@ class Trained:
     """Networks and their origin.
 
     Attributes:
-        architecture: of the backbones.
+        architecture: what the backbones compute.
         backbones: canonical tensors, by "teacher" and "student".
-        heads: alike, of those that have one.
+        heads: canonical tensors of the heads, likewise; empty without heads.
         source: name of the run's folder or of the weight file.
-        mean, std: of levels from 0 to 1, red, green and blue.
+        mean, std: of pixel levels from 0 to 1; red, green and blue.
         config, step, workdir: of the run; None where the source is a weight file.
-        notes: what the reader of a weight file left or assumed.
+        notes: what was left out or assumed when a weight file was read.
     """
 
     architecture: Architecture
@@ -44,10 +44,10 @@ class Trained:
 def read_trained(path: Path, *, networks: Collection[NetworkName], num_heads: int | None = None) -> Trained:
     """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
 
-    `num_heads`: attention heads of a weight file that does not say; by default those of 64 channels each.
+    `num_heads`: attention heads, for a weight file that does not give them; by default heads of 64 channels.
 
     Raises:
-        UserError: nothing that can be read is there.
+        UserError: there is nothing that can be read.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")

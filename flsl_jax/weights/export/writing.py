@@ -1,4 +1,4 @@
-"""Weight files, written whole or not at all: under a temporary name first, which the last step replaces."""
+"""Writes weight files completely or not at all: under a temporary name first, which the last step changes."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,13 @@ from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.layouts import Layout
 
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-# Everything that a folder of ours may hold; a folder with anything else in it is never replaced.
+# Everything that a folder written here may hold; a folder with anything else in it is never replaced.
 _FOLDER_FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "curves.png"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a file holds: the target's names -> tensors by network, strings about them, and JSON files beside them."""
+    """What a file holds: each network's tensors by the target's names, metadata, and the JSON files beside it."""
 
     networks: Mapping[str, Tensors]
     metadata: Mapping[str, str]
@@ -31,7 +31,7 @@ class Contents:
 
 
 def flat_names(networks: Mapping[str, Tensors], layout: Layout) -> Tensors:
-    """All tensors by the names that they have in a safetensors file: the network's first, where a file may hold two."""
+    """All tensors by their names in a safetensors file; these begin with the network's name if a file may hold two."""
     if layout.wrapper != "network":
         (tensors,) = networks.values()
         return dict(tensors)
@@ -39,10 +39,10 @@ def flat_names(networks: Mapping[str, Tensors], layout: Layout) -> Tensors:
 
 
 def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
-    """Whether `path` can be written, before anything is read.
+    """Checks that `path` can be written, before anything is read.
 
     Raises:
-        UserError: a wrong suffix, torch is missing for a .pth, or something is there already that must not be replaced.
+        UserError: the suffix is wrong, torch is missing for a .pth, or `path` exists and must not be replaced.
     """
     if layout.kind == "folder":
         if path.suffix in (".pth", ".pt", ".safetensors"):
@@ -71,7 +71,7 @@ def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
             raise UserError(f"{path} holds {', '.join(others[:3])}, which no conversion wrote; name another --output")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--output={path} cannot be written: {parent} is no folder that can be written to")
+        raise UserError(f"--output={path} cannot be written: {parent} is not a folder that can be written to")
 
 
 def has_torch() -> bool:
@@ -85,10 +85,10 @@ def has_torch() -> bool:
 
 @contextlib.contextmanager
 def whole_or_not(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its name when the block ends well and is removed when it does not.
+    """A temporary path beside `path`; it is renamed to `path` if the block ends without an error, and removed otherwise.
 
     Raises:
-        UserError: the system refuses to write.
+        UserError: the system does not allow the writing.
     """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     old = path.with_name(f".{path.name}-{os.getpid()}-old")
@@ -116,7 +116,7 @@ def write_contents(contents: Contents, path: Path, layout: Layout) -> None:
     """Writes a .safetensors, a .pth, or a folder with model.safetensors and its JSON files.
 
     Raises:
-        UserError: it could not be written whole, for want of space perhaps.
+        UserError: the file could not be written completely, perhaps because the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -132,8 +132,8 @@ def write_contents(contents: Contents, path: Path, layout: Layout) -> None:
             save_file(flat_names(contents.networks, layout), file, metadata=dict(contents.metadata))
         else:
             _write_torch(contents, file, layout)
-    except (SafetensorError, RuntimeError) as error:  # how the two libraries say that the disk is full
-        raise UserError(f"the file cannot be written to {path.parent}, is there space? ({error})") from error
+    except (SafetensorError, RuntimeError) as error:  # what the two libraries raise when the disk is full
+        raise UserError(f"the file cannot be written to {path.parent}; is the disk full? ({error})") from error
 
 
 def _write_torch(contents: Contents, path: Path, layout: Layout) -> None:

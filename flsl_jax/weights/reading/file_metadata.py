@@ -1,4 +1,4 @@
-"""What a weight file says of itself beside its tensors: metadata of ours, config.json of timm or transformers."""
+"""What a weight file says about itself: metadata that flsl_jax wrote, or the config.json of timm or transformers."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.models.position import PosResize
 from flsl_jax.weights.reading.files import WeightFile
 
-# Layouts that are written here and read as those of another source.
+# Layouts that are written here, and the source as whose files they are read.
 _SOURCE_OF_LAYOUT = {"flsl": "dino", "mmdet-vitdet": "deit"}
 
 
@@ -20,7 +20,7 @@ class FileMetadata:
     """What is known of a network without looking at its tensors; None where the file does not give it.
 
     `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
-    `std`: of levels from 0 to 1; ImageNet's unless the file gives others. `notes`: what a person should know.
+    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `notes`: what the user should know.
     """
 
     source: str | None = None
@@ -35,7 +35,7 @@ class FileMetadata:
 
 
 def read_file_metadata(file: WeightFile) -> FileMetadata:
-    """Reads our own metadata where there is some, else the config of timm or transformers, else nothing.
+    """Reads our own metadata if there is any, otherwise the config of timm or transformers, otherwise nothing.
 
     Raises:
         UserError: metadata or config have values that cannot be read.
@@ -50,7 +50,9 @@ def read_file_metadata(file: WeightFile) -> FileMetadata:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         where = "its metadata" if "architecture" in file.metadata else file.path.parent / "config.json"
         raise UserError(f"{file.path}: {where} cannot be understood ({type(error).__name__}: {error})") from error
-    return FileMetadata(notes=("normalisation is not said; taken for ImageNet's mean and standard deviation",))
+    return FileMetadata(
+        notes=("the file does not give its normalisation; assumed ImageNet's mean and standard deviation",)
+    )
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
@@ -90,7 +92,9 @@ def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any
             f"blocks {config['window_block_indices']} attend within windows in the source; here every block attends to all"
         )
     if "image_mean" not in preprocessor:
-        notes.append("no preprocessor_config.json: normalisation taken for ImageNet's mean and standard deviation")
+        notes.append(
+            "no preprocessor_config.json for the normalisation; assumed ImageNet's mean and standard deviation"
+        )
     return FileMetadata(
         num_heads=int(config["num_attention_heads"]) if "num_attention_heads" in config else None,
         norm_eps=float(config["layer_norm_eps"]) if "layer_norm_eps" in config else None,

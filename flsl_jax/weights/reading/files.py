@@ -23,7 +23,7 @@ _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 _EXPECTED = "expected weights as .safetensors, or as torch's .pth, .pt or .bin"
 # Top-level entries of a torch checkpoint that hold tensors but no weights.
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng")
-# The first bytes of files that are mistaken for weights; what they are.
+# The first bytes of files that are often mistaken for weights, and what such files are.
 _OTHERS = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"GGUF": "a GGUF file (llama.cpp)",
@@ -40,13 +40,13 @@ class WeightFile:
     """What a weight file holds.
 
     Attributes:
-        path: the file itself, also where a folder was named.
+        path: the file itself, even if a folder was given.
         tensors: name -> array, nested dictionaries joined with dots (`teacher.backbone.norm.weight`); float32, float16,
             bfloat16 (of ml_dtypes) or whatever the file has.
         others: top-level entries that hold no weights (epoch, args, optimizer).
-        metadata: the texts in a safetensors file's header, or under `meta` in one of torch; empty where there are none.
-        config: the `config.json` of timm or transformers beside the file; empty where there is none.
-        preprocessor: transformers' `preprocessor_config.json` beside the file; empty where there is none.
+        metadata: the texts in the header of a safetensors file, or under `meta` in a torch file; empty if there are none.
+        config: the `config.json` of timm or transformers beside the file; empty if there is none.
+        preprocessor: transformers' `preprocessor_config.json` beside the file; empty if there is none.
     """
 
     path: Path
@@ -58,13 +58,13 @@ class WeightFile:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Reads a file, told apart by its content, or a folder with config.json and the weights beside it.
+    """Reads a file, whose kind is recognised by its content, or a folder with config.json and the weights.
 
     Args:
         path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; or a folder of timm or transformers.
 
     Raises:
-        UserError: it is not there, truncated, of another kind, wants code run, or needs torch, which is missing.
+        UserError: the file does not exist, is truncated, is of another kind, would run code, or needs torch, which is missing.
     """
     path = _file_of(Path(path))
     size = path.stat().st_size
@@ -110,7 +110,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Eight bytes of the header's length, then the header, a JSON object."""
+    """Whether a file starts as safetensors do: eight bytes with the header's length, then the header, a JSON object."""
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER
 
 
@@ -123,7 +123,7 @@ def _read_safetensors(path: Path, *, size: int) -> WeightFile:
             return WeightFile(path=path, tensors=tensors, metadata=handle.metadata() or {})
     except SafetensorError as error:
         raise UserError(
-            f"{path} is truncated or damaged ({size} bytes; safetensors says: {error}); copy it anew"
+            f"{path} is truncated or damaged ({size} bytes; safetensors says: {error}); copy it again"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
@@ -136,7 +136,9 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is truncated ({path.stat().st_size} bytes, no zip directory); copy it anew") from error
+        raise UserError(
+            f"{path} is truncated ({path.stat().st_size} bytes, no zip directory); copy it again"
+        ) from error
     if any("/code/" in name for name in names):
         raise UserError(
             f"{path} is a TorchScript archive, which is code; save the tensors alone: torch.save(model.state_dict(), FILE)"
@@ -174,7 +176,7 @@ def _read_torch(path: Path) -> WeightFile:
 
 @contextlib.contextmanager
 def _torch_errors(path: Path) -> Iterator[None]:
-    """What torch says of a bad file, over many lines and with the advice to run its code, as one line."""
+    """Torch's message about a bad file as one line; the original has many, with the advice to run the file's code."""
     import pickle
 
     try:
@@ -184,12 +186,12 @@ def _torch_errors(path: Path) -> Iterator[None]:
         if found is None:
             raise UserError(f"{path} is a pickle, but not one of tensors; {_EXPECTED}") from error
         raise UserError(
-            f"{path} wants to run code ({found.group(1)}), which is refused; if you trust where it is from, open it there "
+            f"{path} wants to run code ({found.group(1)}), which is refused; if you trust its origin, open it there "
             "and save the tensors alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is truncated or damaged (torch says: {reason}); copy it anew") from error
+        raise UserError(f"{path} is truncated or damaged (torch says: {reason}); copy it again") from error
 
 
 def _flat_tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -216,7 +218,7 @@ def _to_numpy(tensor: Any, name: str, path: Path) -> np.ndarray:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
+    """The object in a JSON file; empty if there is no such file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

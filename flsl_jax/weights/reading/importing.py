@@ -1,4 +1,4 @@
-"""A state dict of other code as canonical tensors and an architecture, each of its tensors accounted for."""
+"""Reads a state dict of other code as canonical tensors and an architecture; every tensor is accounted for."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ _OTHER_NETWORK = r"(student|teacher|encoder|target_encoder|predictor|\w*ema|mode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A backbone from elsewhere, and its head where it has one of the form that is used here.
+    """A backbone from elsewhere, and its head if it has one of the form that is used here.
 
     Attributes:
         path: the weight file.
@@ -39,9 +39,9 @@ class Imported:
         architecture: what the backbone computes.
         backbone: its canonical tensors, float32; a class token, a distillation token and registers are the prefix, in this
             order, with their position embeddings.
-        head: canonical tensors of a projection head as DINO's, float32; None: there is none.
-        heads_known: whether the number of attention heads is given by the file, its config or a person.
-        mean, std: of levels from 0 to 1 that it was trained with, red, green and blue.
+        head: canonical tensors of a projection head like DINO's, float32; None: there is none.
+        heads_known: whether the number of attention heads is given by the file, its config or the caller.
+        mean, std: of pixel levels from 0 to 1, as in its training; red, green and blue.
         unused: names of tensors, or of other entries, that were not read, and what they are.
         notes: what was assumed, one line each.
     """
@@ -58,7 +58,7 @@ class Imported:
     notes: tuple[str, ...]
 
     def report(self) -> str:
-        """What was read, what was left and what was assumed, in lines for a person."""
+        """What was read, left out and assumed, in lines."""
         arch = self.architecture
         lines = [
             f"{self.path}: {self.source}; ViT of width {arch.width}, {arch.depth} blocks, {arch.num_heads} heads, patch "
@@ -82,15 +82,15 @@ def import_weights(
 
     Args:
         path: a weight file, or a folder of timm or transformers; see `read_weights`.
-        network: which one of a file that holds both.
-        source: the name of one of `sources.SOURCES`, where the names alone would be taken for another's.
-        num_heads: attention heads, which tensors do not tell; by default those of the file's metadata or config, else
-            as `assumed_heads` says, else channels of 64 each.
-        assumed_heads: what is taken where nothing says how many there are.
+        network: which one, if the file holds both.
+        source: the name of one of `sources.SOURCES`, for a file that would be taken for another source's.
+        num_heads: attention heads, which the tensors do not show; by default those in the file's metadata or config, else
+            `assumed_heads`, else heads of 64 channels.
+        assumed_heads: the number to assume if neither the caller nor the file gives one.
 
     Raises:
-        UserError: it cannot be read, is no such backbone, or has tensors missing, unknown or of a wrong shape: all of them
-            in one line.
+        UserError: the file cannot be read, is not such a backbone, or has missing or unknown tensors or some of a wrong
+            shape; one line names all of them.
     """
     file = read_weights(path)
     metadata = read_file_metadata(file)
@@ -111,7 +111,7 @@ def import_weights(
             tensors, architecture, found, metadata, unused=unused, notes=notes
         )
     if problems:
-        raise UserError(f"{file.path} is not a whole backbone as {found.maker} names it: {_listed(problems)}")
+        raise UserError(f"{file.path} is not a complete backbone as {found.maker} names it: {_listed(problems)}")
     _note_assumptions(notes, architecture, heads_known=bool(num_heads))
     return Imported(
         path=file.path,
@@ -141,7 +141,7 @@ def _source_of(file: WeightFile, metadata: FileMetadata, *, chosen: str | None) 
 def _note_assumptions(notes: list[str], architecture: Architecture, *, heads_known: bool) -> None:
     if not heads_known:
         notes.append(
-            f"assumed {architecture.num_heads} attention heads, which the file does not say (num_heads overrides)"
+            f"assumed {architecture.num_heads} attention heads, which the file does not give (num_heads overrides)"
         )
     if not architecture.final_norm:
         notes.append("no norm after the last block: tokens are the residual stream itself, as the source leaves them")
@@ -149,7 +149,7 @@ def _note_assumptions(notes: list[str], architecture: Architecture, *, heads_kno
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """The tensors of a file by what they are for."""
+    """The tensors of a file, sorted by their use."""
 
     backbone: Tensors
     head: Tensors | None
@@ -158,7 +158,7 @@ class _Parts:
 
 
 def _split(file: WeightFile, source: WeightSource, *, network: str) -> _Parts:
-    """Backbone, head, and what else is in the file; names that nothing is known of stay with the backbone."""
+    """Splits a file into backbone, head and the rest; unknown names stay with the backbone."""
     prefix, notes = _choose_prefix(file, source, network=network)
     container = re.sub(_WRAPPED, "", prefix)
     backbone, inner, unused = {}, {}, dict.fromkeys(file.others, "not weights")
@@ -183,7 +183,7 @@ def _split(file: WeightFile, source: WeightSource, *, network: str) -> _Parts:
 
 
 def _choose_prefix(file: WeightFile, source: WeightSource, *, network: str) -> tuple[str, tuple[str, ...]]:
-    """What stands before the backbone's names, by the network that is wanted where there are two."""
+    """The prefix of the backbone's names; of the wanted network if the file holds two."""
     ends = [name for name in file.tensors if name == source.anchor or name.endswith(f".{source.anchor}")]
     prefixes = [name.removesuffix(source.anchor) for name in ends]
     other = "student" if network == "teacher" else "teacher"
@@ -192,7 +192,7 @@ def _choose_prefix(file: WeightFile, source: WeightSource, *, network: str) -> t
     chosen = wanted or neutral or prefixes
     if len(chosen) > 1:
         raise UserError(
-            f"{file.path} holds {len(chosen)} backbones ({_listed(chosen)}); save the one that is meant by itself"
+            f"{file.path} holds {len(chosen)} backbones ({_listed(chosen)}); save the one that you want in a file of its own"
         )
     alone = not wanted and not neutral
     return chosen[0], (f"the file has no {network}; this is its {other}",) if alone else ()
@@ -209,21 +209,21 @@ def _head(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[s
 
 
 def _refuse_other_parts(path: Path, unknown: list[str], metadata: FileMetadata) -> None:
-    """One line for a transformer that computes something else, instead of the list of its names."""
+    """Refuses a transformer that computes something else in one line, instead of a list of its names."""
     for pattern, kind in REFUSED:
         names = [name for name in unknown if re.search(pattern, name)]
         if names:
             raise UserError(
-                f"{path} is a ViT with {kind} ({names[0]}), which the backbone here has not; expected a plain ViT"
+                f"{path} is a ViT with {kind} ({names[0]}), which the backbone here lacks; expected a plain ViT"
             )
     if metadata.activation not in (None, "gelu", "gelu_python"):
         raise UserError(
-            f"{path} uses the activation {metadata.activation!r}; the backbone here has the exact GELU only"
+            f"{path} uses the activation {metadata.activation!r}; the backbone here has only the exact GELU"
         )
 
 
 def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
-    """Zeros for biases that a network was built without, which is the same."""
+    """Adds zeros for biases that a network was built without, which gives the same result."""
     kernels = [
         name for name in tensors if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight|patch_embed\.proj\.weight", name)
     ]
@@ -232,7 +232,9 @@ def _add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
         biases = {name.removesuffix("weight") + "bias": len(tensors[name]) for name in own}
         if biases and not biases.keys() & tensors.keys():
             tensors |= {name: np.zeros(size, np.float32) for name, size in biases.items()}
-            notes.append(f"no {ending.removesuffix('weight')}bias anywhere in the file: zeros, which is the same")
+            notes.append(
+                f"no {ending.removesuffix('weight')}bias anywhere in the file: zeros are used, which gives the same result"
+            )
 
 
 def _architecture(
@@ -244,7 +246,7 @@ def _architecture(
     assumed_heads: int | None,
     path: Path,
 ) -> tuple[Architecture, list[str]]:
-    """What the tensors and the config say, prefix and grid left open; and what is missing, too many or of a wrong shape."""
+    """The architecture that tensors and config show, without prefix and grid, and a list of what is wrong with the tensors."""
     kernel = tensors["patch_embed.proj.weight"]
     if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
         raise UserError(
@@ -262,7 +264,7 @@ def _architecture(
     heads = num_heads or by_convention
     if not heads or width % heads:
         raise UserError(
-            f"{path} has a width of {width} and does not say how many attention heads it has"
+            f"{path} has a width of {width} and does not give its number of attention heads"
             f"{f'; {heads} do not divide it' if heads else ''}; pass num_heads"
         )
     norms = {"norm.weight", "norm.bias"} & tensors.keys()
@@ -317,7 +319,7 @@ def _place_tokens(
     unused: dict[str, str],
     notes: list[str],
 ) -> tuple[Tensors, Architecture, list[str]]:
-    """Prefix tokens with their position embeddings folded in, and the grid of those that are left."""
+    """Adds their position embeddings to the prefix tokens, and finds the grid of the other positions."""
     tensors = dict(tensors)
     own = {name: tensors.pop(name) for name in ("cls_token", "dist_token", "reg_token") if name in tensors}
     positions = tensors["pos_embed"]
@@ -334,20 +336,20 @@ def _place_tokens(
         )
     spare, places = positions[:, :rows], positions[:, rows:]
     if source.name == "dino" and own.keys() == {"cls_token"} and not rows:
-        unused["cls_token"] = "kept without a place by the FLSL release, which does not use it"
+        unused["cls_token"] = "kept by the FLSL release, which does not use it"
         own = {}
     if source.spare_row and own.keys() <= {"cls_token"} and not any(np.any(x) for x in (spare, *own.values())):
-        unused |= dict.fromkeys(own, "zeros that the format wants")
+        unused |= dict.fromkeys(own, "zeros that the format requires")
         own = {}
     if rows and not own:
-        unused["first row of the position embedding"] = "of a class token that is not there"
+        unused["first row of the position embedding"] = "of a class token that the file lacks"
     tensors["pos_embed"] = places
     if own:
         prefix = np.concatenate(list(own.values()), axis=1)
         prefix[:, :rows] += spare
         tensors["prefix"] = prefix
         if rows != prefix.shape[1]:
-            notes.append(f"position embeddings of {rows} of the {prefix.shape[1]} prefix tokens, as their number says")
+            notes.append(f"position embeddings of {rows} of the {prefix.shape[1]} prefix tokens, as their number shows")
     num_prefix = tensors["prefix"].shape[1] if own else 0
     return tensors, dataclasses.replace(arch, grid=grid, num_prefix=num_prefix), []
 
@@ -361,7 +363,7 @@ def _grid(count: int, given: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _grouped(names: list[str]) -> list[str]:
-    """`decoder.* (136)` for names that begin alike."""
+    """`decoder.* (136)` for 136 names with the same beginning."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split(".")[0], []).append(name)

@@ -1,7 +1,8 @@
-"""Whose state dicts can be read, and how each names, places and resizes things.
+"""The sources whose state dicts can be read: how each names its tensors and resizes its position embedding.
 
-A source is told by one tensor that all its files have, the patch projection, and by marks among the other names. Names of
-formats that are also written are those of `flsl_jax.weights.layouts`. Facts: the sources' code; see docs/weights.md.
+A source is recognised by one tensor that all its files have, the patch projection, and by marks among the other names.
+Formats that are also written have the names of `flsl_jax.weights.layouts`. The facts come from the sources' code; see
+docs/weights.md.
 """
 
 import dataclasses
@@ -19,16 +20,16 @@ class WeightSource:
     """Code that writes state dicts.
 
     Attributes:
-        name: for a person to choose it by.
-        maker: who that is.
+        name: the name by which a user chooses it.
+        maker: the code that writes such files, for messages.
         names: canonical prefix -> the source's prefix, prefix tokens (`cls_token`, `dist_token`, `reg_token`) included.
-        anchor: name of the patch projection's weight, before which everything that wraps the backbone stands.
-        marks: patterns of which each is found among the file's names, beside the anchor.
-        older: patterns of names by earlier versions, and what they are called in `names`.
+        anchor: name of the patch projection's weight; whatever stands before it is the prefix of the whole backbone.
+        marks: patterns that must each be found among the file's names, in addition to the anchor.
+        older: patterns of names from earlier versions, and the form that such names have in `names`.
         norm_eps: epsilon of its LayerNorms, unless a config says otherwise.
         pos_resize: how it resizes the position embedding.
-        final_norm: whether it always has a norm after the last block; else tokens are left as they are without one.
-        spare_row: whether the position embedding may have a first row for a class token that is not there.
+        final_norm: whether it always has a norm after the last block; if not, tokens of a file without it are not normalised.
+        spare_row: whether the position embedding may have a first row for a class token that the file lacks.
     """
 
     name: str
@@ -60,7 +61,7 @@ _HF_DINOV2 = _HF_VIT | {
     "blocks.{n}.norm2.": "layers.{n}.norm2.",
     "blocks.{n}.ls2.gamma": "layers.{n}.layer_scale2.lambda1",
 }
-# transformers 4's names as those of 5; 5 still writes them.
+# The names of transformers 4, which transformers 5 still writes, and what 5 itself calls them.
 _HF_OLDER = (
     (r"^encoder\.layer\.", "layers."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1."),
@@ -85,7 +86,7 @@ _TIMM_ANCHOR = "patch_embed.proj.weight"
 _MM_ANCHOR = "patch_embed.projection.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
 
-# The first whose marks are all there is taken, so that the more particular stand before the more general.
+# The first source whose marks are all found is taken, so special sources stand before general ones.
 SOURCES: tuple[WeightSource, ...] = (
     WeightSource(
         name="detectron2",
@@ -219,7 +220,7 @@ SOURCES: tuple[WeightSource, ...] = (
     ),
 )
 
-# What a file may have beside the backbone and a head of ours, and what it is. Names inside the wrapper of the backbone.
+# What a file may have besides the backbone and a head like ours, and what it is. Names are without the backbone's prefix.
 ALLOWED: tuple[tuple[str, str], ...] = (
     (r"(mask_token|masked_embed|embeddings\.mask_token)$", "mask token of its training"),
     (r"decoder(_\w+)?\.|decoder_(pos_embed|mask_token)$", "decoder of its training"),
@@ -233,7 +234,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
     (r"pixel_(mean|std)$", "normalisation of a detector"),
 )
 
-# Names of parts that the backbone here does not have, and what network that makes it.
+# Names of parts that the backbone here lacks, and the networks that have them.
 REFUSED: tuple[tuple[str, str], ...] = (
     (r"mlp\.(w12|w3|weights_in|gate_proj|fc1_g|w1)\.", "a SwiGLU MLP, as DINOv2's giant and EVA02 have"),
     (r"attn\.[qk]_norm\.", "normalised queries and keys"),
@@ -246,13 +247,13 @@ REFUSED: tuple[tuple[str, str], ...] = (
 def find_source(
     names: Collection[str], *, chosen: str | None, described: str | None, torch_file: bool
 ) -> WeightSource | None:
-    """The source of a state dict; None where no vision transformer that is known has such names.
+    """The source of a state dict; None if no known vision transformer has such names.
 
     Args:
         names: of all tensors in the file.
-        chosen: the name of a source, by a person.
-        described: the same by the file's metadata or config.
-        torch_file: a file of torch, which timm's are no longer: a bare backbone in one is taken for DINO's.
+        chosen: the name of the source that the user chose.
+        described: the name of the source by the file's metadata or config.
+        torch_file: whether it is a torch file. timm no longer writes them, so a bare backbone in one is taken for DINO's.
 
     Raises:
         UserError: no source is called `chosen`.
@@ -288,4 +289,4 @@ def kind_of_network(names: Collection[str]) -> str:
     ):
         if re.search(pattern, joined, flags=re.MULTILINE):
             return kind
-    return "no vision transformer that is known here"
+    return "not a vision transformer that is known here"

@@ -258,7 +258,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(trained, tmp_path):
     tensors["norm.bias"] = np.full_like(tensors["norm.bias"], 1e6)
     large = dataclasses.replace(trained, backbones={"teacher": tensors})
     with (
-        pytest.raises(UserError, match=r"norm\.bias: not finite as float16; take --dtype=bfloat16"),
+        pytest.raises(UserError, match=r"norm\.bias: not finite as float16; use --dtype=bfloat16"),
         np.errstate(all="ignore"),
     ):
         write_trained(large, tmp_path / "vit", ExportOptions(format="timm", dtype="float16"))
@@ -286,7 +286,7 @@ def test_what_is_there_already_is_kept_or_replaced_when_asked(workdir, tmp_path)
         (
             "vit",
             {"format": "timm", "what": "all"},
-            "no place for a head; take --what=backbone, or --format=flsl or dino",
+            "no place for a head; use --what=backbone, or --format=flsl or dino",
         ),
         ("vit", {"format": "timm", "network": "both"}, "holds one network"),
         ("vit", {"format": "torchvision"}, "always has a class token"),

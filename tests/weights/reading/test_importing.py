@@ -233,7 +233,7 @@ def test_everything_left_is_named_and_every_assumption_said(tmp_path):
     report = other.report()
     assert "assumed 1 attention heads" in report
     assert "not used, another network: teacher.* (" in report
-    assert "not used, kept without a place by the FLSL release, which does not use it: cls_token" in report
+    assert "not used, kept by the FLSL release, which does not use it: cls_token" in report
 
 
 def test_a_token_without_a_place_is_used_where_timm_would_use_it(tmp_path):
@@ -323,7 +323,7 @@ def test_what_is_missing_unknown_or_of_a_wrong_shape_is_one_line(tmp_path, chang
             {"conv1.weight": (64, 3, 7, 7), "bn1.running_mean": (64,), "layer1.0.conv1.weight": (8, 8, 3, 3)},
             "convolutional",
         ),
-        ({"patch_embed.proj.kernel": (8, 8, 3, 64)}, "no vision transformer that is known"),
+        ({"patch_embed.proj.kernel": (8, 8, 3, 64)}, "not a vision transformer that is known"),
         ({"model.embed_tokens.weight": (10, 8)}, "a language model"),
     ],
 )

@@ -1,6 +1,6 @@
 """Time and memory of `flsl_jax.convert`: `python -m benchmarks.conversion --config=configs/vitb16.py --formats=timm,mmseg`.
 
-Writes a checkpoint of random weights, optimizer state included, and converts it in processes of their own.
+Writes a checkpoint of random weights, optimizer state included, and converts it, to each format in a process of its own.
 """
 
 import resource

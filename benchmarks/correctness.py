@@ -2,7 +2,7 @@
 
     python -m benchmarks.correctness                    # against benchmarks/reference.json; exit code 1 where it differs
     python -m benchmarks.correctness --dtypes=float32   # on a machine that has no fast bfloat16
-    python -m benchmarks.correctness --write            # on a CPU: makes the reference anew, in float32
+    python -m benchmarks.correctness --write            # on a CPU: writes a new reference, in float32
 
 Losses, gradient norms and tokens are compared as shares of the reference (tokens: of their largest value), against the
 stated tolerances. "float32" sets the highest precision of products, "default" leaves float32 products to the device: TF32

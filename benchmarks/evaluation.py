@@ -33,8 +33,8 @@ _SIZE = flags.DEFINE_integer("size", 224, "Height and width in pixels.", 16)
 _WIDTH = flags.DEFINE_integer("width", 384, "Channels.", 64)
 _DEPTH = flags.DEFINE_integer("depth", 12, "Blocks.", 1)
 _BANK = flags.DEFINE_integer("bank", 65536, "Features of the bank.", 1)
-_QUERIES = flags.DEFINE_integer("queries", 1017, "Features that are looked up, a multiple of 9.", 9)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the bank.")
+_QUERIES = flags.DEFINE_integer("queries", 1017, "Features to look up, a multiple of 9.", 9)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of the bank.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each, in turns.", 1)
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--config", default="tests/tiny.py", help="config file of the run")
     parser.add_argument("--steps", type=int, default=40, help="steps of the run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments of the kills")
     arguments = parser.parse_args()
     draw, same = random.Random(arguments.seed), True
     with tempfile.TemporaryDirectory() as folder:

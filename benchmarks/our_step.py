@@ -43,7 +43,7 @@ class Facts:
 
 
 class OurStep:
-    """State and update; `run(steps)` does so many and reads the last loss, as the training loop's devices do."""
+    """State and update; `run(steps)` does that many steps and reads the last loss, as the training loop's devices do."""
 
     def __init__(self, config: Config, images: np.ndarray) -> None:
         keep_host_memory()
@@ -74,7 +74,7 @@ class OurStep:
         return float(metrics["loss"])
 
     def peak_gib(self) -> float:
-        """The most that the first device has held, in GiB; NaN where it does not count."""
+        """Peak memory of the first device, in GiB; NaN if the device does not count it."""
         stats = jax.devices()[0].memory_stats() or {}
         return stats.get("peak_bytes_in_use", float("nan")) / 2**30
 

@@ -21,7 +21,7 @@ class Side:
         """A method of the object, run in its process.
 
         Raises:
-            RuntimeError: it raised there; with its message.
+            RuntimeError: the method raised an error there; has its message.
         """
         self.connection.send((method, arguments))
         return _received(self.connection, name=self.name)
@@ -33,7 +33,7 @@ class Side:
 
 
 class Opening:
-    """A side that is getting ready. The object is made by `factory(*arguments)` in its process."""
+    """A side that is starting. The object is made by `factory(*arguments)` in its process."""
 
     def __init__(self, name: str, factory: Callable[..., Any], *arguments: Any) -> None:
         self.name = name
@@ -47,10 +47,10 @@ class Opening:
         """Waits for it.
 
         Args:
-            deadline: of `time.monotonic()`.
+            deadline: a time of `time.monotonic()`.
 
         Raises:
-            RuntimeError: it could not be made, or not in time; its process is ended.
+            RuntimeError: the object could not be made, or not in time; its process is ended.
         """
         try:
             if deadline is not None and not self._connection.poll(max(0.0, deadline - time.monotonic())):

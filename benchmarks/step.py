@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measures, prints and writes."""
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected argument {arguments[1]!r}")
-    # Every process takes what it needs of a GPU, and not three quarters of it at once.
+    # Every process takes the GPU memory that it needs, instead of three quarters of all at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     settings = _CONFIG.value
     settings.batch_size, settings.model.drop_path = _BATCH.value, 0.0

@@ -1,6 +1,6 @@
 """The training step in PyTorch, written for comparison: the same views, networks, objective and updates as `flsl_jax`.
 
-Written from the method, as a person who knows PyTorch would: fused attention and optimizer, `foreach` clipping and EMA,
+Written from the method, as someone who knows PyTorch would: fused attention and optimizer, `foreach` clipping and EMA,
 views made on the device image by image in torchvision's manner.
 """
 
@@ -70,7 +70,7 @@ class TorchStep:
     Args:
         config: a config of the paper's recipe, without drop path.
         device: of everything.
-        kind: "eager"; "compile": encoders and objective through `torch.compile`; "tuned": so with max-autotune, without
+        kind: "eager"; "compile": encoders and objective through `torch.compile`; "tuned": compiled with max-autotune, without
             views of its own (student and teacher read the normalised crops) and all tensors clipped at once.
         autocast: matrix products in bfloat16.
     """
@@ -204,7 +204,7 @@ def _blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 class HeldStep:
-    """A step and its images, on the GPU where there is one; `facts` says what it is and how long it took to get ready."""
+    """A step and its images, on the GPU if there is one; `facts` says what it is and how long it took to start."""
 
     def __init__(self, config: Config, images: np.ndarray, kind: str) -> None:
         start = time.perf_counter()
@@ -223,7 +223,7 @@ class HeldStep:
         return loss.item()
 
     def peak_gib(self) -> float:
-        """The most that the GPU has held for this process, in GiB; NaN without one."""
+        """Peak GPU memory of this process, in GiB; NaN without a GPU."""
         return torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else math.nan
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.video [--config=configs/vits16.py] [--frames=4] [--objects=3]
 
-Everything is compiled beforehand; the context is full, as it is from the 8th frame of a video on. Of each part the median
-over the frames, with the range, by the clock, and the CPU time of the process, which other programs on the machine matter
-less to; then their sum as frames/s, and the share of it that is the network's forward pass.
+Everything is compiled beforehand; the context is full, as it is from the 8th frame of a video on. For each part
+it prints the median over the frames, with the range, by the clock, and the CPU time of the process, which other programs on
+the machine affect less; then their sum as frames/s, and the share of it that is the network's forward pass.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m benchmarks.views [--batch=16] [--size=224] [--rounds=5]
 
-Everything is jitted and compiled beforehand. By the clock: the median of the rounds, with the range; on a CPU also by the
-CPU time of the process, which other programs on the machine matter less to.
+Everything is jitted and compiled beforehand. It prints the median of the rounds by the clock, with the range; on a CPU
+also the CPU time of the process, which other programs on the machine affect less.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def report(name: str, function: Callable[..., object], *arguments: jax.Array) ->
 
 
 def _views(images: jax.Array, sample: jax.Array, *, recipe: ViewRecipe) -> Views:
-    """As a step without a guide has them."""
+    """The views as a step without a guide makes them."""
     return dataclasses.replace(make_views(images, sample, seed=0, recipe=recipe), crops=())
 
 

@@ -28,11 +28,11 @@ def pretrain(
 ) -> Outcome:
     """Trains a network on a folder of images, or continues the run in `workdir`.
 
-    In a script, call it below `if __name__ == "__main__":`, because the processes that read images start the script anew.
+    In a script, call it below `if __name__ == "__main__":`, because the processes that read images run the script again.
 
     Args:
         images: a folder of images at any depth; no labels are needed. JPEG, PNG, WebP, BMP and TIFF are read.
-        workdir: folder of the run, made where it is not there: checkpoints, metrics and curves. `flsl_jax.load(workdir)`
+        workdir: folder of the run, created if it does not exist: checkpoints, metrics and curves. `flsl_jax.load(workdir)`
             gives the trained backbone.
         model: the config to train by, as `get_config` takes it: "vits16", "vits8" and "vitb16" are the paper's networks,
             "quickstart" is a small one for a CPU.
@@ -45,7 +45,7 @@ def pretrain(
         Which step was reached, and whether those were all; a signal or `checkpoint.max_hours` ends a run early, saved.
 
     Raises:
-        UserError: anything that can be mended, such as an unknown setting, a value out of range, or too few images; the
+        UserError: anything that you can fix, such as an unknown setting, a value out of range, or too few images; the
             message is the one line that the command line would print.
     """
     values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
@@ -54,7 +54,7 @@ def pretrain(
 
 
 def _changed(config: ConfigDict, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with other values for some keys; keys that it lacks are left for the check of the whole."""
+    """The config with other values for some keys; unknown keys are found later, when the whole config is checked."""
     changed = config.to_dict()
     for name, value in settings.items():
         *groups, key = name.split(".")
@@ -88,17 +88,17 @@ def get_config(name: str) -> ConfigDict:
 def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.PathLike[str]) -> Outcome:
     """Trains by a configuration, or continues the run in `workdir` from its newest complete checkpoint.
 
-    In a script, call it below `if __name__ == "__main__":`, because the processes that read images start the script anew.
+    In a script, call it below `if __name__ == "__main__":`, because the processes that read images run the script again.
 
     Args:
         config: what `get_config` returns, a nested mapping of the same keys, or a checked `flsl_jax.config.Config`.
-        workdir: folder of the run, made where it is not there.
+        workdir: folder of the run, created if it does not exist.
 
     Returns:
         Which step was reached, and whether those were all that the config asked for.
 
     Raises:
-        UserError: anything that can be mended, before the first step wherever it can be known by then; and a non-finite
+        UserError: anything that you can fix, before the first step if it can be known by then; and a non-finite
             value during training.
     """
     from pathlib import Path
@@ -116,7 +116,7 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
 
 
 def _leave_a_worker() -> None:
-    """Ends a process that reads images where it is only running the person's script again in order to start."""
+    """Ends a process that is to read images, if it only runs the user's script again in order to start."""
     import multiprocessing
 
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -133,14 +133,14 @@ def load(
     source: str | None = None,
     num_heads: int | None = None,
 ) -> ViT:
-    """The trained backbone of a run, or one from elsewhere. What was left out and assumed of a file is logged.
+    """The trained backbone of a run, or one from elsewhere. What was left out or assumed is logged.
 
     Args:
         path: a run's workdir (its newest committed checkpoint is taken), one checkpoint (`WORKDIR/checkpoints/STEP`), a
             weight file (`.safetensors`, `.pth`, `.pt`, `.bin`), or a folder with config.json and model.safetensors, as
             timm and transformers save it. docs/weights.md lists whose files can be read.
-        network: which one, where a run or a file has both: the teacher, which is usually the better one, or the student.
-        source: the source of a weight file, where its names alone would be taken for another's.
+        network: which one, if a run or a file has both: the teacher, which is usually the better one, or the student.
+        source: the source of a weight file, if it would be taken for another source's by its names alone.
         num_heads: attention heads of a weight file; by default what its metadata or config says, else D / 64.
 
     Returns:
@@ -150,7 +150,7 @@ def load(
         from elsewhere may need others; `flsl_jax.weights.load.load_network` returns them.
 
     Raises:
-        UserError: nothing that can be loaded is there.
+        UserError: there is nothing that can be loaded.
     """
     from pathlib import Path
 

@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from flsl_jax.errors import UserError
 
-# Orbax writes it when everything else is there.
+# Orbax writes this file when everything else is written.
 _MARK = "_CHECKPOINT_METADATA"
 
 
@@ -28,18 +28,18 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int, best: str | None = None) -> None:
-        """Opens the folder, which is made where it is not there.
+        """Opens the folder, which is created if it does not exist.
 
         Args:
             folder: of all checkpoints of the run.
             keep: how many of the newest are kept.
-            best: name of the metric whose largest value marks one more to keep; None: none.
+            best: name of the metric whose largest value marks one more checkpoint to keep; None: there is none.
         """
         newest = checkpoint_managers.LatestN(n=keep)
         policy = newest
         self._best = best
         if best is not None:
-            # A checkpoint of before the config named this metric is the worst.
+            # A checkpoint from before the config named this metric counts as the worst.
             best_one = checkpoint_managers.BestN(
                 get_metric_fn=lambda metrics: metrics.get(best, -math.inf), n=1, keep_checkpoints_without_metrics=False
             )
@@ -65,7 +65,7 @@ class Checkpoints:
         Args:
             step: updates done.
             state: pytree of arrays on any devices.
-            run: what a reader needs beside the state (the config, versions); plain JSON.
+            run: what a reader needs besides the state (the config, versions); plain JSON.
             metrics: what was measured at this step; the one that chooses the best checkpoint is kept with it.
         """
         self._manager.check_for_errors()
@@ -105,18 +105,18 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
 
     def wait(self) -> None:
-        """Until the save under way is committed; raises what went wrong with it."""
+        """Waits until the current save is committed; if it failed, raises its error."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
+        """Waits for the current save, then closes the folder."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's remarks on folders that are only read."""
+    """Silences orbax's messages about folders that are only read."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -142,10 +142,10 @@ class CheckpointPlace:
 
 
 def find_checkpoint(path: Path) -> CheckpointPlace:
-    """What a person means by a workdir, its `checkpoints/` folder, or one checkpoint in it.
+    """The checkpoint that a path names: a workdir, its `checkpoints/` folder, or one checkpoint in it.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the path is none of these.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir or a checkpoint folder inside it")
@@ -174,7 +174,7 @@ def read_checkpoint(
         parts: keys of the state that are read, such as "teacher"; all by default.
 
     Raises:
-        UserError: no committed checkpoint is there.
+        UserError: there is no committed checkpoint.
     """
     with ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         steps = sorted(manager.all_steps())

@@ -1,4 +1,4 @@
-"""The command `flsl`: `flsl train …` is `python -m flsl_jax.main …`, and likewise for the other front doors."""
+"""The command `flsl`: `flsl train …` is `python -m flsl_jax.main …`, and likewise for the other commands."""
 
 import difflib
 import runpy
@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from flsl_jax._version import __version__
 
-# Command -> the module of its front door, and what it is for.
-DOORS = {
+# Command -> its module, and what it is for.
+COMMANDS = {
     "train": ("main", "train a network on a folder of images, or continue a run"),
     "evaluate": ("evaluate", "measure the features of a trained network"),
     "visualize": ("visualize", "draw what a network sees in images"),
@@ -31,7 +31,7 @@ flsl COMMAND --help lists the flags of a command. To begin:
 
 
 def main() -> NoReturn:
-    """Runs the front door that the first argument names, with the other arguments, and ends the program as it does."""
+    """Runs the command that the first argument names, with the other arguments, and exits with its code."""
     command, *arguments = sys.argv[1:] or [""]
     if command in ("--help", "-h", "help"):
         print(_help(), end="")
@@ -42,21 +42,21 @@ def main() -> NoReturn:
     if not command:
         sys.stderr.write(_help())
         sys.exit(2)
-    if command not in DOORS:
+    if command not in COMMANDS:
         sys.stderr.write(f"error: unknown command {command!r}; {_hint(command)}\n")
         sys.exit(2)
     sys.argv[1:] = arguments
-    runpy.run_module(f"flsl_jax.{DOORS[command][0]}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"flsl_jax.{COMMANDS[command][0]}", run_name="__main__", alter_sys=True)
     sys.exit(0)
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in DOORS.items())
+    commands = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items())
     return _HELP.format(version=__version__, commands=commands)
 
 
 def _hint(command: str) -> str:
     if command.startswith("-"):
-        return f"a command comes first: {', '.join(DOORS)}"
-    near = difflib.get_close_matches(command, DOORS, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DOORS)}"
+        return f"a command comes first: {', '.join(COMMANDS)}"
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"

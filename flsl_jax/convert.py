@@ -1,7 +1,7 @@
 """Weights into PyTorch: `python -m flsl_jax.convert --input=runs/mine --format=timm --output=vit_timm`.
 
-Writes one file (or folder) that the next framework loads whole, says what in it differs from the trained network, compares
-what both compute where PyTorch is installed, and prints code to copy that loads it.
+Writes one file (or folder) that the other framework loads completely, says how it differs from the trained network, compares
+what both compute if PyTorch is installed, and prints code to copy that loads it.
 """
 
 import logging
@@ -19,7 +19,7 @@ _INPUT = flags.DEFINE_string(
 _FORMAT = flags.DEFINE_string(
     "format",
     None,
-    "Who reads it: flsl (the authors' release), dino, timm, detectron2, mmdet-vitdet, mmseg, mmpretrain, transformers "
+    "The code to read it: flsl (the authors' release), dino, timm, detectron2, mmdet-vitdet, mmseg, mmpretrain, transformers "
     "(IJepaModel), transformers-vitdet (VitDetBackbone). docs/weights.md compares them.",
 )
 _OUTPUT = flags.DEFINE_string(
@@ -34,12 +34,14 @@ _NETWORK = flags.DEFINE_enum(
 _WHAT = flags.DEFINE_enum(
     "what", "backbone", ["backbone", "all"], "all: the head and its centroids too; for flsl and dino only."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the numbers in the file.")
-_NUM_HEADS = flags.DEFINE_integer("num_heads", 0, "Of a weight file that does not say; 0: channels of 64 each.", 0)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Type of the numbers in the file.")
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
+)
 _CARD = flags.DEFINE_bool("card", False, "Write a model card beside it: training, curves, evaluation numbers.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what an earlier conversion wrote to --output.")
 _ALLOW_MISMATCH = flags.DEFINE_bool(
-    "allow_mismatch", False, "Write even where the target computes something else than the trained network."
+    "allow_mismatch", False, "Write even if the target computes something else than the trained network."
 )
 
 

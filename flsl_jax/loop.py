@@ -81,10 +81,10 @@ def train(config: Config, *, workdir: Path) -> Outcome:
 
     Args:
         config: a checked configuration.
-        workdir: folder of the run; made where it is not there.
+        workdir: folder of the run; created if it does not exist.
 
     Raises:
-        UserError: anything that the person can mend, before the first step wherever it can be known by then; and a
+        UserError: anything that the user can fix, before the first step if it can be known by then; and a
             non-finite value during training, with the step, the term and the samples.
     """
     parallel.initialize_distributed(config.parallel)
@@ -116,7 +116,7 @@ def train(config: Config, *, workdir: Path) -> Outcome:
         outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / METRICS_FILE)
-        if metrics:  # none yet where the run was stopped before its first line
+        if metrics:  # empty if the run was stopped before its first line
             save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
     return outcome
 
@@ -139,16 +139,17 @@ def open_loader(config: Config) -> Loader:
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run in the folder continues; what it started from matters no more then.
+    """Whether the folder holds a run to continue; its `init_from` then no longer matters.
 
-    Every process must ask, before any makes the folder, and hears the first one's answer: orbax waits for all of them.
+    Every process must call this before any of them creates the folder, because orbax waits for all of them. All of them get
+    the first process's answer.
     """
     folder = workdir / "checkpoints"
     return parallel.as_first(folder.is_dir()) and parallel.as_first(committed_step(folder) is not None)
 
 
 def write_config(config: Config, workdir: Path) -> None:
-    """Writes `config.json` into the workdir, which is made where it is not there; the first process only.
+    """Writes `config.json` into the workdir, which is created if it does not exist. Only the first process does so.
 
     Raises:
         UserError: the folder cannot be written.
@@ -185,7 +186,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
             reached = _loop(run, recorder, state, start=start)
     run.checkpoints.wait()
     finished = reached.step == run.end and reached.complete
-    if finished and reached.images is not None:  # without a step the picture is there already
+    if finished and reached.images is not None:  # without a step the picture exists already
         evaluated = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
         shown = reached.images if evaluated is None else evaluated
         draw_features(run.training, reached.state.teacher, shown, run.workdir / "features.png")
@@ -193,7 +194,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
 
 
 def _restore(run: _Run, step: int) -> TrainState:
-    """The state of a checkpoint; the run's config.json becomes the present one, once it is known to fit."""
+    """Restores the state of a checkpoint. Once this config is known to fit it, the run's config.json is replaced by it."""
     check_same_guide(run.training.guide, config=run.config, saved=run.checkpoints.description(step))
     state = run.checkpoints.restore(step, run.training.abstract_state.changing())
     write_config(run.config, run.workdir)
@@ -249,7 +250,7 @@ def _lacks_measurement(run: _Run, start: int) -> bool:
 
 
 def _measure(run: _Run, recorder: Recorder, state: TrainState, *, step: int) -> dict[str, float] | None:
-    """Evaluates the teacher and writes the values; None, with nothing written, where the run was asked to stop meanwhile."""
+    """Evaluates the teacher and writes the values. If the run was asked to stop meanwhile: returns None, writes nothing."""
     assert run.validation is not None
     try:
         values = run.validation.measure(run.training, state.teacher, stop=run.interrupt.requested, baseline=step == 0)
@@ -284,7 +285,7 @@ def _memory_hint() -> Iterator[None]:
 
 
 def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
-    """The line a run ends with: how much better than at the start its features are, where measured."""
+    """The last line of a run: how much better its features are than at the start, if that was measured."""
     lines = read_metrics(workdir / METRICS_FILE)
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
     measured = [line for line in lines if "knn_any" in line]

@@ -1,4 +1,4 @@
-"""The networks that a config describes, computed as it says: what training, evaluation and weights alike build."""
+"""The networks that a config describes, computed as it says; training, evaluation and weights all build them here."""
 
 import jax
 import jax.numpy as jnp

@@ -14,7 +14,7 @@ def read_run_config(workdir: Path) -> Config:
     """The config of a run, from the `config.json` in its workdir.
 
     Raises:
-        UserError: there is none, or it is not one.
+        UserError: there is no such file, or it is not a config.
     """
     path = workdir / "config.json"
     try:
@@ -25,7 +25,7 @@ def read_run_config(workdir: Path) -> Config:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no file. A torn last line, left by a kill, is passed over."""
+    """The lines of a metrics.jsonl; none if there is no file. An incomplete last line, left by a killed run, is skipped."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

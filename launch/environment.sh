@@ -19,7 +19,7 @@ check_arguments() {
   [[ -f "$1" ]] || fail "there is no config $1; configs/ holds some"
 }
 
-# JAX falls back to the CPU without a word where its CUDA packages are missing; the recipes for GPUs refuse that.
+# JAX silently falls back to the CPU if its CUDA packages are missing; the recipes for GPUs refuse that.
 require_gpus() {
   export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}"
   "$PYTHON" -c 'import jax; jax.devices()' 2>/dev/null ||

@@ -1,4 +1,4 @@
-"""The command `flsl`: what a newcomer reads, and that each command is the front door of its name."""
+"""The command `flsl`: what a newcomer reads, and that each command runs the module of its name."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import flsl_jax
-from flsl_jax.cli import DOORS
+from flsl_jax.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FLSL = [sys.executable, "-c", "from flsl_jax.cli import main; main()"]
@@ -20,7 +20,7 @@ def flsl(*arguments):
 def test_help_lists_every_command_and_version_is_the_packages():
     done = flsl("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(f"\n  {name} " in done.stdout for name in DOORS)
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
     assert flsl("--version").stdout == f"flsl_jax {flsl_jax.__version__}\n"
 
 
@@ -47,7 +47,7 @@ def test_a_wrong_command_is_one_line(command, message):
 
 @pytest.mark.parametrize("command", ["train", "convert"])
 def test_a_commands_help_and_errors_are_those_of_its_module(command):
-    module = [sys.executable, "-m", f"flsl_jax.{DOORS[command][0]}"]
+    module = [sys.executable, "-m", f"flsl_jax.{COMMANDS[command][0]}"]
     for flag in ("--help", "--workdri=x"):
         same = subprocess.run([*module, flag], cwd=ROOT, capture_output=True, text=True, timeout=120)
         done = flsl(command, flag)

@@ -47,7 +47,9 @@ def test_round_trip_through_a_plain_dictionary():
 def test_a_key_that_is_missing_is_named():
     values = changed({})
     del values["optimizer"]["b1"], values["optimizer"]["lr"]
-    with pytest.raises(UserError, match=r"^config.optimizer lacks lr, b1; the config vits16 has every key"):
+    with pytest.raises(
+        UserError, match=r"^config.optimizer lacks lr, b1; start from the config vits16, which has every key"
+    ):
         parse_config(values)
 
 

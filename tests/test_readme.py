@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flsl_jax.cli import DOORS
+from flsl_jax.cli import COMMANDS
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names
 
@@ -33,7 +33,7 @@ def test_commands_name_real_files_and_keys(page):
         files += [f"configs/{name}.py" if name in config_names() else name for name in named]
         assert [name for name in files if not (ROOT / name).exists()] == [], words
         if words[0] == "flsl":
-            assert words[1] in ("--help", *DOORS), words
+            assert words[1] in ("--help", *COMMANDS), words
         if "-m" in words:
             module = words[words.index("-m") + 1]
             assert module in ("pip", "venv") or importlib.util.find_spec(module), words

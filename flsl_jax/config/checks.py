@@ -1,4 +1,4 @@
-"""What a run's values must be together, before anything is opened or compiled; `ranges` looks at each by itself."""
+"""Checks that a run's values fit together, before anything is opened or compiled; `ranges` checks each by itself."""
 
 import dataclasses
 import tempfile
@@ -12,7 +12,7 @@ from flsl_jax.config.task_checks import check_sources, check_together
 
 
 def check(config: Config) -> None:
-    """Ranges, then combinations.
+    """Checks ranges, then combinations.
 
     Raises:
         UserError: one line that names the key, its value and what was expected.
@@ -37,7 +37,7 @@ def _check_model(config: Config) -> None:
     )
     require(
         not warmup or bool(config.init_from),
-        f"config.head.warmup_epochs is {warmup}, which holds a backbone that is random; name one in config.init_from",
+        f"config.head.warmup_epochs is {warmup}, which would freeze a random backbone; name one in config.init_from",
     )
 
 
@@ -116,7 +116,7 @@ def _check_compute(config: Config) -> None:
         f"config.parallel.process_id is {parallel.process_id}; expected less than config.parallel.num_processes = "
         f"{parallel.num_processes}",
     )
-    if compute.compile_cache and "://" not in compute.compile_cache:  # a bucket is not looked at
+    if compute.compile_cache and "://" not in compute.compile_cache:  # buckets are not checked
         problem = _problem_of_folder(Path(compute.compile_cache))
         require(
             problem is None,
@@ -126,7 +126,7 @@ def _check_compute(config: Config) -> None:
 
 
 def _problem_of_folder(folder: Path) -> str | None:
-    """Why files cannot be written into a folder, or the folder cannot be made; None where they can. Leaves nothing behind."""
+    """Why files cannot be written into a folder, or the folder cannot be made; None if they can. Leaves nothing behind."""
     try:
         while not folder.exists():
             folder = folder.parent

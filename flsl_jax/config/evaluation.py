@@ -16,11 +16,11 @@ from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 class BboxKnnConfig:
     """Bbox-aligned k-NN (paper, Appendix F): single patch features of boxed objects, `train` as bank, `val` as queries.
 
-    Images are resized to a short side of `size` (0: the size the model was trained at) and centre-cropped; of the largest
-    box the 9 patches of a 3×3 grid; `k` · `k_scale` neighbours vote with exp(cos / `temp`). `modes`: judge the modes of the
-    mean shift too, at `inv_temp` (0: that of the model's own training; without one, tokens only). `bank_dtype`: what
-    features are kept and compared in. `features`: a folder to keep them in, or to read them back from instead of encoding;
-    empty: none.
+    Images are resized to a short side of `size` (0: the size the model was trained at) and centre-cropped. Each image gives the
+    9 patches of a 3×3 grid on its largest box; `k` · `k_scale` neighbours vote with exp(cos / `temp`). `modes`: judge the
+    modes of the mean shift too, at `inv_temp` (0: that of the model's own training; without one, tokens only).
+    `bank_dtype`: the dtype in which features are kept and compared. `features`: a folder to keep them in, or to read them
+    back from instead of encoding; empty: none.
     """
 
     train: SourceConfig = SourceConfig()
@@ -40,12 +40,12 @@ class VideoConfig:
     """Video label propagation, semi-supervised (DINO's protocol), judged as DAVIS-2017 judges it.
 
     `name`: "davis" (`root` in DAVIS-2017 layout, videos of `split` in folder `resolution`) or "scenes" (embedded films:
-    `count` of them of `split`, `scene_size` pixels, `frames` long). `limit` > 0 keeps the first so many videos.
+    `count` of them of `split`, `scene_size` pixels, `frames` long). `limit` > 0 keeps only the first `limit` videos.
 
     Frames are resized to a short side of `short_side`, the other side floored to a multiple of `side_multiple`. Each patch
     takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context` frames'
     patches at most `radius` rows and columns away (0: anywhere). `output`: a folder for the predicted masks (indexed PNG,
-    a folder a video); empty: none. `predictions`: such a folder of masks to judge as they are, without a model.
+    one folder per video); empty: none. `predictions`: such a folder of masks to judge as they are, without a model.
     """
 
     name: Literal["davis", "scenes"] = "davis"
@@ -71,9 +71,9 @@ class RetrievalConfig:
     """Dense nearest-neighbour retrieval ("Hummingbird"): labels of `val` patches read out of a memory of `train` patches.
 
     Images are brought to `size` (0: the size the model was trained at) by `fit`; see `flsl_jax/data/mask_fit.py`. `memory`:
-    patches kept, as many of each image, `sampling` "balanced" by the rarity of their classes (0: all). The `k` nearest
-    answer with softmax(cos / `temp`). `matching`: classes are themselves ("identity"), or Hungarian-matched and absent
-    ones counted as 0, as the public code does.
+    how many patches are kept, the same number from each image (0: all); `sampling` "balanced" chooses them by the rarity of
+    their classes. The `k` nearest answer with softmax(cos / `temp`). `matching`: classes are themselves ("identity"), or
+    Hungarian-matched and absent ones counted as 0, as the public code does.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
@@ -93,8 +93,8 @@ class ClusteringConfig:
     """Unsupervised segmentation: k-means over the l2-normalised tokens of `data`, clusters matched to its classes.
 
     Images are brought to `size` (0: the size the model was trained at) by `fit`. `clusters`: numbers of clusters, each
-    tried with `seeds` seeds; 0 is the number of classes that occur. Up to as many clusters as those are matched by the
-    Hungarian method, more by majority. `upsample` brings cluster maps to the masks' size.
+    tried with `seeds` seeds; 0 is the number of classes that occur. Up to that number, clusters are matched by
+    the Hungarian method; more clusters are matched by majority. `upsample` brings cluster maps to the masks' size.
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
@@ -130,7 +130,7 @@ class LinearProbeConfig:
 
     Images are brought to `size` (0: the size the model was trained at) by `fit`. The layer is trained for `epochs` with
     AdamW at `lr`, falling to 0 by a cosine; a step takes as many tokens as `batch_size` images of `size` × `size` have.
-    Tokens of `train` that take at most `keep_gib` GiB of host memory are kept, others are computed anew in every epoch.
+    Tokens of `train` that take at most `keep_gib` GiB of host memory are kept, others are computed again in every epoch.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
@@ -174,7 +174,7 @@ class SeparabilityConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What is measured of a run's features, every so many epochs (0: never): the named `tasks`, each with its own group.
+    """What is measured of a run's features every `every_epochs` epochs (0: never): the `tasks`, each with its own group.
 
     `best_metric` chooses the best checkpoint: TASK/METRIC, the largest value of a metric of one of the `tasks`, such as
     "bbox_knn/any" or "linear_probe/miou". `batch_size`: images encoded at a time.

@@ -59,7 +59,7 @@ def load_config(name: str) -> ConfigDict:
         config = module.get_config(argument) if colon else module.get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever a person's own file raises
+    except Exception as error:  # whatever the user's own file raises
         raise UserError(f"{_line(path, error)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}; expected an ml_collections.ConfigDict")

@@ -1,7 +1,7 @@
 """Groups of command-line flags from the dataclasses of the configuration: `--bbox_knn.train.root=DIR`.
 
-`ml_collections.config_flags` reads the command line as soon as a group is defined, where no door can turn what it finds wrong
-into one line; these flags are plain absl flags with a dot in their names.
+`ml_collections.config_flags` reads the command line as soon as a group is defined, when no command can turn its errors into
+one line yet. These flags are therefore plain absl flags with a dot in their names.
 """
 
 import dataclasses
@@ -55,9 +55,9 @@ def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
 
 
 def describe_group(name: str, kind: type) -> str:
-    """A group for `--help`: what the dataclass says of its keys, then a line for each flag with its default and its range.
+    """A group for `--help`: the dataclass's docstring, then a line for each flag with its default and its range.
 
-    A group of keys inside it is named in a line of its own; `describe_kind` tells its keys, once for all that share them.
+    A group of keys inside it has one line with its name; `describe_kind` lists its keys once for all that share them.
     """
     values, inner = [], []
     for field in dataclasses.fields(kind):
@@ -85,7 +85,7 @@ def _line(flag: str, kind: type, key: str) -> str:
 
 
 def _paragraphs(kind: type) -> str:
-    """The docstring, wrapped anew and without the marks of code."""
+    """The docstring, wrapped to the width of the help and without backquotes."""
     paragraphs = inspect.cleandoc(kind.__doc__ or "").replace("`", "").split("\n\n")
     return "\n".join(textwrap.fill(" ".join(paragraph.split()), _WIDTH) for paragraph in paragraphs)
 
@@ -124,7 +124,7 @@ class FloatParser(flags.ArgumentParser):
         return number
 
     def flag_type(self) -> str:
-        """What absl calls it in `--helpxml`."""
+        """The type's name in absl's `--helpxml`."""
         return "float"
 
 

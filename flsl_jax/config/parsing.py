@@ -18,10 +18,10 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
     Args:
         kind: the dataclass.
         values: the mapping.
-        path: what a person calls it, such as "config"; errors name keys with it.
+        path: what the user calls it, such as "config"; errors name keys with it.
 
     Raises:
-        UserError: an unknown key, with the nearest valid one, a value of another type, or a key without a default is missing.
+        UserError: an unknown key, with the nearest valid one, a value of another type, or a missing key without a default.
     """
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise UserError(f"{path} is {values!r}; expected a group of keys: {', '.join(_fields(kind))}")
@@ -32,7 +32,7 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
     missing = [name for name in _fields_without_default(kind) if name not in parsed]
-    require(not missing, f"{path} lacks {', '.join(missing)}; the config vits16 has every key, to start from")
+    require(not missing, f"{path} lacks {', '.join(missing)}; start from the config vits16, which has every key")
     return kind(**parsed)
 
 
@@ -51,7 +51,7 @@ def without_unknown(kind: type, values: Mapping[str, Any], *, path: str) -> tupl
 
 
 def nearest_key(name: str, candidates: Iterable[str]) -> str:
-    """` (did you mean "x"?)`, or the list of valid keys where none is near."""
+    """` (did you mean "x"?)`, or the list of valid keys if none is near."""
     candidates = sorted(candidates)
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else f"valid keys: {', '.join(candidates)}"

@@ -11,7 +11,7 @@ from flsl_jax.errors import UserError
 
 # Steps, samples and sizes are int32 on the devices.
 LARGEST_INT = 2**31 - 1
-# Leaves an epoch 20,000 steps before the step number is too large for int32.
+# With this many epochs, each may have 20,000 steps before the step number is too large for int32.
 MOST_EPOCHS = 100_000
 
 
@@ -19,12 +19,12 @@ MOST_EPOCHS = 100_000
 class Range:
     """Finite numbers from `low` to `high`, put on a field as `Annotated[float, Range(0, 1, unit="share of the loss")]`.
 
-    On a tuple it holds for every element, on a group of keys (a `ScheduleConfig`) for the numbers that have none of their own.
+    On a tuple it holds for every element, on a group of keys (a `ScheduleConfig`) for its numbers without a range.
     A float must also lie in the range after it is rounded to float32, in which the devices compute.
 
     Attributes:
-        low: the smallest number; no bound where it is left out.
-        high: the largest number; where it is left out no bound for a float and 2³¹ − 1 for an int.
+        low: the smallest number; no bound if it is left out.
+        high: the largest number; if it is left out, no bound for a float and 2³¹ − 1 for an int.
         unit: what the number counts or measures; error messages show it.
         above: whether `low` itself is refused.
         below: whether `high` itself is refused.
@@ -89,7 +89,7 @@ def check_ranges(settings: Any, *, path: str) -> None:
 
     Args:
         settings: the dataclass.
-        path: what a person calls it: "config" of a training run, "--video" on a command line.
+        path: what the user calls it: "config" of a training run, "--video" on a command line.
 
     Raises:
         UserError: names the key, its value, and the range with its unit.

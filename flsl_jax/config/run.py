@@ -1,7 +1,7 @@
 """One training run as typed, frozen dataclasses: every key, its type, its range and unit, and its meaning.
 
-The paper's values are not here but in `configs/vits16.py`, which writes every key out. A key that a later version added has a
-default all the same: what runs did before it existed, so that their saved configs can still be read.
+The paper's values are in `configs/vits16.py`, which writes every key out. Here only a key that a later version added has a
+default: what runs did before it existed, so that their saved configs can still be read.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from flsl_jax.config.evaluation import EvaluationConfig
 from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
 from flsl_jax.config.source import SourceConfig
 
-# On the weight of every loss term; one of them at least must be more than 0.
+# For the weight of every loss term; at least one of them must be more than 0.
 LOSS_WEIGHT = Range(0, unit="weight in the loss")
 
 
@@ -49,8 +49,8 @@ class ModelConfig:
 class HeadConfig:
     """The projection head; `centroids` is K.
 
-    `warmup_epochs`: so long the backbone is held and the head alone learns; for a fresh head on a backbone of `init_from`,
-    whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
+    For the first `warmup_epochs` epochs the backbone is frozen and only the head learns: for a new head on a backbone from
+    `init_from`, whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
     """
 
     hidden: Annotated[int, Range(1, unit="channels")]
@@ -64,10 +64,11 @@ class HeadConfig:
 class ObjectiveConfig:
     """The loss. Inverse temperatures multiply, temperatures divide. `prior` is "uniform" or a .npy file of K numbers.
 
-    `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to stand
-    in for the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
-    small student views. `projected_weight` is the share, in the positives, of the teacher's features at the queries'
-    own places beside their modes; 1 → 0 over the first epochs helps where features do not match by themselves yet.
+    `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to
+    replace the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
+    small student views. `projected_weight` is the share of the positives that are the teacher's features at the
+    queries' own places; the rest are their modes. 1 → 0 over the first epochs helps while features do not match by
+    themselves yet.
     """
 
     query_window: Annotated[int, Range(1, unit="tokens")]
@@ -92,12 +93,12 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuideConfig:
-    """A second stage: the frozen backbone of an earlier run says which of the teacher's tokens make up the positives.
+    """A second stage: the frozen backbone of an earlier run helps to choose the teacher's tokens for the positives.
 
-    `model`: a run, one of its checkpoints or a weight file ("": no second stage). `num_heads`: of a weight file that does not
-    say (0: those of 64 channels each). `block`: whose output is compared, negative ones counted from the last. `inv_temp`
-    and `sharpness` multiply, see `flsl_jax.objective.guided_weights`. `weight` is the share, in the positives' attention, of
-    the guide's beside the teacher's own.
+    `model`: a run, one of its checkpoints or a weight file ("": no second stage). `num_heads`: for a weight file that does not
+    give it (0: heads of 64 channels). `block`: the block whose output is compared; negative numbers count from the last.
+    `inv_temp` and `sharpness` multiply, see `flsl_jax.objective.guided_weights`. `weight` is the guide's share of the
+    positives' attention; the rest is the teacher's own.
     """
 
     model: str
@@ -141,7 +142,7 @@ class ViewsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each by its own norm."""
+    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each tensor by its own norm."""
 
     lr: Annotated[float, Range(0, above=True, unit="learning rate for 256 images")]
     final_lr: Annotated[float, Range(0, unit="learning rate")]
@@ -167,7 +168,7 @@ class ComputeConfig:
 
     "auto": bfloat16 on accelerators and float32 on CPU; blocks scanned on TPU, and on CPU with `remat`,
     unrolled otherwise.
-    `micro_batches` > 1 encodes the batch in so many parts (exact: the loss is still that of the whole batch). `workers`:
+    `micro_batches` > 1 encodes the batch in that many parts (exact: the loss is still that of the whole batch). `workers`:
     processes that decode images (0: in the training process). `prefetch`: batches made ready ahead of the step.
     `compile_cache`: folder of the persistent compile cache ("": off).
     """
@@ -186,7 +187,7 @@ class ComputeConfig:
 class ParallelConfig:
     """The device mesh (`data` × `fsdp`; -1: all devices that are left) and how several processes find each other.
 
-    With `distributed`, empty `coordinator` and -1 mean: detected from the cluster (SLURM, TPU pod, Open MPI).
+    With `distributed`, an empty `coordinator` and -1 are detected from the cluster (SLURM, TPU pod, Open MPI).
     """
 
     data: Annotated[int, Range(1, also=-1, unit="devices; -1: all that are left")] = -1
@@ -200,7 +201,7 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When state is saved: every so many epochs, on SIGTERM and SIGINT, at `max_hours` (0: no limit) and at the end.
+    """When state is saved: every `every_epochs` epochs, on SIGTERM and SIGINT, at `max_hours` (0: no limit) and at the end.
 
     The newest `keep` and, with `keep_best`, the best by `evaluation.best_metric` are kept.
     """
@@ -213,7 +214,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """A line of metrics every so many steps, to `metrics.jsonl` and where switched on."""
+    """A line of metrics every `every_steps` steps, to `metrics.jsonl` and to the writers that are switched on."""
 
     every_steps: Annotated[int, Range(1, unit="steps")]
     tensorboard: bool
@@ -224,8 +225,8 @@ class LoggingConfig:
 class Config:
     """One training run. `stop_at_step` > 0 ends it early, with every schedule as for the whole run.
 
-    `init_from`: a weight file, a folder of timm or transformers, or another run, whose backbone student and teacher start
-    from, with its head where that has the same shapes ("": random). A run that continues ignores it.
+    `init_from`: a weight file, a folder of timm or transformers, or another run. Student and teacher start from its
+    backbone, and from its head if that has the same shapes ("": random). A run that continues ignores it.
     """
 
     seed: Seed

@@ -13,7 +13,7 @@ class SourceConfig:
     `name`: "folder" (`root`: any folder of images), "tfds" (`root`: the data_dir or empty, `dataset`: its name),
     "shards" (`root`: a folder written by `python -m flsl_jax.prepare`), "scenes" (embedded synthetic images: `count`
     of them, `scene_size` pixels high and wide). `boxes`: COCO JSON file, or folder of VOC XML files, for evaluation.
-    `limit` > 0 keeps the first so many records.
+    `limit` > 0 keeps only the first `limit` records.
     """
 
     name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
@@ -36,7 +36,7 @@ class MaskedSourceConfig:
     images: `count` of them, `scene_size` pixels high and wide, of `split`). `classes`: a file that names the ids (JSON, or
     ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes. `names`: a text file that lists the images to use, such as
     VOC's ImageSets/Segmentation/val.txt; empty: all. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for VOC.
-    `limit` > 0 keeps the first so many images.
+    `limit` > 0 keeps only the first `limit` images.
     """
 
     name: Literal["folder", "panoptic", "scenes"] = "folder"

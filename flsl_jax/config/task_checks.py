@@ -1,4 +1,4 @@
-"""What an evaluation's values must be: each in its range, and those that belong together."""
+"""Checks an evaluation's values: each in its range, then those that belong together."""
 
 import dataclasses
 from typing import Any
@@ -14,20 +14,20 @@ def check_task(settings: Any, *, path: str) -> None:
 
     Args:
         settings: the dataclass of a task.
-        path: what a person calls it: `--video` at a door, `config.evaluation.video` in a training config.
+        path: what the user calls it: `--video` on a command line, `config.evaluation.video` in a training config.
     """
     check_ranges(settings, path=path)
     check_together(settings, path=path)
 
 
 def check_together(settings: Any, *, path: str) -> None:
-    """Refuses values of a task that are in their ranges but do not do, by their name below `path`."""
+    """Refuses values of a task that are in their ranges but cannot be used, by their names below `path`."""
     if isinstance(settings, ClusteringConfig):
         require(bool(settings.clusters), f"{path}.clusters is empty; expected numbers such as (0, 27)")
 
 
 def check_sources(settings: Any, *, path: str) -> None:
-    """Refuses a source of a task that is about to run and that does not say where its images are, by its name."""
+    """Refuses a task that is about to run if one of its sources does not say where its images are; names that source."""
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{path}.{field.name}"
         if isinstance(value, SourceConfig | MaskedSourceConfig):

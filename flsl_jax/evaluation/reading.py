@@ -97,7 +97,9 @@ class ImageStream:
                 pixels = decode_image(pixels, name=record.name)
             except DecodeError as error:
                 if self._on_corrupt == "fail":
-                    raise UserError(f"{self.name}: {error}; mend or remove it, or set on_corrupt to replace") from error
+                    raise UserError(
+                        f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace"
+                    ) from error
                 log.warning("left out of the evaluation: %s", error)
                 return None
         return self._prepare(record, pixels)

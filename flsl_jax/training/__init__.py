@@ -1,1 +1,1 @@
-"""What a training step is made of: state, optimizer, step, checkpoints, monitor, writers."""
+"""What training is made of: state, forward pass, step, optimizer, evaluations, monitor, writers."""

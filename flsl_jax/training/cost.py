@@ -51,11 +51,11 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense half-precision peak of one device in FLOP/s; None where it is not known, as for every CPU.
+    """Dense half-precision peak of one device in FLOP/s; None if it is not known, as for every CPU.
 
     Args:
-        device_kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-80GB"; the longest known name that it starts with,
-            up to the end of a word, counts.
+        device_kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-80GB"; the longest known name with
+            which it starts, up to the end of a word, is used.
     """
     matches = [name for name in _PEAKS if device_kind == name or device_kind.startswith((f"{name} ", f"{name}-"))]
     return _PEAKS[max(matches, key=len)] if matches else None
@@ -149,7 +149,7 @@ class MemoryEstimate:
         return self.state + self.activations + self.logits + self.pixels
 
 
-# Copies that are alive at once, and what one block's backward pass needs beside what is stored (values computed again,
+# Copies that are alive at once, and what one block's backward pass needs besides what is stored (values computed again,
 # gradients in flight), as a share of all that the block keeps without remat: fitted to compiled steps.
 _STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
 _BLOCK_IN_FLIGHT = 0.9
@@ -158,7 +158,7 @@ _BLOCK_IN_FLIGHT = 0.9
 def estimate_memory(
     config: Config, *, parameters: int, devices: int, compute_bytes: int, guide_parameters: int = 0
 ) -> MemoryEstimate:
-    """An estimate, before anything is allocated or compiled; nothing is computed for it.
+    """An estimate, made before anything is allocated or compiled, without computing anything.
 
     What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
     dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.90 to 1.07 times XLA's own account with scanned
@@ -209,7 +209,7 @@ def _kept_bytes_per_image(config: Config, *, size: int) -> int:
 
 
 def describe_memory(estimate: MemoryEstimate) -> str:
-    """One line; with what to change where the device has less."""
+    """The estimate in one line, with what to change if the device has less."""
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(estimate).items())
@@ -226,7 +226,7 @@ def describe_memory(estimate: MemoryEstimate) -> str:
 
 
 def parameter_table(params: Any) -> str:
-    """A line for each group of parameters: name, number, shape where the group is one array."""
+    """A line for each group of parameters: name, number, and the shape if the group is one array."""
     rows: dict[str, list[Any]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         names = [str(entry.key) for entry in path]

@@ -39,7 +39,7 @@ class Encoded:
 
 @flax.struct.dataclass
 class _GroupViews:
-    """The student views of one size, where they lie in the base crop, the keys of their draws, what the guide sees."""
+    """The student views of one size, where they lie in the base crop, the keys of their draws, and what the guide sees."""
 
     pixels: Float[Array, "B V s s 3"]
     boxes: Float[Array, "B V 4"]
@@ -60,7 +60,7 @@ class Forward:
     def __call__(
         self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> Encoded:
-        """Encodes in micro-batches that are recomputed in the backward pass; exact, as no image sees another here.
+        """Encodes in micro-batches that are recomputed in the backward pass; exact, because no image depends on another here.
 
         Args:
             student: the student's parameters; gradients flow into them alone.
@@ -85,7 +85,7 @@ class Forward:
     def _encode(
         self, student: Any, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> Encoded:
-        """Each image by itself."""
+        """Encodes each image independently of the others."""
         seed = self.config.seed
         views = make_views(images, sample, seed=seed, recipe=self.recipe)
         if self.guide is None:
@@ -110,7 +110,7 @@ class Forward:
     def _by_size(
         self, views: Views, images: UInt8[Array, "B S S 3"], keys: Key[Array, " B"], guide_params: Any
     ) -> list[_GroupViews]:
-        """The student views of one size are encoded together; with what the guide sees of them."""
+        """The student views, grouped by size because one size is encoded together, with what the guide sees of them."""
         features: list[GuideFeatures | None] = [None] * len(views.students)
         if self.guide is not None:
             base = self.guide.features(guide_params, images.astype(jnp.float32))

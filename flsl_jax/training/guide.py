@@ -51,7 +51,7 @@ class GuideNetwork:
     std: tuple[float, float, float]
 
     def features(self, params: Any, images: Float[Array, "*b H W 3"]) -> Float[Array, "*b N E"]:
-        """One feature a patch, row by row, of images in levels from 0 to 255."""
+        """One feature per patch, row by row, of images in levels from 0 to 255."""
         model: ViT = nnx.merge(self.graph, params)
         flat = normalise(images.reshape(-1, *images.shape[-3:]), mean=self.mean, std=self.std)
         output = model(flat)
@@ -60,7 +60,7 @@ class GuideNetwork:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guide:
-    """A guide whole. `params`: nested dictionaries of NumPy arrays. `report`: what was read, in lines."""
+    """A complete guide. `params`: nested dictionaries of NumPy arrays. `report`: what was read, in lines."""
 
     network: GuideNetwork
     params: Any
@@ -82,15 +82,15 @@ class Guide:
         return digest.hexdigest()
 
     def description(self) -> dict[str, str]:
-        """What a checkpoint says of it; plain JSON."""
+        """The description that a checkpoint holds; plain JSON."""
         return {"name": self.name, "sha256": self.digest}
 
 
 def open_guide(config: Config) -> Guide | None:
-    """What `config.guide.model` names: the teacher of a run, or a weight file's backbone; None where it names nothing.
+    """Opens what `config.guide.model` names: the teacher of a run, or a weight file's backbone; None if it names nothing.
 
-    It may differ from the run's network in all but the patch size, since its tokens must lie where the run's do. What
-    comes after the block that is compared is left out. All processes open it together.
+    It may differ from the run's network in everything but the patch size, because its tokens must lie where the run's do.
+    Blocks after the one that is compared are left out. All processes open it together.
 
     Raises:
         UserError: it cannot be read, its patches are of another size, it has no such block, or processes read different ones.
@@ -129,22 +129,22 @@ def open_guide(config: Config) -> Guide | None:
             f"the processes read different guides from config.guide.model = {settings.model!r} (here: {guide.name}); a run "
             "that is still training changes: name one of its checkpoints (RUN/checkpoints/STEP)"
         )
-    # As with `flsl_jax.load`: a wrong number of heads gives wrong features, and an assumed one is not to be missed.
+    # As in `flsl_jax.load`: a wrong number of heads gives wrong features, so an assumed number is logged as a warning.
     level = logging.INFO if loaded.heads_known else logging.WARNING
     log.log(level, "guided by block %d of %s", settings.block, loaded.report)
     return guide
 
 
 def check_same_guide(guide: Guide | None, *, config: Config, saved: dict[str, Any]) -> None:
-    """Refuses to continue a run when the guide's place is what it was and its content is not: nobody asked for that.
+    """Refuses to continue a run if the guide has the same path and other content than before, which nobody asked for.
 
     Args:
         guide: as opened now.
-        config: of now; another `guide.model`, `block` or `num_heads` than the saved one is a wish.
+        config: the present one; if its `guide.model`, `block` or `num_heads` is not the saved one, that is intended.
         saved: the description of the run in the checkpoint.
 
     Raises:
-        UserError: names both.
+        UserError: the guide has changed; names the old and the new one.
     """
     before = saved.get("guide")
     if guide is None or before is None or before["sha256"] == guide.digest:

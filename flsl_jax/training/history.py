@@ -19,12 +19,12 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
 
     Args:
         config: of the run.
-        workdir: with its metrics.jsonl; a run that never was in it has no metrics.
+        workdir: the folder with metrics.jsonl; without that file the run has no metrics.
         step: updates done.
         results: folder of its evaluations' results, which need not be there.
 
     Raises:
-        UserError: a file among the results is none.
+        UserError: a file among the results is not a result.
     """
     metrics = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step]
     return Run(
@@ -38,7 +38,7 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
 
 
 def _alarms(metrics: list[dict[str, Any]], *, num_centroids: int) -> list[Alarm]:
-    """Those that training raised: they are not in metrics.jsonl, but its lines are all that the monitor sees."""
+    """The alarms that training raised. They are not in metrics.jsonl; the monitor raises them again from its lines."""
     monitor = Monitor(num_centroids=num_centroids)
     alarms = []
     for line in metrics:

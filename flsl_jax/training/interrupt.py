@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# With several processes a stop takes one small collective: asked for only so often (in steps).
+# With several processes, agreeing on a stop takes a small collective, so it is done only once in this many steps.
 _AGREE_EVERY = 10
 
 

@@ -69,10 +69,10 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
 def make_optimizer(
     *, b1: float, b2: float, freeze_last_layer_steps: int, freeze_backbone_steps: int = 0
 ) -> optax.GradientTransformation:
-    """Adam's direction, gradients in and an unscaled step out; moments of a frozen part start when it is released.
+    """Adam's direction: maps gradients to an unscaled step; the moments of a frozen part start when it is released.
 
-    A torch optimizer that meets no gradient keeps no moments and counts no step: a frozen part therefore has a count
-    of its own, without which its first steps after the release would be several times too long.
+    A torch optimizer keeps no moments and counts no steps for a parameter without a gradient. A frozen part therefore has
+    a step count of its own; without it, its first steps after the release would be several times too long.
     """
 
     def held(steps: int) -> optax.GradientTransformation:

@@ -43,7 +43,7 @@ class Recorder:
         end: the step after which this call of `train` stops; shown as the total.
         total_steps: of the whole run; its last step is always written.
         flops_per_image: of a step, for the MFU.
-        last_checkpoint: asked for the step of the newest checkpoint when a value is not finite.
+        last_checkpoint: called for the step of the newest checkpoint when a value is not finite.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Recorder:
         )
 
     def start_clock(self, step: int) -> None:
-        """Measures rates from now on; `step` updates are done. Evaluation and checkpoints thus do not count as training."""
+        """Measures rates from now on; `step` updates are done. Thus evaluation and checkpoints do not count as training."""
         self._clock.start(step)
 
     def waited(self, seconds: float) -> None:
@@ -80,10 +80,10 @@ class Recorder:
         self._clock.wait_seconds += seconds
 
     def dispatched(self, step: int, metrics: Mapping[str, jax.Array], *, batch: HostBatch) -> None:
-        """A step is under way. Reads the metrics of an earlier one.
+        """Takes the metrics of a step that has been dispatched, and reads those of an earlier one.
 
         Raises:
-            UserError: a value of that one is not finite; names the term and the samples.
+            UserError: a value of the earlier step is not finite; names the term and the samples.
         """
         self._pending.append(_Pending(step=step, metrics=metrics, batch=batch))
         self._settle(keep=_READ_LATE)
@@ -146,7 +146,7 @@ class _Clock:
         self._start, self._step, self.wait_seconds = time.perf_counter(), step, 0.0
 
     def rates(self, step: int) -> dict[str, float]:
-        """Images/s, share of the time spent waiting for data, MFU where the devices' peak is known; starts anew."""
+        """Images/s, share of the time spent waiting for data, MFU if the devices' peak is known; starts a new interval."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         images_per_sec = (step - self._step) * self._batch_size / seconds
         values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self.wait_seconds / seconds)}

@@ -29,7 +29,7 @@ class Training:
     """The compiled step and what it runs on.
 
     `step` maps (state, images, sample) to (state, metrics), donating the state. `abstract_state` is the state's shapes
-    with their shardings; `create` makes the state on the devices, already sharded, but for the guide. `flops_per_image`:
+    with their shardings; `create` makes the state on the devices, already sharded, without the guide. `flops_per_image`:
     of a step.
     """
 
@@ -169,7 +169,7 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
 
 
 def describe(config: Config, training: Training) -> str:
-    """What a person should see before the first step: devices, parameters, cost and memory."""
+    """What the user should see before the first step: devices, parameters, cost and memory."""
     devices, params, guide = jax.devices(), training.abstract_state.student, training.abstract_state.guide
     dtype = compute_dtype(config)
     estimate = cost.estimate_memory(

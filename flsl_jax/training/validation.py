@@ -1,4 +1,4 @@
-"""What is seen of a network during training: the evaluations that the config names, and a picture of its tokens."""
+"""What is measured and drawn during training: the evaluations that the config names, and a picture of the tokens."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ class StoppedEvaluating(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """The tasks of a run, their data opened once; measured on every process alike, on its own devices.
+    """The tasks of a run, with their data opened once. Every process measures all of them on its own devices.
 
     `settings` and `data` by the name of the task; `best_key`: the name, among what `measure` returns, of the metric that
     chooses the best checkpoint; `patch_size` and `image_size` of the network, in pixels.
@@ -43,10 +43,10 @@ class Validation:
 
     @classmethod
     def open(cls, config: Config) -> "Validation | None":
-        """Opens the data of every task; None where the config wants no evaluation.
+        """Opens the data of every task; None if the config wants no evaluation.
 
         Raises:
-            UserError: a task is not known, or its data cannot be read or lack what it needs.
+            UserError: a task is unknown, or its data cannot be read or lack what the task needs.
         """
         if not config.evaluation.every_epochs:
             return None
@@ -75,7 +75,7 @@ class Validation:
         Args:
             training: whose graph the parameters belong to.
             params: parameters on any devices; the teacher's as a rule.
-            stop: asked before each batch, with the number of batches so far, whether to end; all processes ask alike.
+            stop: called before each batch with the number of batches so far; True ends it. All processes call it alike.
             baseline: measure the bbox-aligned k-NN of raw pixels too, as `knn_pixels_any`, ….
 
         Raises:
@@ -113,7 +113,7 @@ class Validation:
         return all(any(key.startswith(_prefix(name)) for key in line) for name in self.settings)
 
     def images(self, count: int) -> UInt8[np.ndarray, "I s s 3"] | None:
-        """The first images that the bbox-aligned k-NN asks about; None where it is not measured."""
+        """The first images that the bbox-aligned k-NN asks about; None if it is not measured."""
         data = self.data.get(_KNN)
         if not isinstance(data, BboxKnnData) or data.val is None:
             return None
@@ -127,14 +127,14 @@ def metric_key(metric: str) -> str:
 
 
 def _prefix(task: str) -> str:
-    """What stands before a task's metrics in `metrics.jsonl`."""
+    """The prefix of a task's metrics in `metrics.jsonl`."""
     return "knn_" if task == _KNN else f"{task}/"
 
 
 def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncoder:
     """A network on this process's own devices.
 
-    Every process must call this, with parameters on any devices; what it returns each may use by itself.
+    Every process must call this, with parameters on any devices; each may then use the result on its own.
     """
     local = jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params))
     step = training.pure_step
@@ -143,7 +143,7 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
 
 
 def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:
-    """Writes the picture of a network's tokens below those of the untrained one; every process calls, the first writes."""
+    """Writes the picture of a network's tokens below those of the untrained one; all processes call it, the first writes."""
     untrained = jax.jit(lambda: training.init().teacher)()
     encoders = [local_encoder(training, untrained, name="untrained"), local_encoder(training, params, name="trained")]
     if jax.process_index() == 0:

@@ -23,7 +23,7 @@ class Writer(Protocol):
         """Writes them out."""
 
     def close(self) -> None:
-        """Lets go of files."""
+        """Closes the files."""
 
 
 class JsonLines:
@@ -115,7 +115,7 @@ class Terminal:
 
 
 class Writers:
-    """All writers of a run as one. On other processes than the first there are none."""
+    """All writers of a run as one. Processes other than the first have none."""
 
     def __init__(self, writers: list[Writer], *, terminal: Terminal | None) -> None:
         self._writers, self._terminal = writers, terminal
@@ -144,7 +144,7 @@ def open_writers(
     """The writers of a run that starts after `start_step`.
 
     Raises:
-        UserError: Weights & Biases is asked for and not installed.
+        UserError: Weights & Biases is asked for but not installed.
     """
     if not is_main:
         return Writers([], terminal=None)

@@ -77,7 +77,7 @@ def head_tensors(params: Mapping[str, Any]) -> Tensors:
 
 
 def head_params(tensors: Mapping[str, np.ndarray], *, norm_last_layer: bool) -> dict[str, Any]:
-    """The parameter tree of a head; with `norm_last_layer` its gain is no parameter and must be 1."""
+    """The parameter tree of a head; with `norm_last_layer` its gain is not a parameter and must be 1."""
     params: dict[str, Any] = {}
     for ours, theirs in _HEAD_LAYERS.items():
         for name in ("weight", "bias"):

@@ -137,7 +137,7 @@ WEIGHTS = tuple(
     [
         ({"model.width": 66, "model.pos_embed": "sincos"}, 'a multiple of 4 with config.model.pos_embed = "sincos"'),
         ({"model.num_heads": 5}, "config.model.width = 384 is not divisible by config.model.num_heads = 5"),
-        ({"head.warmup_epochs": 1.0}, "config.head.warmup_epochs is 1.0, which holds a backbone that is random"),
+        ({"head.warmup_epochs": 1.0}, "config.head.warmup_epochs is 1.0, which would freeze a random backbone"),
         (
             dict.fromkeys(WEIGHTS, 0.0),
             "are all 0; expected at least one that is more than 0",

@@ -116,7 +116,7 @@ def test_bfloat16_stays_near_float32_and_returns_float32():
 @pytest.mark.parametrize(
     ("shape", "message"), [((1, 30, 32, 3), "pad_to_patch"), ((1, 32, 33, 3), "patches of 8 do not divide")]
 )
-def test_a_size_that_the_patch_does_not_divide_is_refused_and_the_helper_mends_it(shape, message):
+def test_a_size_that_the_patch_does_not_divide_is_refused_and_the_helper_fixes_it(shape, message):
     images = random_images(shape)
     with pytest.raises(ValueError, match=message):
         build()(images)

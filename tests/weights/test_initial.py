@@ -130,7 +130,7 @@ def test_bad_files_name_the_key_before_anything_is_made(tmp_path):
     with pytest.raises(UserError, match=r"config.init_from: .*nowhere.pth does not exist"):
         train(tiny_config(init_from=str(tmp_path / "nowhere.pth")), workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"config.head.warmup_epochs is 1.0, which holds a backbone that is random"):
+    with pytest.raises(UserError, match=r"config.head.warmup_epochs is 1.0, which would freeze a random backbone"):
         tiny_config(head={"warmup_epochs": 1.0})
 
 

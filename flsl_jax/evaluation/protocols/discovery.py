@@ -261,7 +261,7 @@ def _pixels(record: Record, *, source: Source) -> UInt8[np.ndarray, "H W 3"]:
     try:
         return decode_image(record.image, name=record.name)
     except DecodeError as error:
-        raise UserError(f"{source.name}: {error}; mend or remove it") from error
+        raise UserError(f"{source.name}: {error}; repair or remove it") from error
 
 
 TASK = Task(

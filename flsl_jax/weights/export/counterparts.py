@@ -30,7 +30,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Patch tokens [B, N, D]: after each block, and after the final norm where there is one."""
+    """Patch tokens [B, N, D]: after each block, and after the final norm if there is one."""
 
     blocks: list[np.ndarray]
     tokens: np.ndarray

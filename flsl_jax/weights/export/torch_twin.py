@@ -15,7 +15,7 @@ from flsl_jax.models.position import PosResize
 
 @dataclasses.dataclass(frozen=True)
 class TwinOutputs:
-    """Patch tokens [B, N, D]: `blocks` after each block, `tokens` after the final norm where there is one."""
+    """Patch tokens [B, N, D]: `blocks` after each block, `tokens` after the final norm if there is one."""
 
     blocks: list[torch.Tensor]
     tokens: torch.Tensor

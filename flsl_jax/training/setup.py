@@ -21,7 +21,7 @@ from flsl_jax.training.guide import Guide, GuideNetwork
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.schedules import make_schedules
 from flsl_jax.training.state import TrainState, create_state
-from flsl_jax.training.step import Metrics, TrainStep, jit_step
+from flsl_jax.training.step import StepFunction, TrainStep, jit_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Training:
     of a step.
     """
 
-    step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    step: StepFunction
     pure_step: TrainStep
     create: Callable[[], TrainState]
     guide: Guide | None

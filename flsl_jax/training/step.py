@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from flsl_jax import objective
 from flsl_jax.config import Config, ObjectiveConfig
@@ -19,6 +20,9 @@ from flsl_jax.training.state import TrainState
 from flsl_jax.typing import Array, Float, UInt8, UInt32
 
 Metrics = dict[str, Float[Array, ""]]
+
+# (state, images, sample) -> (state, metrics); donates the state.
+StepFunction = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,9 @@ def teacher_targets(
     return objective.softmax_targets(logits, temp=temp, center=center if settings.targets == "centering" else None)
 
 
-def jit_step(step: TrainStep, *, state_sharding: Any, batch_sharding: Any, replicated: Any) -> Callable[..., Any]:
+def jit_step(
+    step: TrainStep, *, state_sharding: TrainState, batch_sharding: NamedSharding, replicated: NamedSharding
+) -> StepFunction:
     """The step compiled once: state donated, batch sharded over all devices, metrics on every device."""
     return jax.jit(
         step.__call__,

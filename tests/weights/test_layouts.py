@@ -88,7 +88,7 @@ def test_foreign_and_missing_names_are_named_all_at_once():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_formats_with_a_class_token_are_refused_and_name_another(name):
-    with pytest.raises(UserError, match=r"always has a class token.*take --format=(timm|transformers)"):
+    with pytest.raises(UserError, match=r"always has a class token.*use --format=(timm|transformers)"):
         find_layout(name)
 
 

@@ -1,9 +1,10 @@
-"""How long a checkpoint holds the training loop up, and how long until it is committed.
+"""How long training waits for a checkpoint, and how long it takes until the checkpoint is committed.
 
     python -m benchmarks.checkpoint --config=configs/vits16.py [--folder=DIR] [--rounds=5]
 
 The state of the config's network is saved as the loop saves it, asynchronously: `save` returns when the state has been
-copied off the devices, which is the time that training waits; the files are written meanwhile. Medians, with the range.
+copied off the devices, which is the time that training waits; the files are written meanwhile. Medians with their ranges
+are printed.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Whether this machine computes what a CPU computed: five training steps of ViT-S/16 and the tokens of fixed images.
 
-    python -m benchmarks.correctness                    # against benchmarks/reference.json; exit code 1 where it differs
+    python -m benchmarks.correctness                    # against benchmarks/reference.json; exit code 1 if it differs
     python -m benchmarks.correctness --dtypes=float32   # on a machine that has no fast bfloat16
     python -m benchmarks.correctness --write            # on a CPU: writes a new reference, in float32
 

@@ -1,4 +1,4 @@
-"""Evaluation: the loop that encodes against the forward pass alone, and the search against a plain matrix product, in turns.
+"""Evaluation: compares the loop that encodes with the forward pass alone, and the search with a plain matrix product.
 
 python -m benchmarks.evaluation --images=128 --rounds=3
 """
@@ -60,7 +60,7 @@ class Jpegs:
 
 
 def in_turns(sides: Mapping[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, one after another, after one call of each that is not counted."""
+    """Seconds of each side, in turns, after one call of each that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():

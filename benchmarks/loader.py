@@ -1,11 +1,12 @@
-"""Images/s of the host's part of the input, beside a Pillow pipeline that makes all four views on the host.
+"""Images/s of the host's part of the input, compared with a Pillow pipeline that makes all four views on the host.
 
     python -m benchmarks.loader [--data=DIR] [--workers=2] [--size=224]
 
 Decode, crop and the Pillow pipeline run in turns in one process and are measured in CPU time, so that other programs on
 the machine matter less; the median of the rounds is reported, with the range. The whole loader and the same batches
 read in one process are measured in turns, by the clock, which needs a quiet machine with a free core for each worker,
-and by the CPU time of all processes together (Linux only). All this on the files and on shards prepared from them.
+and by the CPU time of all processes together (Linux only). All of this is measured
+on the files and on shards that are prepared from them.
 """
 
 import contextlib

@@ -1,12 +1,12 @@
-"""Images/s of the training step, beside a PyTorch step of the same work in the same run, with the step's parts apart.
+"""Images/s of the training step, compared with a PyTorch step that does the same work, and the time of the step's parts.
 
     python -m benchmarks.step --config=configs/vits16.py --batch=8 [--torch=eager,compile] [--parts] [--compile]
     python -m benchmarks.step --batch=64 --steps=10 --variants=xla:unroll,cudnn:unroll,cudnn:scan --torch=tuned  # a GPU
 
-All sides have a process of their own, so that none shares an allocator and threads with another, and take turns for
-`--blocks` rounds; the medians are reported, with the range, and their ratio to ours, the first variant. Inputs are random.
-PyTorch is left out where it is not installed. The limit is the step's FLOPs over the device's peak; where the peak is not
-known (every CPU), over what a large matrix product reaches in the same run. A side that fails is reported and left out.
+Every side has a process of its own, so that none shares an allocator and threads with another. The sides take turns for
+`--blocks` rounds; the medians are reported with their ranges and their ratio to our first variant. Inputs are random.
+PyTorch is left out if it is not installed. The limit is the device's peak over the step's FLOPs; if the peak is not known
+(every CPU), what a large matrix product reaches in the same run takes its place. A side that fails is reported and left out.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ _TORCH = flags.DEFINE_list(
     "all tensors at once.",
 )
 _TOGETHER = flags.DEFINE_bool("together", False, "Compile all sides at once: sooner, but autotuning is disturbed.")
-_READY_SECONDS = flags.DEFINE_integer("ready_seconds", 0, "Sides that take longer to get ready are left out; 0: none.")
+_READY_SECONDS = flags.DEFINE_integer("ready_seconds", 0, "Sides that take longer to start are left out; 0: none.")
 _PARTS = flags.DEFINE_bool("parts", False, "Measure the parts of our first step too.")
 _COMPILE = flags.DEFINE_bool(
-    "compile", False, "Measure what compiling our first step takes, without and with its cache."
+    "compile", False, "Measure how long compiling our first step takes, without and with its cache."
 )
 _PROFILE = flags.DEFINE_string("profile", "", "Folder for a trace of three steps; what the device ran is printed.")
 _JSON = flags.DEFINE_string("json", "", "File for the results.")

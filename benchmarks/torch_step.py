@@ -37,7 +37,7 @@ class _Block(nn.Module):
 
 
 class _Network(nn.Module):
-    """Backbone, and head with weight-normalised last layer."""
+    """The backbone, and the head with its weight-normalised last layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

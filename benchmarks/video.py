@@ -1,4 +1,4 @@
-"""Frames/s of video label propagation at DAVIS's 480p with a random network, with its parts apart.
+"""Frames/s of video label propagation at DAVIS's 480p with a random network, and the time of each part.
 
     python -m benchmarks.video [--config=configs/vits16.py] [--frames=4] [--objects=3]
 

@@ -1,4 +1,4 @@
-"""Images/s of the views that the accelerator makes, for both recipes, with the parts of a view apart.
+"""Images/s of the views that the accelerator makes, for both recipes, and of the parts of a view.
 
     python -m benchmarks.views [--batch=16] [--size=224] [--rounds=5]
 

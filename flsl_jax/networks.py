@@ -34,7 +34,7 @@ def backbone_of(architecture: Architecture, config: Config, *, rngs: nnx.Rngs) -
     """A backbone, freshly initialised, computed as the config says: dtype, scan, remat, attention."""
     scan = config.compute.scan_blocks == "scan"
     if config.compute.scan_blocks == "auto":
-        # XLA for CPUs computes only once what unrolled blocks would recompute, which leaves remat without effect.
+        # With unrolled blocks, XLA for CPUs merges the recomputation with the first computation, so remat has no effect.
         backend = jax.default_backend()
         scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
     return ViT(

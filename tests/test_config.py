@@ -32,7 +32,7 @@ def test_every_config_file_is_valid_and_writes_every_key_out(name):
     assert keys(values) == keys(to_dict(parse_config(values)))
 
 
-def test_training_configs_measure_with_the_values_that_the_doors_have():
+def test_training_configs_measure_with_the_values_that_the_commands_have():
     values = evaluation.get_config().to_dict()
     assert parse(EvaluationConfig, values, path="config.evaluation") == EvaluationConfig()
 

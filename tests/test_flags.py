@@ -30,19 +30,19 @@ TASKS = {
 @pytest.mark.parametrize("name", TASKS)
 def test_flags_left_alone_give_the_defaults(name):
     read = define_group(f"untouched_{name}", type(TASKS[name]))
-    flags.FLAGS(["door"])
+    flags.FLAGS(["command"])
     assert read() == TASKS[name]
     check_task(read(), path=f"--{name}")
 
 
 def test_flags_give_their_keys_values():
     read = define_group("given", BboxKnnConfig)
-    flags.FLAGS(["door", "--given.train.root=/x", "--given.k=3", "--given.temp=1", "--given.val.name=scenes"])
+    flags.FLAGS(["command", "--given.train.root=/x", "--given.k=3", "--given.temp=1", "--given.val.name=scenes"])
     expected = BboxKnnConfig()
     expected = dataclasses.replace(expected, train=dataclasses.replace(expected.train, root="/x"), k=3, temp=1.0)
     assert read() == dataclasses.replace(expected, val=dataclasses.replace(expected.val, name="scenes"))
     clusters = define_group("several", ClusteringConfig)
-    flags.FLAGS(["door", "--several.clusters=0,54", "--several.data.ignore=0"])
+    flags.FLAGS(["command", "--several.clusters=0,54", "--several.data.ignore=0"])
     assert (clusters().clusters, clusters().data.ignore) == ((0, 54), (0,))
 
 
@@ -116,7 +116,7 @@ def test_wrong_flags_are_one_line(flag, message):
 
 
 @pytest.mark.parametrize(
-    ("door", "given", "message"),
+    ("command", "given", "message"),
     [
         ("evaluate", ("--task=bbox_knn", "--bbox_knn.temp=nan"), "--bbox_knn.temp is nan; expected more than 0 (temp"),
         ("evaluate", ("--task=video", "--video.limit=-1"), "--video.limit is -1; expected 0 or more (videos; 0: all)"),
@@ -124,8 +124,10 @@ def test_wrong_flags_are_one_line(flag, message):
         ("visualize", ("--mode_similarity=nan",), "--mode_similarity=nan: expected a number from -1 to 1 (cosine)"),
     ],
 )
-def test_numbers_out_of_range_are_one_line_at_every_door(door, given, message):
-    done = subprocess.run([sys.executable, "-m", f"flsl_jax.{door}", *given], cwd=ROOT, capture_output=True, text=True)
+def test_numbers_out_of_range_are_one_line_at_every_command(command, given, message):
+    done = subprocess.run(
+        [sys.executable, "-m", f"flsl_jax.{command}", *given], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

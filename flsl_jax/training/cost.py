@@ -134,9 +134,9 @@ class MemoryEstimate:
     """Bytes on one device.
 
     `state`: parameters, teacher, moments and gradients; a guide's parameters. `activations`: what the student's backbone
-    keeps for the backward pass, and, of the block that is being differentiated, what is recomputed and the gradients in
-    flight. `logits`: of student and teacher, their probabilities and gradients. `pixels`: the views, as float32, while they
-    are made and read.
+    keeps for the backward pass and, for the block that is being differentiated, recomputed values and current gradients.
+    `logits`: those of student and teacher, with their probabilities and gradients. `pixels`: the views, as float32, while
+    they are made and read.
     """
 
     state: float
@@ -149,8 +149,8 @@ class MemoryEstimate:
         return self.state + self.activations + self.logits + self.pixels
 
 
-# Copies that are alive at once, and what one block's backward pass needs besides what is stored (values computed again,
-# gradients in flight), as a share of all that the block keeps without remat: fitted to compiled steps.
+# How many copies exist at once, and what one block's backward pass needs besides what is stored (recomputed values,
+# current gradients), as a share of all that the block keeps without remat. The numbers are fitted to compiled steps.
 _STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
 _BLOCK_IN_FLIGHT = 0.9
 

@@ -24,7 +24,7 @@ _STEP_STREAM = 0x5EED
 
 @flax.struct.dataclass
 class Encoded:
-    """What the objective needs of each image; all that goes from the micro-batches to the loss.
+    """What the objective needs of each image; nothing else goes from the micro-batches to the loss.
 
     Q counts the queries of all student views of an image. `tokens` are those of the first one, for the monitor.
     Micro-batches that are not joined yet have a leading axis.

@@ -41,8 +41,8 @@ class GuideFeatures:
 class GuideNetwork:
     """The guide without its parameters, which the training state carries.
 
-    `graph`, `architecture`: of its `ViT`, which ends with the block whose output is compared. `mean`, `std`: of the levels 0
-    to 1 that it was trained with.
+    `graph`, `architecture`: of its `ViT`, which ends with the block whose output is compared. `mean`, `std`: of pixel levels
+    from 0 to 1, as in its training.
     """
 
     graph: nnx.GraphDef
@@ -73,7 +73,7 @@ class Guide:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of all that its features depend on."""
+        """SHA-256 of everything that its features depend on."""
         network = self.network
         digest = hashlib.sha256(repr((network.architecture, network.mean, network.std)).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):

@@ -46,7 +46,7 @@ def device_batches(
                     return
                 put((to_devices(batch.images, sharding), to_devices(np.asarray(batch.sample), sharding), batch))
             put(None)
-        except BaseException as error:  # handed to the training thread, which raises it
+        except BaseException as error:  # passed on to the training thread, which raises it
             put(error)
 
     thread = threading.Thread(target=copy, name="device-batches", daemon=True)

@@ -19,7 +19,7 @@ class Interrupt:
     Only the main thread of a Python process can take signals; in another thread only the wall clock asks for a stop.
 
     Args:
-        max_hours: wall-clock limit from the entry of the context; 0 for none.
+        max_hours: wall-clock limit from when the context is entered; 0 for none.
     """
 
     def __init__(self, *, max_hours: float = 0.0) -> None:

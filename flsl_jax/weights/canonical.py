@@ -1,9 +1,9 @@
-"""Parameters as named tensors in timm's layout, the common ground of every weight format, and back; bit-exact.
+"""Parameters as named tensors in timm's layout, the common form of every weight format, and back; bit-exact.
 
 A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, 3, p, p), `pos_embed` (1, N, D), `prefix` (1, P, D) where
 there are prefix tokens, `blocks.{0 … L-1}.{norm1,attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `ls1.gamma` and
 `ls2.gamma` with LayerScale, and `norm.{weight,bias}` unless there is no final norm. Linear weights are (outputs, inputs),
-as torch has them. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and
+as in torch. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and
 `last_layer.weight_g` (K, 1).
 """
 
@@ -67,7 +67,7 @@ def backbone_params(tensors: Mapping[str, np.ndarray], architecture: Architectur
 
 
 def head_tensors(params: Mapping[str, Any]) -> Tensors:
-    """A head's parameter tree as named tensors; a gain that is fixed is written as ones."""
+    """A head's parameter tree as named tensors; a fixed gain is written as ones."""
     tensors = {}
     for ours, theirs in _HEAD_LAYERS.items():
         tensors |= dict(_torch_leaf(f"{theirs}.{path}", np.asarray(leaf)) for path, leaf in _leaves(params[ours]))

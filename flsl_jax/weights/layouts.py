@@ -43,7 +43,7 @@ class Layout:
         kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
         suffix: of a file that the target reads by itself.
         wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`, "" for none.
-        notes: what the load needs beside the file.
+        notes: what loading needs besides the file.
     """
 
     target: str
@@ -124,7 +124,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             pos_resize="bicubic_dino",
             suffix=".pth",
             wrapper="network",
-            notes=("set num_heads as below: the release's detection configs say 8, which loads and is wrong",),
+            notes=("set num_heads as below: the release's detection configs say 8, which loads but is wrong",),
         ),
         "dino": Layout(
             target="DINO's code",

@@ -1,4 +1,4 @@
-"""A backbone from a run, one of its checkpoints, or a weight file of this or another code."""
+"""A backbone from a run, one of its checkpoints, or a weight file of this or other code."""
 
 import dataclasses
 import logging

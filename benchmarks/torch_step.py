@@ -4,6 +4,8 @@ Written from the method, as someone who knows PyTorch would: fused attention and
 views made on the device image by image in torchvision's manner.
 """
 
+# pyright: reportPrivateImportUsage=false
+# PyTorch's operations on many tensors at once have names with an underscore.
 import math
 import random
 import time
@@ -95,7 +97,8 @@ class TorchStep:
             loss = self.loss(student_views, teacher_views)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        grads = [parameter.grad for parameter in self.student.parameters()]  # per tensor, as the method clips
+        # Per tensor, as the method clips.
+        grads = [parameter.grad for parameter in self.student.parameters() if parameter.grad is not None]
         factors = [
             (self.config.optimizer.clip_norm / (norm + 1e-6)).clamp(max=1) for norm in torch._foreach_norm(grads)
         ]

@@ -78,7 +78,7 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
         if len(calls) == stopped_call:
             os.kill(os.getpid(), signal.SIGTERM)
         encoder.tokens(np.zeros((8, 32, 32, 3), np.uint8))
-        return Scores(metrics={"call": float(len(calls))})
+        return Scores(metrics={"top1": float(len(calls))})
 
     task = Task(name="image_knn", settings=ImageKnnConfig, open=nothing, evaluate=evaluate, judges="", needs="")
     monkeypatch.setitem(TASKS, "image_knn", task)
@@ -88,9 +88,9 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
     assert train(settings, workdir=tmp_path).finished
     measured = {
-        line["step"]: line["image_knn/call"]
+        line["step"]: line["image_knn/top1"]
         for line in read_metrics(tmp_path / "metrics.jsonl")
-        if "image_knn/call" in line
+        if "image_knn/top1" in line
     }
     expected = [call for call in range(1, 6) if call != stopped_call]
     assert measured == dict(zip((0, 2, 4, 6), expected, strict=True))

@@ -14,9 +14,12 @@ from flsl_jax.errors import UserError
 
 _T = TypeVar("_T")
 
+# As shells have it of a program that SIGPIPE ended.
+_BROKEN_PIPE = 141
+
 
 def run_main(main: Callable[[], int]) -> NoReturn:
-    """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error.
+    """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error, 141 if nobody reads the output.
 
     `--help` prints the command's own flags and exits with 0. A `UserError` is printed as one line. So is an unknown flag, a
     flag of a wrong type, an argument that is not a flag, and a key that the config does not have.
@@ -27,6 +30,10 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         if stray:
             raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        code = _BROKEN_PIPE
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
@@ -71,11 +78,16 @@ def parse_flags(flag_values: flags.FlagValues, arguments: Sequence[str]) -> Sequ
         raise UserError(f"command line: unknown flag --{error.flagname}; {meant}") from error
     except SystemExit:  # absl ends --help with 1, as if it had failed
         sys.exit(0)
-    except BrokenPipeError:  # --help was piped into `head` or a pager; Python would fail again when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _discard_output()
         sys.exit(0)
     except Exception as error:  # absl and config files raise many types; each means that the command line is wrong
         raise UserError(f"command line: {_plain_words(str(error))}") from error
+
+
+def _discard_output() -> None:
+    """For output that was piped into `head` or a pager which has ended: Python would fail again when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # What absl and ml_collections say about a wrong flag, and what the user reads instead.

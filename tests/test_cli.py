@@ -10,7 +10,7 @@ import flsl_jax
 from flsl_jax.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-FLSL = [sys.executable, "-c", "from flsl_jax.cli import main; main()"]
+FLSL = [sys.executable, "-m", "flsl_jax"]
 
 
 def flsl(*arguments):

@@ -1,5 +1,8 @@
 """A command line that is wrong: one line that names the flag and says what was expected."""
 
+import subprocess
+import sys
+
 import pytest
 from absl import flags
 
@@ -37,3 +40,11 @@ def test_a_wrong_flag_is_named_in_one_line_with_what_was_expected(flag_values, a
         parse_flags(flag_values, ["program", argument])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly():
+    code = "from flsl_jax.command_line import run_main; run_main(lambda: print('row\\n' * 100_000) or 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout.readline() == b"row\n"
+        command.stdout.close()
+        assert (command.wait(), command.stderr.read()) == (141, b"")

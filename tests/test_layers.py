@@ -25,6 +25,7 @@ LAYERS = (
     {"loop", "album"},
     {"convert", "main", "evaluate", "prepare", "visualize", "api"},
     {"cli", "__init__"},
+    {"__main__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from flsl_jax.config import Config, ScheduleConfig
+from flsl_jax.config import Config, ObjectiveConfig, ScheduleConfig
 from flsl_jax.config.ranges import LARGEST_INT
 from flsl_jax.errors import UserError
 from flsl_jax.objective import TERMS, weight_key
@@ -51,7 +51,7 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         steps = round(values.epochs * steps_per_epoch) or total
         return Schedule(kind=values.kind, start=values.start, end=values.end, steps=steps)
 
-    weights = [(key, getattr(config.objective, key)) for key in map(weight_key, TERMS)]
+    weights = [(key, _term_weight(config.objective, key)) for key in map(weight_key, TERMS)]
     return StepSchedules(
         lr=Schedule(
             kind="cosine",
@@ -69,3 +69,9 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         guide_weight=schedule(config.guide.weight),
         term_weights={key: schedule(value) if isinstance(value, ScheduleConfig) else value for key, value in weights},
     )
+
+
+def _term_weight(settings: ObjectiveConfig, key: str) -> float | ScheduleConfig:
+    if not hasattr(settings, key):
+        raise TypeError(f"a loss term has no weight: add the field {key} to ObjectiveConfig in flsl_jax/config/run.py")
+    return getattr(settings, key)

@@ -42,7 +42,8 @@ class Layout:
         pos_resize: how the target resizes the position embedding for other image sizes.
         kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
         suffix: of a file that the target reads by itself.
-        wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`, "" for none.
+        wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`; "" for a folder, which has no
+            such file.
         notes: what loading needs besides the file.
     """
 
@@ -61,6 +62,12 @@ class Layout:
     suffix: Literal[".safetensors", ".pth"] = ".safetensors"
     wrapper: Literal["", "model", "state_dict", "network"] = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "file" and not self.wrapper:
+            raise ValueError(
+                f"the layout for {self.target} has no wrapper; name the key of the tensors in its .pth file"
+            )
 
 
 _CANONICAL = {

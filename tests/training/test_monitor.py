@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flsl_jax.objective import TERMS
 from flsl_jax.training.monitor import Monitor, Thresholds, first_non_finite, monitor_values
 
 B, N, Q, D, K, R = 3, 6, 4, 5, 7, 12
@@ -120,3 +121,8 @@ def test_healthy_readings_raise_nothing_and_end_a_streak():
 def test_the_first_non_finite_value_is_named():
     assert first_non_finite({"loss": 1.0, "intra": float("nan"), "inter": float("inf")}) == "intra"
     assert first_non_finite({"loss": 1.0}) is None
+
+
+def test_no_loss_term_has_the_name_of_a_value_of_the_monitor():
+    """Both are written under their names."""
+    assert not TERMS.keys() & measure().keys()

@@ -108,6 +108,13 @@ def _open_twin(path: Path, name: str, network: str, architecture: Architecture) 
     return Counterpart(name=f"the PyTorch twin, PyTorch {torch.__version__}", run=run)
 
 
+def _blocks_of(model: Any) -> Any:
+    for name in ("blocks", "layers"):
+        if hasattr(model, name):
+            return getattr(model, name)
+    raise ImportError(f"{type(model).__name__} has neither .blocks nor .layers, whose outputs are compared")
+
+
 def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, str]) -> Counterpart:
     """The framework's class, built by the printed code itself; a hook on each block collects its output."""
     import torch
@@ -117,7 +124,7 @@ def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, s
         importlib.import_module(module)
     except Exception as error:  # the mm* packages raise AssertionError for each other's versions
         raise ImportError(f"{package} cannot be imported: {error}") from error
-    version = importlib.import_module(package).__version__
+    version = getattr(importlib.import_module(package), "__version__", "")
     load, tokens = load_snippet(name, path=path, network=network, fields=fields).split("\ntokens = ")
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
@@ -125,7 +132,7 @@ def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, s
         exec(load, names)
     model = names["model"]
     blocks: list[Any] = []
-    for block in model.blocks if hasattr(model, "blocks") else model.layers:
+    for block in _blocks_of(model):
         block.register_forward_hook(lambda module, inputs, output: blocks.append(output))
 
     @torch.inference_mode()

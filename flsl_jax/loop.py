@@ -288,15 +288,18 @@ def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
     """The last line of a run: how much better its features are than at the start, if that was measured."""
     lines = read_metrics(workdir / METRICS_FILE)
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
-    measured = [line for line in lines if "knn_any" in line]
+    key = metric_key(config.evaluation.best_metric)
+    measured = [line for line in lines if key in line]
     if len(measured) > 1:
         first, last = measured[0], measured[-1]
         start = "at the start" if config.init_from else "untrained"
-        return (
-            f"bbox-aligned k-NN on held-out images, any of 9 tokens: {start} {first['knn_any']:.1%} → trained "
-            f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: "
-            f"{first['knn_token']:.1%} → {last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
-        )
+        if "knn_pixels_any" in first:
+            return (
+                f"bbox-aligned k-NN on held-out images, any of 9 tokens: {start} {first['knn_any']:.1%} → trained "
+                f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: "
+                f"{first['knn_token']:.1%} → {last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
+            )
+        return f"{config.evaluation.best_metric}: {start} {first[key]:.4g} → trained {last[key]:.4g}; {where}"
     if not lines:
         return where
     last = lines[-1]

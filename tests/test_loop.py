@@ -19,7 +19,7 @@ from PIL import Image
 import flsl_jax
 from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
-from flsl_jax.loop import train
+from flsl_jax.loop import Outcome, summary, train
 from flsl_jax.workdir import read_metrics
 from tests.tiny import tiny_config
 from tests.weights.test_initial import random_backbone, save
@@ -249,3 +249,29 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
     assert message in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (
+            {"knn_any": 0.5, "knn_token": 0.2, "knn_pixels_any": 0.4, "knn_pixels_token": 0.1},
+            {"knn_any": 0.75, "knn_token": 0.3},
+            "untrained 50.0% → trained 75.0% (raw pixels 40.0%); single tokens: 20.0% → 30.0% (raw pixels 10.0%); step 12",
+        ),
+        ({"knn_any": 0.5, "knn_token": 0.2}, {"knn_any": 0.75}, "bbox_knn/any: untrained 0.5 → trained 0.75; step 12"),
+    ],
+    ids=["with the baseline", "whose first lines are lost"],
+)
+def test_the_last_line_says_what_training_has_brought(tmp_path, first, last, expected):
+    lines = [{"step": 0} | first, {"step": 6, "loss": 3.0}, {"step": 12} | last]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert expected in summary(tiny_config(), workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+
+
+def test_the_last_line_names_the_metric_that_chooses_the_best_checkpoint(tmp_path):
+    config = tiny_config(evaluation={"best_metric": "video/jf"})
+    lines = [{"step": 0, "video/jf": 0.25}, {"step": 12, "video/jf": 0.375}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = summary(config, workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+    assert said.startswith("video/jf: untrained 0.25 → trained 0.375; step 12")

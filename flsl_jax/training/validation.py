@@ -30,13 +30,13 @@ class StoppedEvaluating(Exception):
 class Validation:
     """The tasks of a run, with their data opened once. Every process measures all of them on its own devices.
 
-    `settings` and `data` by the name of the task; `best_key`: the name, among what `measure` returns, of the metric that
-    chooses the best checkpoint; `patch_size` and `image_size` of the network, in pixels.
+    `settings` and `data` by the name of the task; `best_metric`: TASK/METRIC, which chooses the best checkpoint; `patch_size`
+    and `image_size` of the network, in pixels.
     """
 
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
-    best_key: str
+    best_metric: str
     batch_size: int
     patch_size: int
     image_size: int
@@ -57,7 +57,7 @@ class Validation:
         return cls(
             settings=settings,
             data=data,
-            best_key=metric_key(config.evaluation.best_metric),
+            best_metric=config.evaluation.best_metric,
             batch_size=config.evaluation.batch_size,
             **sizes,
         )
@@ -92,10 +92,12 @@ class Validation:
         values: dict[str, float] = {}
         for name in self.settings:
             values |= self._run(name, encoder, prefix=_prefix(name), poll=poll)
-        if self.best_key not in values:
+        if metric_key(self.best_metric) not in values:
+            task = self.best_metric.partition("/")[0]
+            names = [key.removeprefix(_prefix(task)) for key in values if key.startswith(_prefix(task))]
             raise UserError(
-                f"config.evaluation.best_metric names {self.best_key!r}, which is not measured; expected TASK/METRIC, as in "
-                f"{', '.join(sorted(key.replace('knn_', 'bbox_knn/', 1) for key in values))}"
+                f"config.evaluation.best_metric is {self.best_metric!r}, but {task} measures {', '.join(names)}; expected "
+                f"one of these, such as {task}/{names[0]}"
             )
         if baseline and _KNN in self.settings:
             pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size)

@@ -55,6 +55,18 @@ def test_every_named_task_is_measured_and_can_be_stopped():
     assert asked == [0, 1, 2]
 
 
+def test_a_best_metric_that_the_task_does_not_measure_is_refused_with_those_that_it_does():
+    settings = tiny_config(
+        evaluation={"every_epochs": 1.0, "tasks": ("image_knn",), "best_metric": "image_knn/top2", "image_knn": SOURCES}
+    )
+    validation = Validation.open(settings)
+    training = build_training(settings, mesh=parallel.make_mesh(settings.parallel), steps_per_epoch=4)
+    with pytest.raises(
+        UserError, match=r"best_metric is 'image_knn/top2', but image_knn measures top1, .*image_knn/top1"
+    ):
+        validation.measure(training, training.init().teacher)
+
+
 def test_bad_input_is_refused_before_training():
     with pytest.raises(UserError, match=r"config\.evaluation\.image_knn\.train\.root is missing"):
         tiny_config(evaluation={"every_epochs": 1.0, "tasks": ("image_knn",)})

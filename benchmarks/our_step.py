@@ -41,6 +41,12 @@ class Facts:
     trace_seconds: float
     compile_seconds: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.compiled_gib:.2f} GiB by the compiler, traced in {self.trace_seconds:.1f} s, "
+            f"compiled in {self.compile_seconds:.1f} s"
+        )
+
 
 class OurStep:
     """State and update; `run(steps)` does that many steps and reads the last loss, as the training loop's devices do."""

@@ -11,7 +11,7 @@ from flsl_jax.config import Config
 from flsl_jax.networks import build_network
 from flsl_jax.pictures.runs import Run
 from flsl_jax.training.monitor import Alarm, Monitor
-from flsl_jax.workdir import read_metrics, read_results
+from flsl_jax.workdir import METRICS_FILE, read_metrics, read_results
 
 
 def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) -> Run:
@@ -26,7 +26,7 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
     Raises:
         UserError: a file among the results is not a result.
     """
-    metrics = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= step]
+    metrics = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= step]
     return Run(
         config=config,
         step=step,

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from flsl_jax.errors import UserError
 from flsl_jax.objective import TERMS
-from flsl_jax.workdir import read_metrics
+from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 _SHOWN = ("loss", *TERMS)
 
@@ -148,7 +148,7 @@ def open_writers(
     """
     if not is_main:
         return Writers([], terminal=None)
-    writers: list[Writer] = [JsonLines(workdir / "metrics.jsonl", start_step=start_step)]
+    writers: list[Writer] = [JsonLines(workdir / METRICS_FILE, start_step=start_step)]
     if tensorboard:
         writers.append(TensorBoard(workdir / "tensorboard"))
     if wandb:

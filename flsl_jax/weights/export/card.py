@@ -10,7 +10,7 @@ from flsl_jax._version import __version__
 from flsl_jax.config import SourceConfig
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
-from flsl_jax.workdir import read_metrics, read_results
+from flsl_jax.workdir import METRICS_FILE, read_metrics, read_results
 
 _PAPER = "[Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023"
 
@@ -101,7 +101,7 @@ def _numbers(trained: Trained) -> str:
     """The last k-NN of the training and every result in the run's folder, up to the step that was converted."""
     if trained.workdir is None:
         return ""
-    lines = [line for line in read_metrics(trained.workdir / "metrics.jsonl") if line["step"] <= (trained.step or 0)]
+    lines = [line for line in read_metrics(trained.workdir / METRICS_FILE) if line["step"] <= (trained.step or 0)]
     measured = [line for line in lines if "knn_any" in line]
     rows: list[tuple[Any, ...]] = []
     if measured:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flsl_jax.config import Config, ViewsConfig
+from flsl_jax.config import Config, ViewsConfig, cross_inv_temp, self_inv_temp
 
 _COMPILE_MODES = {"compile": "default", "tuned": "max-autotune-no-cudagraphs"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -114,10 +114,10 @@ class TorchStep:
             teacher_tokens = self.teacher.tokens(teacher_views).float()
         tokens = self.student.tokens(student_views).float()
         queries = _one_per_window(tokens, window=settings.query_window)
-        modes = _mean_shift(queries, tokens, inv_temp=settings.self_inv_temp.start)
+        modes = _mean_shift(queries, tokens, inv_temp=self_inv_temp(self.config).start)
         with torch.no_grad():
             paired = torch.cat(teacher_tokens.chunk(2)[::-1])
-            positives = _mean_shift(queries, paired, inv_temp=settings.cross_inv_temp.start)
+            positives = _mean_shift(queries, paired, inv_temp=cross_inv_temp(self.config).start)
             targets = F.softmax(self.teacher.logits(positives).float() / settings.teacher_temp.start, dim=-1)
         log_probs = F.log_softmax(self.student.logits(modes).float() / settings.student_temp, dim=-1)
         intra = (2 - 2 * F.cosine_similarity(queries, modes, dim=-1)).mean()

@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
             "cross_query": "token",
             "self_inv_temp": schedule(0.1 / 384**0.5, 0.1 / 384**0.5),
             "cross_inv_temp": schedule(0.2 / 384**0.5, 0.2 / 384**0.5),
+            "inv_temp_scale": "sum",
             "student_temp": 0.1,
             "teacher_temp": schedule(0.04, 0.07, kind="linear", epochs=30.0),
             "projected_weight": schedule(0.0, 0.0),

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from flsl_jax.config import to_dict
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder
 from flsl_jax.evaluation.open_model import open_model
@@ -138,6 +139,12 @@ def test_untrained_is_the_run_before_its_first_step(workdir):
     assert (untrained.step, untrained.results) == (0, workdir / "results" / "untrained")
     np.testing.assert_array_equal(untrained.encoder.tokens(IMAGES), start.tokens(IMAGES))
     assert (untrained.encoder.tokens(IMAGES) != open_model(str(workdir)).encoder.tokens(IMAGES)).any()
+
+
+def test_the_temperature_of_a_model_is_the_factor_of_products_of_tokens_on_either_scale(tmp_path):
+    config = tiny_config(objective={"self_inv_temp": {"start": 2.0, "end": 4.0}, "inv_temp_scale": "mean"})
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert open_model(f"untrained:{tmp_path}").encoder.inv_temp == 4.0 / config.model.width
 
 
 def test_masks_are_judged_without_a_model(tmp_path):

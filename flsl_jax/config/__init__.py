@@ -21,6 +21,7 @@ from flsl_jax.config.evaluation import (
     SeparabilityConfig,
     VideoConfig,
 )
+from flsl_jax.config.inverse_temperature import cross_inv_temp, self_inv_temp
 from flsl_jax.config.parsing import nearest_key, parse, require, without_unknown
 from flsl_jax.config.run import (
     CheckpointConfig,
@@ -67,10 +68,12 @@ __all__ = [
     "ViewsConfig",
     "check_sources",
     "check_task",
+    "cross_inv_temp",
     "nearest_key",
     "parse",
     "parse_config",
     "parse_saved_config",
+    "self_inv_temp",
     "to_dict",
 ]
 

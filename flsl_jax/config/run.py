@@ -69,6 +69,11 @@ class ObjectiveConfig:
     small student views. `projected_weight` is the share of the positives that are the teacher's features at the
     queries' own places; the rest are their modes. 1 → 0 over the first epochs helps while features do not match by
     themselves yet.
+
+    `inv_temp_scale` says what `self_inv_temp` and `cross_inv_temp` multiply: "sum", the products of tokens, as in Eq. 4;
+    "mean", the mean of a product over the channels. A token after LayerNorm has a squared norm of about the width, so with
+    "mean" one constant is equally soft at every width. On that scale the release's constants, made for a width of 384, are
+    0.1 · √384 = 1.96 and 0.2 · √384 = 3.92.
     """
 
     query_window: Annotated[int, Range(1, unit="tokens")]
@@ -77,6 +82,7 @@ class ObjectiveConfig:
     cross_query: Literal["token", "mode"]
     self_inv_temp: Annotated[ScheduleConfig, Range(0, unit="inverse temperature")]
     cross_inv_temp: Annotated[ScheduleConfig, Range(0, unit="inverse temperature")]
+    inv_temp_scale: Literal["sum", "mean"] = "sum"
     student_temp: Annotated[float, Range(0, above=True, unit="temperature")]
     teacher_temp: Annotated[ScheduleConfig, Range(0, above=True, unit="temperature")]
     projected_weight: Annotated[ScheduleConfig, Range(0, 1, unit="share of the positives")] = ScheduleConfig(

@@ -7,7 +7,7 @@ from pathlib import Path
 from flax import nnx
 
 from flsl_jax.checkpoints import committed_step
-from flsl_jax.config import Config
+from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.networks import build_network
@@ -81,7 +81,7 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
         encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
     else:
         backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
-        encoder = NetworkEncoder(backbone, name=f"{workdir}, untrained", inv_temp=config.objective.self_inv_temp.end)
+        encoder = NetworkEncoder(backbone, name=f"{workdir}, untrained", inv_temp=self_inv_temp(config).end)
     step = 0 if kind == "untrained" else None
     return OpenedModel(
         encoder=encoder,
@@ -109,5 +109,5 @@ def _trained(source: str, *, num_heads: int) -> OpenedModel:
         encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
         return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
-    encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=config.objective.self_inv_temp.end)
+    encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=self_inv_temp(config).end)
     return OpenedModel(encoder=encoder, source=source, step=step, config=config, workdir=workdir, results=results)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from flsl_jax.config import Config, ObjectiveConfig, ScheduleConfig
+from flsl_jax.config import Config, ObjectiveConfig, ScheduleConfig, cross_inv_temp, self_inv_temp
 from flsl_jax.config.ranges import LARGEST_INT
 from flsl_jax.errors import UserError
 from flsl_jax.objective import TERMS, weight_key
@@ -63,8 +63,8 @@ def make_schedules(config: Config, *, steps_per_epoch: int) -> StepSchedules:
         weight_decay=schedule(config.optimizer.weight_decay),
         momentum=schedule(config.teacher.momentum),
         teacher_temp=schedule(config.objective.teacher_temp),
-        self_inv_temp=schedule(config.objective.self_inv_temp),
-        cross_inv_temp=schedule(config.objective.cross_inv_temp),
+        self_inv_temp=schedule(self_inv_temp(config)),
+        cross_inv_temp=schedule(cross_inv_temp(config)),
         projected_weight=schedule(config.objective.projected_weight),
         guide_weight=schedule(config.guide.weight),
         term_weights={key: schedule(value) if isinstance(value, ScheduleConfig) else value for key, value in weights},

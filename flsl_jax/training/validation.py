@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flsl_jax.config import Config
+from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
@@ -141,7 +141,7 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     local = jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params))
     step = training.pure_step
     backbone = nnx.merge(step.graph, local).backbone
-    return NetworkEncoder(backbone, name=name, inv_temp=step.config.objective.self_inv_temp.end)
+    return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(step.config).end)
 
 
 def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:

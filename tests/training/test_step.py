@@ -108,6 +108,16 @@ def test_remat_and_scanned_blocks_change_nothing(reference):
     assert_same_losses(history, reference[0][:2])
 
 
+def test_equal_temperatures_on_either_scale_give_the_same_metrics_to_the_bit():
+    """At a width of 32, a power of 2, the division is exact."""
+    temps = {"self_inv_temp": (0.25, 0.5), "cross_inv_temp": (0.5, 0.5)}
+    histories = []
+    for scale, factor in (("sum", 1), ("mean", 32)):
+        keys = {name: {"start": factor * start, "end": factor * end} for name, (start, end) in temps.items()}
+        histories.append(run(tiny_config(objective={**keys, "inv_temp_scale": scale}), steps=2)[0])
+    chex.assert_trees_all_equal(*histories)
+
+
 def test_the_teacher_is_the_moving_average_of_the_student():
     training = build(tiny_config(teacher={"momentum": {"start": 0.9, "end": 0.9}}))
     before = jax.device_get(training.init())

@@ -11,6 +11,8 @@ from flsl_jax.errors import UserError
 
 # Steps, samples and sizes are int32 on the devices.
 LARGEST_INT = 2**31 - 1
+# JAX makes its root key from 32 bits of the seed.
+LARGEST_SEED = 2**32 - 1
 # With this many epochs, each may have 20,000 steps before the step number is too large for int32.
 MOST_EPOCHS = 100_000
 
@@ -79,7 +81,7 @@ class Range:
         return words if self.also is None else f"{self.also}, or {words}"
 
 
-Seed = Annotated[int, Range(0, 2**32 - 1, unit="32-bit seed")]
+Seed = Annotated[int, Range(0, LARGEST_SEED, unit="32-bit seed")]
 Epochs = Annotated[float, Range(0, MOST_EPOCHS, unit="epochs")]
 Probability = Annotated[float, Range(0, 1, unit="probability")]
 

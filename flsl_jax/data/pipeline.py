@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8, UInt32
 from flsl_jax.data.decode import DecodeError, base_crop, decode_image
 from flsl_jax.data.records import Source
 from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
+from flsl_jax.data.streams import Stream, bit_generator, check_seed
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
 
@@ -62,11 +63,17 @@ class GlobalOrder:
     It takes O(1) memory and gives access to any step. Every epoch has its own permutation, keyed by (seed, epoch): grain's
     index shuffle or, for small data sets, where that is slow, a sort by random keys. Batch k of an epoch consists of records
     k·B … (k+1)·B - 1 of the permutation; records that do not fill a batch are left out of that epoch.
+
+    Raises:
+        ValueError: the seed is not from 0 to 2³² - 1.
     """
 
     num_records: int
     batch_size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,7 +104,7 @@ def _shuffled(index: int, *, num_records: int, seed: int) -> int:
 @functools.lru_cache(maxsize=4)
 def _permutation(num_records: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
     """A whole permutation, drawn from the bit generator itself, because NumPy guarantees its stream."""
-    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(num_records)
+    keys = bit_generator(Stream.ORDER, seed=seed, number=epoch).random_raw(num_records)
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
@@ -109,7 +116,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
     """The host's random numbers for one sample, keyed by (seed, global sample index) and by nothing else."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, sample], dtype=np.uint64)))
+    return np.random.Generator(bit_generator(Stream.SAMPLE, seed=seed, number=sample))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +187,7 @@ class Loader:
         source: the data set.
         batch_size: images in the global batch, B.
         crop_size: height and width of the base crops in pixels.
-        seed: key of the order and of the crops; 0 or more.
+        seed: key of the order and of the crops; 0 to 2³² - 1.
         area, aspect, flip: of the base crop, see `decode.base_crop`.
         workers: processes to start that read and decode; with 0, the calling thread does it.
         process_index, process_count: the number of this process, and how many there are.
@@ -188,7 +195,8 @@ class Loader:
             "fail" ends the run.
 
     Raises:
-        UserError: the batch is larger than the data set or not divisible by the number of processes, or the seed is negative.
+        UserError: the batch is larger than the data set or not divisible by the number of processes, or the seed has more than
+            32 bits.
     """
 
     def __init__(
@@ -206,8 +214,10 @@ class Loader:
         process_count: int = 1,
         on_corrupt: str = "replace",
     ) -> None:
-        if seed < 0:
-            raise UserError(f"config.seed={seed} is negative; expected 0 or more")
+        try:
+            check_seed(seed)
+        except ValueError as error:
+            raise UserError(f"config.{error}") from error
         if batch_size > len(source):
             raise UserError(
                 f"config.batch_size={batch_size} is larger than the data set: {source.name} has {len(source)} images; "

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flsl_jax.data import pixels
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.data.resample import BOX_DRAWS, crop_resize, random_crop_box
+from flsl_jax.data.streams import check_seed
 from flsl_jax.typing import Array, Float, UInt8, UInt32
 
 # How many uniform numbers one view's augmentation takes: whether to jitter, turn grey, blur and solarise (4), which half of
@@ -140,12 +141,13 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
     Args:
         images: base crops, RGB grey levels.
         sample: global sample indices.
-        seed: the seed of the run.
+        seed: the seed of the run, from 0 to 2³² - 1.
         recipe: which views to make; its `size` is S.
 
     Raises:
-        ValueError: the size of the base crops is not that of the recipe.
+        ValueError: the size of the base crops is not that of the recipe, or the seed has more than 32 bits.
     """
+    check_seed(seed)
     if images.shape[1:] != (recipe.size, recipe.size, 3):
         raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects ({recipe.size}, {recipe.size}, 3)")
     levels = images.astype(jnp.float32)

@@ -77,7 +77,7 @@ def _assert_equal(first: list[HostBatch], second: list[HostBatch]) -> None:
 @given(
     num_records=st.integers(1, 200),
     batch_size=st.integers(1, 50),
-    seed=st.integers(0, 2**40),
+    seed=st.integers(0, 2**32 - 1),
     epoch=st.integers(0, 9),
 )
 @settings(max_examples=20, deadline=None)
@@ -151,6 +151,13 @@ def test_a_batch_is_the_crops_of_its_records_keyed_by_sample() -> None:
 def test_sample_generators_differ_in_seed_and_sample() -> None:
     draws = {sample_rng(seed=seed, sample=sample).random() for seed in range(4) for sample in range(50)}
     assert len(draws) == 200
+
+
+def test_crops_and_the_order_of_the_epochs_have_no_key_in_common() -> None:
+    samples = {tuple(sample_rng(seed=7, sample=sample).bit_generator.random_raw(64).tolist()) for sample in range(5)}
+    for epoch in range(5):
+        order = GlobalOrder(num_records=64, batch_size=64, seed=7).records(epoch, 0, 64).tolist()
+        assert all(np.argsort(keys, kind="stable").tolist() != order for keys in samples)
 
 
 @given(start=st.integers(0, 9))
@@ -270,7 +277,8 @@ def test_a_data_set_of_damaged_files_is_one_error(tmp_path: Path) -> None:
         ({"batch_size": 12}, r"config\.batch_size=12 is larger than the data set: pixels has 11 images"),
         ({"batch_size": 9, "process_count": 2}, r"config\.batch_size=9 cannot be shared by 2 processes"),
         ({"batch_size": 0}, r"config\.batch_size=0"),
-        ({"seed": -1}, r"config\.seed=-1"),
+        ({"seed": -1}, r"config\.seed is -1; expected 0 to 4294967295"),
+        ({"seed": 2**32}, r"config\.seed is 4294967296; expected 0 to 4294967295"),
     ],
 )
 def test_impossible_batches_are_refused_at_once(options: dict[str, int], message: str) -> None:

@@ -115,6 +115,11 @@ def test_base_crops_of_another_size_are_refused() -> None:
         make_views(jnp.asarray(_images(1, size=12)), jnp.zeros(1, jnp.uint32), seed=0, recipe=_RECIPES["paper"])
 
 
+def test_a_seed_that_the_device_would_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed is 4294967296; expected 0 to 4294967295"):
+        make_views(jnp.asarray(_images(1)), jnp.zeros(1, jnp.uint32), seed=2**32, recipe=_RECIPES["paper"])
+
+
 @recipes
 def test_a_view_depends_on_the_seed_and_its_sample_alone(recipe: ViewRecipe) -> None:
     images, sample = _images(8), np.array([5, 0, 70_000, 2**32 - 1, 3, 9, 1, 2**31], np.uint32)

@@ -10,7 +10,7 @@ from flax import nnx
 from flsl_jax.config import Config
 from flsl_jax.networks import build_network
 from flsl_jax.pictures.runs import Run
-from flsl_jax.training.monitor import Alarm, Monitor
+from flsl_jax.training.alarms import Alarm, Monitor
 from flsl_jax.workdir import METRICS_FILE, read_metrics, read_results
 
 

@@ -1,6 +1,8 @@
-"""What a falling loss does not show: whether the features are collapsing, and what to change when they do."""
+"""What a falling loss does not show: values of one step that tell whether the features are collapsing.
 
-import dataclasses
+All functions are jittable, see no gradient and give scalars over the global batch. A method calls those whose inputs it has.
+"""
+
 import math
 
 import jax
@@ -9,182 +11,98 @@ import jax.numpy as jnp
 from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Bool, Float
 
+Values = dict[str, Float[Array, ""]]
 
-def monitor_values(
-    *,
-    student_probs: Float[Array, "R K"],
-    teacher_probs: Float[Array, "R K"],
-    tokens: Float[Array, "B N D"],
-    modes: Float[Array, "B Q D"],
-    attention_entropy: Float[Array, "B Q"],
-) -> dict[str, Float[Array, ""]]:
-    """Values of one step, as scalars; jittable, over the global batch.
+
+def cluster_values(*, student_probs: Float[Array, "R K"], teacher_probs: Float[Array, "R K"]) -> Values:
+    """How the centroids are used.
 
     Args:
         student_probs, teacher_probs: of the same rows.
-        tokens: of one student view of every image.
-        modes: of the queries of all student views.
-        attention_entropy: of each query's mean-shift weights, in nats.
 
     Returns:
         mean_entropy: H(p̄), nats; ln K when all centroids are used alike.
         student_entropy, teacher_entropy: mean H(p), nats; ln K when nothing is decided.
         used_centroids: centroids that are some teacher row's most probable one; in a tie all of them are.
+        assignments: R, the rows that could use a centroid each.
         agreement: share of rows whose most probable centroid is the same for student and teacher.
+    """
+    student_probs, teacher_probs = jax.lax.stop_gradient((student_probs, teacher_probs))
+    winners = _most_probable(teacher_probs)
+    return {
+        "mean_entropy": _entropy(jnp.mean(student_probs, axis=0)),
+        "student_entropy": jnp.mean(_entropy(student_probs)),
+        "teacher_entropy": jnp.mean(_entropy(teacher_probs)),
+        "used_centroids": jnp.sum(jnp.any(winners, axis=0).astype(jnp.float32)),
+        "assignments": jnp.float32(len(teacher_probs)),
+        "agreement": jnp.mean(jnp.any(_most_probable(student_probs) & winners, axis=-1).astype(jnp.float32)),
+    }
+
+
+def feature_values(tokens: Float[Array, "B N D"]) -> Values:
+    """How the features of a batch spread.
+
+    Args:
+        tokens: of one student view of every image.
+
+    Returns:
         feature_std: mean over channels of the standard deviation of l2-normalised tokens, times √D: near 1 when they
             fill the sphere, 0 when all are alike.
         effective_rank: participation ratio (tr C)² / ‖C‖² of the tokens' covariance C, from 1 to D.
-        attention_share: mean attention entropy over ln N; 1 when every mode is the mean of its view.
-        mode_similarity: mean cosine between the modes of one image; 1 when all are alike.
-        position_share: share of the tokens' variance that the place in the grid explains.
+        position_share: share of the tokens' variance that the place in the grid explains; 1/B for noise.
     """
-    tokens, modes = jax.lax.stop_gradient((tokens, modes))
-    student_probs, teacher_probs = jax.lax.stop_gradient((student_probs, teacher_probs))
+    tokens = jax.lax.stop_gradient(tokens)
     batch, count, width = tokens.shape
     flat = tokens.reshape(batch * count, width)
     centred = flat - jnp.mean(flat, axis=0)
     covariance = centred.T @ centred / flat.shape[0]
     place = jnp.mean(tokens, axis=0)
     variance = jnp.trace(covariance)
+    tiny = jnp.finfo(tokens.dtype).tiny
+    return {
+        "feature_std": jnp.mean(jnp.std(l2_normalise(flat), axis=0)) * math.sqrt(width),
+        "effective_rank": jnp.square(variance) / jnp.maximum(jnp.sum(jnp.square(covariance)), tiny),
+        "position_share": jnp.mean(jnp.sum(jnp.square(place - jnp.mean(place, axis=0)), axis=-1))
+        / jnp.maximum(variance, tiny),
+    }
+
+
+def mode_values(
+    *,
+    modes: Float[Array, "B Q D"],
+    attention_entropy: Float[Array, "B Q"],
+    tokens: Float[Array, "B N D"],
+    inv_temp: float | Float[Array, ""],
+) -> Values:
+    """What the mean shift makes of the queries.
+
+    Args:
+        modes: of the queries of all student views.
+        attention_entropy: of each query's mean-shift weights, in nats.
+        tokens: of one student view of every image.
+        inv_temp: τ of the attention to the query's own view, a factor of products of tokens.
+
+    Returns:
+        attention_share: mean attention entropy over ln N; 1 when every mode is the mean of its view.
+        mode_similarity: mean cosine between the modes of one image; 1 when all are alike.
+        normalised_inv_temp: τ · the tokens' mean ‖z‖², which is a token's logit for itself: how sharp the attention is,
+            whatever the width.
+    """
+    modes, tokens = jax.lax.stop_gradient((modes, tokens))
     unit_modes = l2_normalise(modes)
     queries = modes.shape[1]
     # The sum over all pairs is the squared norm of the sum; the pairs of a mode with itself, 1 each, are taken out.
     pairs = jnp.mean(jnp.sum(jnp.square(jnp.sum(unit_modes, axis=1)), axis=-1))
-    winners = _most_probable(teacher_probs)
-    tiny = jnp.finfo(tokens.dtype).tiny
     return {
-        "mean_entropy": _entropy(jnp.mean(student_probs, axis=0)),
-        "student_entropy": jnp.mean(_entropy(student_probs)),
-        "teacher_entropy": jnp.mean(_entropy(teacher_probs)),
-        "used_centroids": jnp.sum(jnp.any(winners, axis=0).astype(jnp.float32)),
-        "agreement": jnp.mean(jnp.any(_most_probable(student_probs) & winners, axis=-1).astype(jnp.float32)),
-        "feature_std": jnp.mean(jnp.std(l2_normalise(flat), axis=0)) * math.sqrt(width),
-        "effective_rank": jnp.square(variance) / jnp.maximum(jnp.sum(jnp.square(covariance)), tiny),
-        "attention_share": jnp.mean(attention_entropy) / math.log(count),
+        "attention_share": jnp.mean(attention_entropy) / math.log(tokens.shape[1]),
         "mode_similarity": (pairs - queries) / (queries * max(queries - 1, 1)),
-        "position_share": jnp.mean(jnp.sum(jnp.square(place - jnp.mean(place, axis=0)), axis=-1))
-        / jnp.maximum(variance, tiny),
+        "normalised_inv_temp": inv_temp * jnp.mean(jnp.sum(jnp.square(tokens), axis=-1)),
     }
 
 
 def first_non_finite(values: dict[str, float]) -> str | None:
     """The first name whose value is NaN or infinite."""
     return next((name for name, value in values.items() if not math.isfinite(value)), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Alarm:
-    """One alarm: `message` says what is seen, the likely cause and what to change."""
-
-    name: str
-    step: int
-    value: float
-    message: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Thresholds:
-    """Where alarms start. Entropies and counts are shares of their largest value.
-
-    `readings`: consecutive readings that must agree; `repeat`: readings after which an alarm that holds is repeated.
-    """
-
-    one_centroid: float = 0.3
-    undecided: float = 0.97
-    used_centroids: float = 0.1
-    feature_std: float = 0.1
-    effective_rank: float = 2.0
-    soft_attention: float = 0.95
-    hard_attention: float = 0.02
-    mode_similarity: float = 0.95
-    position_share: float = 0.5
-    no_agreement: float = 0.01
-    readings: int = 3
-    repeat: int = 20
-
-
-class Monitor:
-    """Turns the values of written steps into alarms.
-
-    Args:
-        num_centroids: K.
-        thresholds: where alarms start.
-    """
-
-    def __init__(self, *, num_centroids: int, thresholds: Thresholds | None = None) -> None:
-        self._log_centroids = math.log(num_centroids)
-        self._centroids = num_centroids
-        self._limits = thresholds or Thresholds()
-        self._streaks: dict[str, int] = {}
-
-    def update(self, step: int, values: dict[str, float]) -> list[Alarm]:
-        """Alarms that this reading raises or repeats."""
-        alarms = []
-        for name, (value, seen, message) in self._checks(values).items():
-            streak = self._streaks[name] = self._streaks.get(name, 0) + 1 if seen else 0
-            if streak >= self._limits.readings and (streak - self._limits.readings) % self._limits.repeat == 0:
-                alarms.append(Alarm(name=name, step=step, value=value, message=message))
-        return alarms
-
-    def _checks(self, values: dict[str, float]) -> dict[str, tuple[float, bool, str]]:
-        limits = self._limits
-        mean, teacher = (values[name] / self._log_centroids for name in ("mean_entropy", "teacher_entropy"))
-        used = values["used_centroids"] / self._centroids
-        std, rank = values["feature_std"], values["effective_rank"]
-        attention, alike = values["attention_share"], values["mode_similarity"]
-        place, agreement = values["position_share"], values["agreement"]
-        return {
-            "one_centroid": (
-                mean,
-                mean < limits.one_centroid,
-                f"collapse to few centroids: H(p̄) is {mean:.0%} of ln K. The volume term is too weak: raise "
-                "config.objective.volume_weight, or raise config.objective.teacher_temp",
-            ),
-            "undecided": (
-                teacher,
-                teacher > limits.undecided,
-                f"nothing is decided: the teacher's mean entropy is {teacher:.1%} of ln K, so the loss stays near ln K. "
-                "Lower config.objective.teacher_temp or volume_weight, raise config.optimizer.lr, or lower "
-                "config.teacher.momentum in a short run",
-            ),
-            "dead_centroids": (
-                used,
-                used < limits.used_centroids,
-                f"{values['used_centroids']:.0f} of {self._centroids} centroids are used. Raise "
-                "config.objective.volume_weight, or lower config.head.centroids for a small data set or batch",
-            ),
-            "constant_features": (
-                std,
-                std < limits.feature_std or rank < limits.effective_rank,
-                f"features collapse: spread {std:.3f} of 1, effective rank {rank:.1f}. Lower config.optimizer.lr or "
-                "config.objective.intra_weight, or raise config.teacher.momentum",
-            ),
-            "soft_attention": (
-                attention,
-                attention > limits.soft_attention or alike > limits.mode_similarity,
-                f"mean-shift is too soft: attention entropy is {attention:.1%} of ln N and the modes of an image have "
-                f"cosine {alike:.2f}, so all queries of an image ask for the same. Raise config.objective.self_inv_temp and "
-                "cross_inv_temp",
-            ),
-            "hard_attention": (
-                attention,
-                attention < limits.hard_attention,
-                f"mean-shift is too hard: attention entropy is {attention:.1%} of ln N, so every mode is its own query. "
-                "Lower config.objective.self_inv_temp and cross_inv_temp",
-            ),
-            "position_shortcut": (
-                place,
-                place > limits.position_share,
-                f"the place in the grid explains {place:.0%} of the features. Make crops smaller "
-                "(config.views.student_area), use config.model.pos_embed=learned, or switch config.views.flip on",
-            ),
-            "no_agreement": (
-                agreement,
-                agreement < limits.no_agreement,
-                f"student and teacher agree on {agreement:.1%} of the queries. Lower config.optimizer.lr, raise "
-                "config.teacher.momentum, or weaken the colour jitter in config.views",
-            ),
-        }
 
 
 def _entropy(probs: Float[Array, "*b K"]) -> Float[Array, "*b"]:

@@ -15,7 +15,8 @@ from flsl_jax.config import Config
 from flsl_jax.data.pipeline import HostBatch
 from flsl_jax.errors import UserError
 from flsl_jax.training import cost
-from flsl_jax.training.monitor import Monitor, first_non_finite
+from flsl_jax.training.alarms import Monitor
+from flsl_jax.training.monitor import first_non_finite
 from flsl_jax.training.writers import open_writers
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from flsl_jax import objective
 from flsl_jax.config import Config, ObjectiveConfig
 from flsl_jax.training.forward import Forward
-from flsl_jax.training.monitor import monitor_values
+from flsl_jax.training.monitor import cluster_values, feature_values, mode_values
 from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update
 from flsl_jax.training.schedules import StepSchedules
 from flsl_jax.training.state import TrainState
@@ -105,12 +105,15 @@ class TrainStep:
             center = objective.updated_center(center, teacher_logits, momentum=settings.center_momentum)
         scheduled = {key: weight for key, weight in weights.items() if isinstance(weight, Array)}
         metrics = {"loss": loss.total, **loss.terms, "teacher_temp": teacher_temp, **scheduled}
-        metrics |= monitor_values(
-            student_probs=jax.nn.softmax(student_logits / settings.student_temp),
-            teacher_probs=teacher_probs,
-            tokens=encoded.tokens,
+        metrics |= cluster_values(
+            student_probs=jax.nn.softmax(student_logits / settings.student_temp), teacher_probs=teacher_probs
+        )
+        metrics |= feature_values(encoded.tokens)
+        metrics |= mode_values(
             modes=encoded.modes,
             attention_entropy=encoded.attention_entropy,
+            tokens=encoded.tokens,
+            inv_temp=self.schedules.self_inv_temp(step),
         )
         return loss.total, (metrics, center)
 

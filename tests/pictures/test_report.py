@@ -11,7 +11,7 @@ from flsl_jax.pictures.gallery import Subject, draw
 from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.report import write_report
 from flsl_jax.pictures.runs import Run
-from flsl_jax.training.monitor import Alarm
+from flsl_jax.training.alarms import Alarm
 from tests.pictures.regions import RegionEncoder, red_left_blue_right
 from tests.tiny import tiny_config
 

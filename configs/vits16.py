@@ -38,6 +38,12 @@ def get_config() -> ConfigDict:
             "pos_resize": "bicubic",
             "drop_path": 0.1,
             "init_std": 0.02,
+            "mlp_ratio": 4,
+            "norm_eps": 1e-6,
+            "pos_grid": 0,
+            "prefix_tokens": "drop",
+            "num_prefix": 1,
+            "layer_scale": False,
         }
     )
     config.head = ConfigDict(
@@ -107,6 +113,7 @@ def get_config() -> ConfigDict:
             "clip": "tensor",
             "clip_norm": 3.0,
             "freeze_last_layer_epochs": 1.0,
+            "layer_decay": 1.0,
         }
     )
     config.teacher = ConfigDict({"momentum": schedule(0.996, 1.0)})

@@ -18,15 +18,20 @@ def compute_dtype(config: Config) -> jnp.dtype:
 
 def architecture_of(config: Config) -> Architecture:
     """The backbone that the config describes."""
-    model, side = config.model, config.views.size // config.model.patch_size
+    model = config.model
+    side = model.pos_grid or config.views.size // model.patch_size
     return Architecture(
         patch_size=model.patch_size,
         width=model.width,
         depth=model.depth,
         num_heads=model.num_heads,
+        mlp_ratio=model.mlp_ratio,
         grid=(side, side),
         pos_embed=model.pos_embed,
         pos_resize=model.pos_resize,
+        num_prefix=model.num_prefix if model.prefix_tokens == "keep" else 0,
+        layer_scale=model.layer_scale,
+        norm_eps=model.norm_eps,
     )
 
 

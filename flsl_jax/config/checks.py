@@ -36,6 +36,10 @@ def _check_model(config: Config) -> None:
         f'config.model.width is {model.width}; expected a multiple of 4 with config.model.pos_embed = "sincos"',
     )
     require(
+        model.prefix_tokens == "drop" or bool(config.init_from),
+        'config.model.prefix_tokens is "keep", but config.init_from names no backbone whose tokens could be kept',
+    )
+    require(
         not warmup or bool(config.init_from),
         f"config.head.warmup_epochs is {warmup}, which would freeze a random backbone; name one in config.init_from",
     )

@@ -32,7 +32,13 @@ class ScheduleConfig:
 class ModelConfig:
     """The backbone. `drop_path` is the last block's rate; rates rise linearly from 0 and act on the student only.
 
-    `init_std` is the kernels' standard deviation at the start; see `flsl_jax.models.ViT`.
+    `init_std` is the kernels' standard deviation at the start; see `flsl_jax.models.ViT`. `mlp_ratio`: hidden channels of
+    the MLP over `width`. `norm_eps`: of every LayerNorm. `pos_grid`: side of the position embedding in tokens (0: that of
+    `views.size`); for other sizes of images it is resized by `pos_resize`.
+
+    `prefix_tokens` says what becomes of the tokens before the patches (class token, registers) of the backbone in
+    `init_from`: "drop", or "keep" all `num_prefix` of them. They take part in attention, and the objective sees patch tokens
+    alone. `layer_scale` keeps that backbone's LayerScale; without it, it is folded into the kernels.
     """
 
     patch_size: Annotated[int, Range(1, unit="pixels")]
@@ -43,6 +49,12 @@ class ModelConfig:
     pos_resize: Literal["bicubic", "bicubic_antialias", "bicubic_dino"]
     drop_path: Annotated[float, Range(0, 1, below=True, unit="probability")]
     init_std: Annotated[float, Range(0, above=True, unit="standard deviation")] = 0.02
+    mlp_ratio: Annotated[int, Range(1, unit="times the width")] = 4
+    norm_eps: Annotated[float, Range(0, above=True, unit="epsilon")] = 1e-6
+    pos_grid: Annotated[int, Range(0, unit="tokens on a side; 0: those of views.size")] = 0
+    prefix_tokens: Literal["drop", "keep"] = "drop"
+    num_prefix: Annotated[int, Range(1, unit="prefix tokens; used where they are kept")] = 1
+    layer_scale: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +160,11 @@ class ViewsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each tensor by its own norm."""
+    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each tensor by its own norm.
+
+    `layer_decay` d multiplies the learning rate of block l of L (from 0) by d^(L - l), and that of patch projection, position
+    embedding and prefix tokens by d^(L + 1); the last norm and the head have the whole one. 1: all are the same.
+    """
 
     lr: Annotated[float, Range(0, above=True, unit="learning rate for 256 images")]
     final_lr: Annotated[float, Range(0, unit="learning rate")]
@@ -159,6 +175,7 @@ class OptimizerConfig:
     clip: Literal["tensor", "global", "none"]
     clip_norm: Annotated[float, Range(0, above=True, unit="l2 norm")]
     freeze_last_layer_epochs: Epochs
+    layer_decay: Annotated[float, Range(0, 1, above=True, unit="times the learning rate of the next block")] = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

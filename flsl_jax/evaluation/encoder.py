@@ -88,6 +88,8 @@ class NetworkEncoder:
         name: what tables and messages call it.
         mean, std: of the levels 0 to 1 that it was trained with: red, green and blue.
         inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None where it is not known.
+        image_size: height and width in pixels of the images that it was trained on; None: those of which its position
+            embedding has the tokens.
     """
 
     def __init__(
@@ -98,9 +100,10 @@ class NetworkEncoder:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         inv_temp: float | None = None,
+        image_size: int | None = None,
     ) -> None:
         self.name, self.patch_size = name, model.architecture.patch_size
-        self.image_size = model.architecture.grid[0] * self.patch_size
+        self.image_size = image_size or model.architecture.grid[0] * self.patch_size
         self.depth, self.num_prefix = model.architecture.depth, model.architecture.num_prefix
         self.inv_temp = inv_temp
         self._graph, params = nnx.split(model, nnx.Param)

@@ -10,6 +10,7 @@ from flsl_jax.checkpoints import committed_step
 from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
+from flsl_jax.models import ViT
 from flsl_jax.networks import build_network
 from flsl_jax.weights.load import load_network
 from flsl_jax.workdir import read_run_config
@@ -81,7 +82,7 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
         encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
     else:
         backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
-        encoder = NetworkEncoder(backbone, name=f"{workdir}, untrained", inv_temp=self_inv_temp(config).end)
+        encoder = _encoder(backbone, config, name=f"{workdir}, untrained")
     step = 0 if kind == "untrained" else None
     return OpenedModel(
         encoder=encoder,
@@ -109,5 +110,10 @@ def _trained(source: str, *, num_heads: int) -> OpenedModel:
         encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
         return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
-    encoder = NetworkEncoder(model, name=f"{workdir}, step {step}", inv_temp=self_inv_temp(config).end)
+    encoder = _encoder(model, config, name=f"{workdir}, step {step}")
     return OpenedModel(encoder=encoder, source=source, step=step, config=config, workdir=workdir, results=results)
+
+
+def _encoder(model: ViT, config: Config, *, name: str) -> NetworkEncoder:
+    """A network of a run, which knows its images and its mean shift."""
+    return NetworkEncoder(model, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.networks import build_network
+from flsl_jax.models import Architecture
+from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.training.guide import GuideNetwork
 
 # Dense (not sparse) peaks in FLOP/s of what JAX calls one device, from the makers' data sheets: bfloat16 products with
@@ -61,10 +62,25 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAKS[max(matches, key=len)] if matches else None
 
 
-def forward_flops(*, tokens: int, patch_size: int, width: int, depth: int, mlp_ratio: int = 4) -> int:
-    """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L((8 + 4r)ND² + 4N²D), r hidden channels of the MLP over D."""
-    n, d = tokens, width
-    return 2 * n * 3 * patch_size**2 * d + depth * ((8 + 4 * mlp_ratio) * n * d**2 + 4 * n**2 * d)
+def forward_flops(
+    *, tokens: int, patch_size: int, width: int, depth: int, mlp_ratio: int = 4, num_prefix: int = 0
+) -> int:
+    """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L((8 + 4r)MD² + 4M²D) with M = N + P, for N patches, P prefix
+    tokens and r hidden channels of the MLP over D."""
+    m, d = tokens + num_prefix, width
+    return 2 * tokens * 3 * patch_size**2 * d + depth * ((8 + 4 * mlp_ratio) * m * d**2 + 4 * m**2 * d)
+
+
+def _network_flops(architecture: Architecture, *, tokens: int) -> int:
+    arch = architecture
+    return forward_flops(
+        tokens=tokens,
+        patch_size=arch.patch_size,
+        width=arch.width,
+        depth=arch.depth,
+        mlp_ratio=arch.mlp_ratio,
+        num_prefix=arch.num_prefix,
+    )
 
 
 def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> int:
@@ -103,7 +119,7 @@ def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -
     per_mode = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
 
     def encode(tokens: int) -> int:
-        return forward_flops(tokens=tokens, patch_size=model.patch_size, width=model.width, depth=model.depth)
+        return _network_flops(architecture_of(config), tokens=tokens)
 
     teacher_tokens = (config.views.size // model.patch_size) ** 2
     total = float((2 if config.views.recipe == "paper" else 1) * encode(teacher_tokens))
@@ -114,19 +130,8 @@ def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -
         total += group.count * (3 * encode(group.tokens) + mode_flops + 3 * self_shift + cross_shift)
         if guide is not None:
             guide_shift = 2 * group.queries * teacher_tokens * guide.architecture.width
-            total += group.count * (_guide_flops(guide, tokens=group.tokens) + guide_shift)
-    return total if guide is None else total + _guide_flops(guide, tokens=teacher_tokens)
-
-
-def _guide_flops(guide: GuideNetwork, *, tokens: int) -> int:
-    arch = guide.architecture
-    return forward_flops(
-        tokens=tokens + arch.num_prefix,
-        patch_size=arch.patch_size,
-        width=arch.width,
-        depth=arch.depth,
-        mlp_ratio=arch.mlp_ratio,
-    )
+            total += group.count * (_network_flops(guide.architecture, tokens=group.tokens) + guide_shift)
+    return total if guide is None else total + _network_flops(guide.architecture, tokens=teacher_tokens)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""AdamW (docs/method.md, Training): masked decay, clip by tensor or globally, parts that start frozen."""
+"""AdamW (docs/method.md, Training): masked decay, clip by tensor or globally, parts that start frozen, slower layers."""
 
 from collections.abc import Hashable
 from typing import Any, Literal
@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flsl_jax.typing import Array, Float, Int
@@ -13,6 +14,8 @@ from flsl_jax.typing import Array, Float, Int
 Params = Any
 
 _LAST_LAYER, _BACKBONE, _BODY = "last_layer", "backbone", "body"
+# What makes the input of the first block.
+_EMBEDDING = frozenset({"patch_embed", "pos_embed", "prefix"})
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -94,6 +97,24 @@ def _labels(params: Params, *, backbone: bool) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
+def learning_rates(params: Params, *, layer_decay: float) -> Params:
+    """Factors of the learning rate: numbers, or [L, 1, …] where blocks are stacked; DINOv2's layer-wise decay.
+
+    With d = `layer_decay`: d^(L - l) for block l of L (from 0), d^(L + 1) for everything before the blocks (patch projection,
+    position embedding, prefix tokens), 1 for the norm after them and the head.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    depth = next((leaf.shape[0] for path, leaf in leaves if _is_stacked(path)), 0)
+    of_blocks = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
+
+    def factor(path: tuple[Any, ...], leaf: Array) -> float | Float[np.ndarray, "L ..."]:
+        if _is_stacked(path):
+            return of_blocks.astype(np.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return layer_decay ** (depth + 1) if _EMBEDDING & set(_names(path)) else 1.0
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
 def apply_update(
     params: Params,
     direction: Params,
@@ -103,18 +124,23 @@ def apply_update(
     weight_decay: Float[Array, ""],
     freeze_last_layer_steps: int,
     freeze_backbone_steps: int = 0,
+    layer_decay: float = 1.0,
 ) -> Params:
-    """One AdamW step, `params - lr * (direction + weight_decay * params)`: decay masked, frozen parts held."""
+    """One AdamW step, `params - lr * (direction + weight_decay * params)`: decay masked, frozen parts held, and the learning
+    rate of each layer multiplied by its factor of `learning_rates`."""
 
-    def update(path: tuple[Any, ...], param: Array, towards: Array, decays: bool) -> Array:
+    def update(path: tuple[Any, ...], param: Array, towards: Array, decays: bool, factor: Any) -> Array:
         change = lr * (towards + (weight_decay * param if decays else 0.0))
+        if layer_decay != 1.0:
+            change = factor * change
         if _is_last_layer(path):
             change = jnp.where(step >= freeze_last_layer_steps, change, 0.0)
         if freeze_backbone_steps and _is_backbone(path):
             change = jnp.where(step >= freeze_backbone_steps, change, 0.0)
         return param - change
 
-    return jax.tree_util.tree_map_with_path(update, params, direction, decay_mask(params))
+    factors = learning_rates(params, layer_decay=layer_decay)
+    return jax.tree_util.tree_map_with_path(update, params, direction, decay_mask(params), factors)
 
 
 def ema_update(average: Params, params: Params, *, momentum: Float[Array, ""]) -> Params:

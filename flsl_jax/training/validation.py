@@ -141,7 +141,8 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     local = jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params))
     step = training.pure_step
     backbone = nnx.merge(step.graph, local).backbone
-    return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(step.config).end)
+    config = step.config
+    return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
 
 
 def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:

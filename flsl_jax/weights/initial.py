@@ -48,9 +48,10 @@ class _Found:
 def read_initial(config: Config) -> Initial:
     """Reads `config.init_from` and fits it to the config's network.
 
-    Width, depth, patch, heads and MLP must be the config's. Prefix tokens are dropped. The position embedding is
-    resized to the training grid by the mode that the source expects. LayerScale is folded into the kernels before it, which
-    is exact. If the source has no norm after the last block, that norm starts as the identity.
+    Width, depth, patch, heads and MLP must be the config's. Prefix tokens are kept or dropped as `model.prefix_tokens` says.
+    The position embedding is resized to the config's grid by the mode that the source expects. LayerScale stays where the
+    config has it; else it is folded into the kernels before it, which is exact. If the source has no norm after the last
+    block, that norm starts as the identity.
 
     Raises:
         UserError: the source cannot be read, or is another network; one line gives all differences by the config's keys.
@@ -100,22 +101,36 @@ def _find(config: Config) -> _Found:
 
 def _check(config: Config, found: _Found) -> None:
     wanted, arch = architecture_of(config), found.architecture
-    names = ["patch_size", "width", "depth", "num_heads"]
+    names = ["patch_size", "width", "depth", "num_heads", "mlp_ratio"]
     differences = [
         f"config.model.{name} is {getattr(wanted, name)}, the source has {getattr(arch, name)}"
         for name in names
         if getattr(wanted, name) != getattr(arch, name)
     ]
-    if wanted.mlp_ratio != arch.mlp_ratio:
-        differences.append(
-            f"the MLP has {wanted.mlp_ratio} times the width here and {arch.mlp_ratio} times the width in the source"
-        )
+    differences += _lacking(wanted, arch)
     if wanted.pos_embed == "sincos" and not differences and not _is_sincos(found):
         differences.append(
             'config.model.pos_embed is "sincos", but the source has another embedding; set it to "learned"'
         )
     if differences:
         raise UserError(f"config.init_from = {config.init_from!r} is another network: {'; '.join(differences)}")
+
+
+def _lacking(wanted: Architecture, source: Architecture) -> list[str]:
+    """What the config keeps of a source that does not have it."""
+    differences = []
+    if wanted.num_prefix and not source.num_prefix:
+        differences.append(
+            'config.model.prefix_tokens is "keep", but the source has no class token and no registers; set it to "drop"'
+        )
+    elif wanted.num_prefix not in (0, source.num_prefix):
+        differences.append(
+            f"config.model.num_prefix is {wanted.num_prefix}, the source has {source.num_prefix} prefix token(s) (class "
+            "token, registers)"
+        )
+    if wanted.layer_scale and not source.layer_scale:
+        differences.append("config.model.layer_scale is True, the source has no LayerScale")
+    return differences
 
 
 def _is_sincos(found: _Found) -> bool:
@@ -127,11 +142,13 @@ def _is_sincos(found: _Found) -> bool:
 def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
     """The tensors of the config's backbone; every change goes into `notes`."""
     tensors, arch = dict(found.backbone), found.architecture
-    if tensors.pop("prefix", None) is not None:
+    if wanted.num_prefix:
+        notes.append(f"{arch.num_prefix} prefix token(s) (class token, registers) kept")
+    elif tensors.pop("prefix", None) is not None:
         notes.append(
             f"{arch.num_prefix} prefix token(s) (class token, registers) dropped, which changes the features a little"
         )
-    if arch.layer_scale:
+    if arch.layer_scale and not wanted.layer_scale:
         tensors = _fold_layer_scale(tensors, arch.depth)
         notes.append("LayerScale folded into the kernels before it, which is exact")
     if not arch.final_norm:
@@ -141,13 +158,14 @@ def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
         grid = jnp.asarray(tensors["pos_embed"]).reshape(*arch.grid, arch.width)
         resized = np.asarray(resize_embedding(grid, grid=wanted.grid, mode=arch.pos_resize))
         tensors["pos_embed"] = resized.reshape(1, -1, arch.width)
-        notes.append(f"position embedding resized from {arch.grid} to {wanted.grid} tokens by {arch.pos_resize}")
+        kept = f"; config.model.pos_grid = {arch.grid[0]} would keep it" if arch.grid[0] == arch.grid[1] else ""
+        notes.append(f"position embedding resized from {arch.grid} to {wanted.grid} tokens by {arch.pos_resize}{kept}")
     if arch.pos_resize != wanted.pos_resize:
         notes.append(
             f"the source expects config.model.pos_resize = {arch.pos_resize}; from now on it is {wanted.pos_resize}"
         )
     if arch.norm_eps != wanted.norm_eps:
-        notes.append(f"the epsilon of its norms is {arch.norm_eps}; here it is {wanted.norm_eps}")
+        notes.append(f"the epsilon of its norms is {arch.norm_eps}; here config.model.norm_eps is {wanted.norm_eps}")
     if not found.normalised_alike:
         notes.append("it was trained on images with another normalisation; here they have ImageNet's")
     return tensors

@@ -53,6 +53,7 @@ OUT_OF_RANGE = [
     ),
     ("optimizer.warmup_epochs", (-5, NAN), "a number from 0 to 100000 (epochs)"),
     ("optimizer.freeze_last_layer_epochs", (-1, NAN), "a number from 0 to 100000 (epochs)"),
+    ("optimizer.layer_decay", (0.0, 1.1, NAN), "more than 0 and at most 1 (times the learning rate of the next block)"),
     ("optimizer.clip_norm", (0.0, NAN), "more than 0 (l2 norm)"),
     ("optimizer.weight_decay.end", (-0.1, NAN), "0 or more (times the learning rate, a step)"),
     ("head.hidden", (0, -3), "1 or more (channels)"),
@@ -61,6 +62,10 @@ OUT_OF_RANGE = [
     ("head.warmup_epochs", (-1.0, NAN), "a number from 0 to 100000 (epochs)"),
     ("model.drop_path", (1.5, 2, NAN, -0.1, 1.0), "at least 0 and less than 1 (probability)"),
     ("model.init_std", (0.0, NAN), "more than 0 (standard deviation)"),
+    ("model.mlp_ratio", (0,), "1 or more (times the width)"),
+    ("model.norm_eps", (0.0, -1e-6), "more than 0 (epsilon)"),
+    ("model.pos_grid", (-1,), "0 or more (tokens on a side; 0: those of views.size)"),
+    ("model.num_prefix", (0,), "1 or more (prefix tokens; used where they are kept)"),
     ("model.patch_size", (0,), "1 or more (pixels)"),
     ("model.depth", (0,), "1 or more (blocks)"),
     ("model.num_heads", (0,), "1 or more (attention heads)"),
@@ -136,6 +141,7 @@ WEIGHTS = tuple(
     ("changes", "message"),
     [
         ({"model.width": 66, "model.pos_embed": "sincos"}, 'a multiple of 4 with config.model.pos_embed = "sincos"'),
+        ({"model.prefix_tokens": "keep"}, 'prefix_tokens is "keep", but config.init_from names no backbone'),
         ({"model.num_heads": 5}, "config.model.width = 384 is not divisible by config.model.num_heads = 5"),
         ({"head.warmup_epochs": 1.0}, "config.head.warmup_epochs is 1.0, which would freeze a random backbone"),
         (

@@ -22,6 +22,27 @@ def test_forward_flops_equal_the_compilers_count_of_products():
     assert cost.forward_flops(tokens=64, **size) == pytest.approx(counted, rel=0.05)
 
 
+def test_prefix_tokens_are_in_every_block_but_not_in_the_patch_projection():
+    size = {"patch_size": 8, "width": 384, "depth": 1}
+    arch = Architecture(**size, num_heads=2, grid=(8, 8), num_prefix=32)
+    graph, params = nnx.split(ViT(arch, scan_blocks=False, rngs=nnx.Rngs(0)))
+    compiled = jax.jit(lambda params, x: nnx.merge(graph, params)(x)).lower(params, jnp.zeros((1, 64, 64, 3))).compile()
+    counted = compiled.cost_analysis()["flops"]
+    assert cost.forward_flops(tokens=64, num_prefix=32, **size) == pytest.approx(counted, rel=0.05)
+
+
+def test_a_kept_prefix_and_another_mlp_are_part_of_a_steps_cost():
+    def flops(**model):
+        return cost.step_flops_per_image(tiny_config(init_from="x", model=model))
+
+    def memory(**model):
+        config = tiny_config(init_from="x", model=model)
+        return cost.estimate_memory(config, parameters=10**6, devices=1, compute_bytes=4).activations
+
+    assert flops(num_prefix=5) == flops() < flops(prefix_tokens="keep", num_prefix=5) < flops(mlp_ratio=8)
+    assert memory(num_prefix=5) == memory() < memory(prefix_tokens="keep", num_prefix=5)
+
+
 @pytest.mark.parametrize(
     ("model", "gflop"),
     [

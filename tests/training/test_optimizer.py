@@ -7,7 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from flsl_jax.training.optimizer import apply_update, clip_gradients, decay_mask, ema_update, make_optimizer
+from flsl_jax.training.optimizer import (
+    apply_update,
+    clip_gradients,
+    decay_mask,
+    ema_update,
+    learning_rates,
+    make_optimizer,
+)
 
 
 def make_params(seed=0):
@@ -19,8 +26,11 @@ def make_params(seed=0):
     return {
         "backbone": {
             "pos_embed": normal(1, 4, 6),
+            "prefix": normal(2, 6),
+            "patch_embed": {"proj": {"kernel": normal(12, 6), "bias": normal(6)}},
             "blocks": {
                 "norm1": {"scale": normal(3, 6)},
+                "ls1": {"gamma": normal(3, 6)},
                 "mlp": {"fc1": {"kernel": normal(3, 6, 8), "bias": normal(3, 8)}},
             },
             "norm": {"scale": normal(6)},
@@ -37,6 +47,28 @@ def test_decay_spares_biases_norms_and_one_dimensional_parameters():
     assert not mask["backbone"]["blocks"]["mlp"]["fc1"]["bias"]
     assert not mask["backbone"]["blocks"]["norm1"]["scale"]
     assert not mask["backbone"]["norm"]["scale"]
+
+
+def test_decay_and_layer_rates_are_dinov2s_for_every_parameter():
+    """As `dinov2/utils/param_groups.py` has them, by names: three blocks, decay of the learning rate 0.5."""
+    rates, decays = learning_rates(make_params(), layer_decay=0.5), decay_mask(make_params())
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="."): (np.ravel(rate).tolist(), decay)
+        for (path, rate), decay in zip(jax.tree_util.tree_leaves_with_path(rates), jax.tree.leaves(decays))
+    }
+    blocks = [0.125, 0.25, 0.5]
+    assert found == {
+        "backbone.pos_embed": ([0.0625], True),
+        "backbone.prefix": ([0.0625], True),
+        "backbone.patch_embed.proj.kernel": ([0.0625], True),
+        "backbone.patch_embed.proj.bias": ([0.0625], False),
+        "backbone.blocks.norm1.scale": (blocks, False),
+        "backbone.blocks.ls1.gamma": (blocks, False),
+        "backbone.blocks.mlp.fc1.kernel": (blocks, True),
+        "backbone.blocks.mlp.fc1.bias": (blocks, False),
+        "backbone.norm.scale": ([1.0], False),
+        "head.last_layer.kernel": ([1.0], True),
+    }
 
 
 def test_tensor_clip_treats_each_block_as_a_tensor_of_its_own():
@@ -65,7 +97,7 @@ def test_norm_is_that_of_all_gradients_before_the_clip(mode):
     np.testing.assert_allclose(clip_gradients(grads, mode=mode, max_norm=0.5).norm, np.linalg.norm(every), rtol=1e-6)
 
 
-def steps_with_ours(params, grads_of, *, steps, **freeze):
+def steps_with_ours(params, grads_of, *, steps, layer_decay=1.0, **freeze):
     optimizer = make_optimizer(b1=0.9, b2=0.999, **freeze)
     state = optimizer.init(params)
     for step in range(steps):
@@ -76,6 +108,7 @@ def steps_with_ours(params, grads_of, *, steps, **freeze):
             step=jnp.asarray(step),
             lr=jnp.float32(0.01 * (step + 1)),
             weight_decay=jnp.float32(0.1),
+            layer_decay=layer_decay,
             **freeze,
         )
     return params
@@ -105,6 +138,44 @@ def test_equals_torch_adamw_with_parts_that_get_no_gradient_at_first(last_layer,
         optimizer.step()
     for leaf, tensor in zip(jax.tree.leaves(ours), tensors):
         np.testing.assert_allclose(leaf, tensor.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_layer_decay_multiplies_the_step_of_torch_adamw_and_its_weight_decay():
+    torch = pytest.importorskip("torch")
+    freeze = {"freeze_last_layer_steps": 0, "freeze_backbone_steps": 0}
+    ours = steps_with_ours(make_params(), make_params, steps=4, layer_decay=0.6, **freeze)
+    rates, decays = learning_rates(make_params(), layer_decay=0.6), jax.tree.leaves(decay_mask(make_params()))
+    for leaf, rate, decay, *grads, after in zip(
+        *(jax.tree.leaves(tree) for tree in (make_params(), rates)),
+        decays,
+        *(jax.tree.leaves(make_params(step)) for step in range(4)),
+        jax.tree.leaves(ours),
+        strict=True,
+    ):
+        for block, own in enumerate(np.ravel(rate)):
+            part = block if np.size(rate) > 1 else ...
+            tensor = torch.nn.Parameter(torch.tensor(np.asarray(leaf)[part]))
+            optimizer = torch.optim.AdamW([tensor], betas=(0.9, 0.999), weight_decay=0.1 if decay else 0.0)
+            for step in range(4):
+                tensor.grad = torch.tensor(np.asarray(grads[step])[part])
+                optimizer.param_groups[0]["lr"] = 0.01 * (step + 1) * float(own)
+                optimizer.step()
+            np.testing.assert_allclose(np.asarray(after)[part], tensor.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_one_learning_rate_for_all_layers_is_what_no_layer_decay_gives_to_the_bit():
+    freeze = {"freeze_last_layer_steps": 0, "freeze_backbone_steps": 0}
+    plain = steps_with_ours(make_params(), make_params, steps=2, **freeze)
+    chex.assert_trees_all_equal(plain, steps_with_ours(make_params(), make_params, steps=2, layer_decay=1.0, **freeze))
+    slower = steps_with_ours(make_params(), make_params, steps=2, layer_decay=0.5, **freeze)
+    chex.assert_trees_all_equal(plain["head"], slower["head"])
+    moved = jax.tree.map(
+        lambda new, old, start: float(np.abs(new - start).sum() / np.abs(old - start).sum()),
+        slower,
+        plain,
+        make_params(),
+    )
+    assert moved["backbone"]["prefix"] == pytest.approx(0.0625, rel=0.05)
 
 
 def test_ema_is_the_weighted_mean():

@@ -81,6 +81,63 @@ def test_prefix_tokens_are_dropped_and_a_missing_norm_is_the_identity_both_said(
     chex.assert_trees_all_equal(initial.backbone, params)
 
 
+KEPT = {"prefix_tokens": "keep", "num_prefix": 5, "layer_scale": True, "mlp_ratio": 2, "norm_eps": 1e-5}
+KEPT |= {"pos_grid": 6, "pos_resize": "bicubic_antialias"}
+
+
+def test_everything_is_kept_bit_exactly_when_asked_and_the_run_is_the_sources_network(tmp_path):
+    changes = {"num_prefix": 5, "layer_scale": True, "mlp_ratio": 2, "grid": (6, 6)}
+    source, params = random_backbone(**changes, pos_resize="bicubic_antialias")
+    path = save(tmp_path / "x.safetensors", source, params)
+    config = tiny_config(init_from=path, model=KEPT | {"norm_eps": 1e-6})
+    assert architecture_of(config) == source
+    initial = read_initial(config)
+    chex.assert_trees_all_equal(initial.backbone, params)
+    assert "5 prefix token(s) (class token, registers) kept" in initial.report
+    assert "resized" not in initial.report
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    np.testing.assert_array_equal(
+        run_model(architecture_of(config), initial.backbone, images), run_model(source, params, images)
+    )
+    dropped = read_initial(tiny_config(init_from=path, model={"mlp_ratio": 2}))
+    assert "config.model.pos_grid = 6 would keep it" in dropped.report
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "message"),
+    [
+        ({}, {"prefix_tokens": "keep"}, r'prefix_tokens is "keep", but the source has no class token and no registers'),
+        ({"num_prefix": 5}, {"prefix_tokens": "keep"}, r"num_prefix is 1, the source has 5 prefix token"),
+        (
+            {"num_prefix": 1},
+            {"prefix_tokens": "keep", "num_prefix": 5},
+            r"num_prefix is 5, the source has 1 prefix token",
+        ),
+        ({}, {"layer_scale": True}, r"layer_scale is True, the source has no LayerScale"),
+        ({"num_prefix": 1, "mlp_ratio": 2}, {"mlp_ratio": 4}, r"mlp_ratio is 4, the source has 2"),
+    ],
+)
+def test_what_the_source_lacks_cannot_be_kept(source, model, message, tmp_path):
+    path = save(tmp_path / "x.safetensors", *random_backbone(**source))
+    with pytest.raises(UserError, match=rf"is another network: config.model.{message}") as caught:
+        read_initial(tiny_config(init_from=path, model=model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_kept_its_prefix_tokens_is_the_start_of_another(tmp_path):
+    source, params = random_backbone(num_prefix=5, layer_scale=True, mlp_ratio=2, grid=(6, 6))
+    path = save(tmp_path / "x.safetensors", source, params)
+    workdir = tmp_path / "run"
+    train(tiny_config(init_from=path, model=KEPT, stop_at_step=1), workdir=workdir)
+    _, state, _ = read_checkpoint(workdir / "checkpoints", parts=["teacher"])
+    again = read_initial(tiny_config(init_from=str(workdir), model=KEPT))
+    chex.assert_trees_all_equal(again.backbone, state["teacher"]["backbone"])
+    plain = read_initial(tiny_config(init_from=str(workdir), model={"mlp_ratio": 2}))
+    assert "prefix" not in plain.backbone
+    assert plain.backbone.keys() == again.backbone.keys() - {"prefix"}
+    assert "ls1" not in plain.backbone["blocks"]
+
+
 def test_all_differences_come_together_by_the_configs_keys(tmp_path):
     source, params = random_backbone(patch_size=4, width=64, depth=3, mlp_ratio=2)
     with pytest.raises(UserError) as caught:
@@ -89,7 +146,7 @@ def test_all_differences_come_together_by_the_configs_keys(tmp_path):
         "config.model.patch_size is 8, the source has 4",
         "config.model.width is 32, the source has 64",
         "config.model.depth is 2, the source has 3",
-        "the MLP has 4 times the width here and 2 times the width in the source",
+        "config.model.mlp_ratio is 4, the source has 2",
     ):
         assert part in str(caught.value)
 

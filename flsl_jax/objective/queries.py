@@ -24,24 +24,25 @@ def num_queries(grid: tuple[int, int], *, window: int) -> int:
 def sample_queries(key: PRNGKeyArray, *, grid: tuple[int, int], window: int, random: bool = True) -> Int[Array, " Q"]:
     """One token index for each window of one view. For several views, map it over them with a key for each.
 
-    If the window does not divide the grid, the largest area of whole windows lies in one of the grid's four corners.
+    If the window does not divide the grid, the largest area of whole windows lies in one of the grid's four corners, drawn
+    uniformly.
 
     Args:
-        key: this view's key; not used if `random` is False.
+        key: this view's key.
         grid: height and width in tokens; indices run row by row.
         window: side of a window in tokens.
-        random: True draws a token of each window, and the corner, uniformly (the paper); False always takes the first token
-            and the first corner (the release's default).
+        random: True draws a token of each window uniformly (the paper); False takes the first of each (the release's
+            default). The corner is the same in both cases.
 
     Raises:
         ValueError: not even one window fits into the grid.
     """
     num_queries(grid, window=window)
     rows, columns = grid[0] // window, grid[1] // window
-    corner, inside = jnp.zeros((2,), jnp.int32), jnp.zeros((2, rows, columns), jnp.int32)
+    corner_key, inside_key = jax.random.split(key)
+    corner = jax.random.randint(corner_key, (2,), 0, 2)
+    inside = jnp.zeros((2, rows, columns), jnp.int32)
     if random:
-        corner_key, inside_key = jax.random.split(key)
-        corner = jax.random.randint(corner_key, (2,), 0, 2)
         inside = jax.random.randint(inside_key, (2, rows, columns), 0, window)
     y = corner[0] * (grid[0] - rows * window) + jnp.arange(rows)[:, None] * window + inside[0]
     x = corner[1] * (grid[1] - columns * window) + jnp.arange(columns)[None, :] * window + inside[1]

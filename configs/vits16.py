@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
             "pos_resize": "bicubic",
             "drop_path": 0.1,
             "init_std": 0.02,
+            "patch_init": "normal",
             "mlp_ratio": 4,
             "norm_eps": 1e-6,
             "pos_grid": 0,
@@ -47,7 +48,14 @@ def get_config() -> ConfigDict:
         }
     )
     config.head = ConfigDict(
-        {"hidden": 2048, "bottleneck": 256, "centroids": 4096, "norm_last_layer": True, "warmup_epochs": 0.0}
+        {
+            "hidden": 2048,
+            "bottleneck": 256,
+            "centroids": 4096,
+            "norm_last_layer": True,
+            "last_layer_init": "normal",
+            "warmup_epochs": 0.0,
+        }
     )
     config.objective = ConfigDict(
         {

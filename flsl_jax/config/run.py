@@ -32,9 +32,11 @@ class ScheduleConfig:
 class ModelConfig:
     """The backbone. `drop_path` is the last block's rate; rates rise linearly from 0 and act on the student only.
 
-    `init_std` is the kernels' standard deviation at the start; see `flsl_jax.models.ViT`. `mlp_ratio`: hidden channels of
-    the MLP over `width`. `norm_eps`: of every LayerNorm. `pos_grid`: side of the position embedding in tokens (0: that of
-    `views.size`); for other sizes of images it is resized by `pos_resize`.
+    `init_std` is the kernels' standard deviation at the start. With `patch_init` = "torch" the patch convolution starts as
+    torch's does instead. See `flsl_jax.models.ViT`.
+
+    `mlp_ratio`: hidden channels of the MLP over `width`. `norm_eps`: of every LayerNorm. `pos_grid`: side of the position
+    embedding in tokens (0: that of `views.size`); for other sizes of images it is resized by `pos_resize`.
 
     `prefix_tokens` says what becomes of the tokens before the patches (class token, registers) of the backbone in
     `init_from`: "drop", or "keep" all `num_prefix` of them. They take part in attention, and the objective sees patch tokens
@@ -49,6 +51,7 @@ class ModelConfig:
     pos_resize: Literal["bicubic", "bicubic_antialias", "bicubic_dino"]
     drop_path: Annotated[float, Range(0, 1, below=True, unit="probability")]
     init_std: Annotated[float, Range(0, above=True, unit="standard deviation")] = 0.02
+    patch_init: Literal["normal", "torch"] = "normal"
     mlp_ratio: Annotated[int, Range(1, unit="times the width")] = 4
     norm_eps: Annotated[float, Range(0, above=True, unit="epsilon")] = 1e-6
     pos_grid: Annotated[int, Range(0, unit="tokens on a side; 0: those of views.size")] = 0
@@ -59,7 +62,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The projection head; `centroids` is K.
+    """The projection head; `centroids` is K. `last_layer_init` is how the last layer starts; see `flsl_jax.models.Head`.
 
     For the first `warmup_epochs` epochs the backbone is frozen and only the head learns: for a new head on a backbone from
     `init_from`, whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
@@ -69,6 +72,7 @@ class HeadConfig:
     bottleneck: Annotated[int, Range(1, unit="channels")]
     centroids: Annotated[int, Range(2, unit="centroids")]
     norm_last_layer: bool
+    last_layer_init: Literal["normal", "torch"] = "normal"
     warmup_epochs: Epochs = 0.0
 
 

@@ -5,16 +5,23 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.models.layers import Linear, gelu
+from flsl_jax.models.layers import Init, Linear, gelu, torch_uniform
 from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float
 
 
 class LastLayer(nnx.Module):
-    """Weight-normalised linear layer without bias: column k is `gain_k · v_k / ‖v_k‖`, a centroid on the sphere."""
+    """Weight-normalised linear layer without bias: column k is `gain_k · v_k / ‖v_k‖`, a centroid on the sphere.
 
-    def __init__(self, inputs: int, centroids: int, *, learn_gain: bool, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (inputs, centroids), jnp.float32))
+    The length of v_k changes no output, but the longer it is, the less a step of the optimizer turns the centroid.
+    """
+
+    def __init__(self, inputs: int, centroids: int, *, init: Init, learn_gain: bool, rngs: nnx.Rngs) -> None:
+        key, shape = rngs.params(), (inputs, centroids)
+        if init == "torch":
+            self.kernel = nnx.Param(torch_uniform(key, shape, fan_in=inputs))
+        else:
+            self.kernel = nnx.Param(nnx.initializers.normal(0.02)(key, shape, jnp.float32))
         self.gain = nnx.Param(jnp.ones((centroids,), jnp.float32)) if learn_gain else None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b K"]:
@@ -31,6 +38,8 @@ class Head(nnx.Module):
         bottleneck: channels before the last layer, which are l2-normalised.
         centroids: K.
         norm_last_layer: whether the last layer's gain stays 1; if False, it is learned.
+        last_layer_init: how the last layer starts: "normal" with standard deviation 0.02, so that its columns have a length
+            of about 0.02 · √bottleneck; or as in "torch", uniform in ±1/√bottleneck, with lengths of about 1/√3 = 0.577.
         dtype: dtype of the hidden layers; the normalisation and the logits are float32.
     """
 
@@ -42,6 +51,7 @@ class Head(nnx.Module):
         bottleneck: int,
         centroids: int,
         norm_last_layer: bool = True,
+        last_layer_init: Init = "normal",
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -49,7 +59,9 @@ class Head(nnx.Module):
         self.fc1 = Linear(width, hidden, rngs=rngs)
         self.fc2 = Linear(hidden, hidden, rngs=rngs)
         self.fc3 = Linear(hidden, bottleneck, rngs=rngs)
-        self.last_layer = LastLayer(bottleneck, centroids, learn_gain=not norm_last_layer, rngs=rngs)
+        self.last_layer = LastLayer(
+            bottleneck, centroids, init=last_layer_init, learn_gain=not norm_last_layer, rngs=rngs
+        )
 
     def __call__(self, modes: Float[Array, "*b D"]) -> Float[Array, "*b K"]:
         """Logits, float32; they are cosines in [-1, 1] if the gain is 1."""

@@ -1,25 +1,44 @@
 """Linear and LayerNorm with float32 parameters, which are cast to the dtype of their input, and the exact GELU."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.typing import Array, Float
+from flsl_jax.typing import Array, Float, PRNGKeyArray
+
+Init = Literal["normal", "torch"]
 
 
 class Linear(nnx.Module):
     """`x @ kernel + bias` in the dtype of x.
 
-    The kernel is initialised from a normal distribution with standard deviation `init_std`, the bias with zeros. `stack` > 0
-    makes the parameters of so many layers, stacked along a leading axis.
+    With `init` "normal", the kernel starts from a normal distribution with standard deviation `init_std`, and the bias at
+    zero. With "torch", both start uniform in ±1/√inputs, as torch's `Linear` and `Conv2d` do. `stack` > 0 makes the
+    parameters of so many layers, stacked along a leading axis.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, init_std: float = 0.02, stack: int = 0, rngs: nnx.Rngs) -> None:
-        lead = (stack,) if stack else ()
-        self.kernel = nnx.Param(init_std * jax.random.normal(rngs.params(), (*lead, inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((*lead, outputs), jnp.float32))
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        init: Init = "normal",
+        init_std: float = 0.02,
+        stack: int = 0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        lead, key = (stack,) if stack else (), rngs.params()
+        kernel, bias = (*lead, inputs, outputs), (*lead, outputs)
+        if init == "torch":
+            kernel_key, bias_key = jax.random.split(key)
+            self.kernel = nnx.Param(torch_uniform(kernel_key, kernel, fan_in=inputs))
+            self.bias = nnx.Param(torch_uniform(bias_key, bias, fan_in=inputs))
+        else:
+            self.kernel = nnx.Param(init_std * jax.random.normal(key, kernel, jnp.float32))
+            self.bias = nnx.Param(jnp.zeros(bias, jnp.float32))
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         return linear(x, kernel=self.kernel[...], bias=self.bias[...])
@@ -36,6 +55,12 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
         return layer_norm(x, scale=self.scale[...], bias=self.bias[...], eps=self.eps)
+
+
+def torch_uniform(key: PRNGKeyArray, shape: tuple[int, ...], *, fan_in: int) -> Float[Array, "..."]:
+    """Uniform numbers in ±1/√fan_in, float32: where torch's `Linear` and `Conv2d` start, both weights and biases."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
 
 def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:

@@ -12,7 +12,7 @@ from einops import rearrange
 from flax import nnx
 
 from flsl_jax.models.architecture import Architecture
-from flsl_jax.models.layers import LayerNorm, Linear, gelu, layer_norm, linear
+from flsl_jax.models.layers import Init, LayerNorm, Linear, gelu, layer_norm, linear
 from flsl_jax.models.position import resize_embedding, sincos_embedding
 from flsl_jax.typing import Array, Float
 
@@ -62,8 +62,8 @@ class Blocks(nnx.Module):
 class PatchEmbed(nnx.Module):
     """Projection of non-overlapping patches, each flattened in the order y, x, channel."""
 
-    def __init__(self, patch_size: int, width: int, *, init_std: float, rngs: nnx.Rngs) -> None:
-        self.proj = Linear(3 * patch_size**2, width, init_std=init_std, rngs=rngs)
+    def __init__(self, patch_size: int, width: int, *, init: Init, init_std: float, rngs: nnx.Rngs) -> None:
+        self.proj = Linear(3 * patch_size**2, width, init=init, init_std=init_std, rngs=rngs)
 
 
 @flax.struct.dataclass
@@ -81,14 +81,16 @@ class ViT(nnx.Module):
     Parameters are float32 and named as in timm and DINO: `patch_embed.proj`, `pos_embed`, `blocks.{norm1, attn.qkv,
     attn.proj, norm2, mlp.fc1, mlp.fc2}` stacked over the L blocks, `norm`. They start from normal distributions: kernels with
     standard deviation `init_std`, the learned position embedding with 0.02; biases start at zero. (timm truncates at ±2,
-    which has no effect.) Prefix tokens, if the architecture has any, are `prefix` [P, D] and include their position
-    embeddings.
+    which has no effect.) `patch_init` may change the start of `patch_embed.proj`. Prefix tokens, if the architecture has
+    any, are `prefix` [P, D] and include their position embeddings.
 
     Args:
         architecture: what the network computes; see the fields of `Architecture`.
         drop_path: drop rate of the last block, in [0, 1); rates rise linearly from 0.
         init_std: initial standard deviation of the kernels. DeiT has 0.02. With it, networks narrower than about 200
             channels start as almost linear maps; they learn much faster with 1 / √D.
+        patch_init: how `patch_embed.proj` starts: "normal", as the other kernels; or as in "torch", kernel and bias uniform in
+            ±1/√(3 p²), as in DINO and the release, which leave torch's convolution as it is. Nothing else changes.
         dtype: dtype of matrix products and of the residual stream; statistics and softmaxes are always float32.
         scan_blocks: True compiles one block and loops over it; False compiles all blocks one after the other.
         remat: what the backward pass recomputes: nothing, everything except matrix products ("dots"), or every block.
@@ -101,6 +103,7 @@ class ViT(nnx.Module):
         *,
         drop_path: float = 0.0,
         init_std: float = 0.02,
+        patch_init: Init = "normal",
         dtype: Any = jnp.float32,
         scan_blocks: bool = True,
         remat: Literal["none", "dots", "full"] = "none",
@@ -110,7 +113,7 @@ class ViT(nnx.Module):
         arch = architecture
         self.architecture, self.drop_path = arch, drop_path
         self.dtype, self.scan_blocks, self.remat, self.attention = jnp.dtype(dtype), scan_blocks, remat, attention
-        self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init_std=init_std, rngs=rngs)
+        self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init=patch_init, init_std=init_std, rngs=rngs)
         if arch.pos_embed == "sincos":
             sincos_embedding(grid=arch.grid, width=arch.width)
         else:

@@ -1,5 +1,6 @@
 """The projection head."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,3 +37,21 @@ def test_logits_are_cosines_whatever_the_scale_of_the_last_layer():
 def test_logits_are_float32_in_low_precision():
     head = Head(**SIZE, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     assert head(jnp.ones((3, 12))).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("init", "length"), [("normal", 0.02 * 256**0.5), ("torch", 3**-0.5)])
+def test_the_last_layer_starts_with_columns_of_the_length_that_is_documented(init, length):
+    size = {"width": 12, "hidden": 16, "bottleneck": 256, "centroids": 500}
+    head = Head(**size, last_layer_init=init, rngs=nnx.Rngs(0))
+    kernel = np.asarray(head.last_layer.kernel[...])
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0).mean(), length, rtol=0.01)
+    assert (np.abs(kernel).max() <= 1 / 16) == (init == "torch")
+
+
+def test_only_the_last_layer_starts_otherwise():
+    ours, theirs = (
+        nnx.to_pure_dict(nnx.split(Head(**SIZE, last_layer_init=init, rngs=nnx.Rngs(0)), nnx.Param)[1])
+        for init in ("normal", "torch")
+    )
+    assert not np.array_equal(ours.pop("last_layer")["kernel"], theirs.pop("last_layer")["kernel"])
+    chex.assert_trees_all_equal(ours, theirs)

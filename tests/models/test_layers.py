@@ -5,8 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from flsl_jax.models.layers import gelu, layer_norm, linear
+from flsl_jax.models.layers import Linear, gelu, layer_norm, linear
+
+SHARES = np.array([0, 0.25, 0.5, 0.75, 1])
+EVEN = 2 * SHARES - 1
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
@@ -67,3 +71,27 @@ def test_gelu_and_its_derivative_equal_jax():
         exact = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
         for ours, theirs in [(gelu, exact), (jax.grad(gelu), jax.grad(exact))]:
             np.testing.assert_allclose(jax.vmap(ours)(x), jax.vmap(theirs)(x), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("inputs", [48, 768])
+def test_torchs_start_is_uniform_within_one_over_the_root_of_the_inputs(inputs):
+    layer = Linear(inputs, 400, init="torch", stack=2, rngs=nnx.Rngs(0))
+    assert (layer.kernel.shape, layer.bias.shape) == ((2, inputs, 400), (2, 400))
+    for values in map(np.ravel, (layer.kernel[...], layer.bias[...])):
+        np.testing.assert_allclose(np.quantile(values * inputs**0.5, SHARES), EVEN, atol=0.1)
+
+
+def test_torchs_start_is_that_of_its_linear_and_of_its_convolution():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layer = Linear(3 * 4**2, 400, init="torch", rngs=nnx.Rngs(0))
+    for theirs in (torch.nn.Linear(3 * 4**2, 400), torch.nn.Conv2d(3, 400, 4, 4)):
+        for ours, tensor in ((layer.kernel, theirs.weight), (layer.bias, theirs.bias)):
+            expected = np.quantile(tensor.detach().numpy(), SHARES)
+            np.testing.assert_allclose(np.quantile(np.asarray(ours[...]), SHARES), expected, atol=0.02)
+
+
+def test_the_usual_start_has_the_numbers_of_the_first_version():
+    layer = Linear(5, 3, init_std=0.5, rngs=nnx.Rngs(4))
+    expected = 0.5 * jax.random.normal(nnx.Rngs(4).params(), (5, 3))
+    chex.assert_trees_all_equal((layer.kernel[...], layer.bias[...]), (expected, jnp.zeros(3)))

@@ -1,10 +1,17 @@
 """Position embeddings: the named resize modes against torch and against plain loops."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from configs import released_vits16
+from flsl_jax.config import parse_config
+from flsl_jax.models import ViT
 from flsl_jax.models.position import resize_embedding, sincos_embedding
+from flsl_jax.networks import architecture_of
 
 GRIDS = [(6, 6), (37, 23), (16, 9), (14, 20), (28, 28)]
 
@@ -48,17 +55,40 @@ def kernel(x, a):
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
 
 
-@pytest.mark.parametrize("grid", [(6, 9), (20, 14)])
-def test_bicubic_equals_plain_loops_with_clamped_edges(grid):
-    source = embedding((14, 14), 2)
-    expected = np.zeros((*grid, 2))
+def by_loops(source, grid, extra):
+    """Bicubic interpolation with clamped edges, for torch's scale_factor (new + extra) / old: one tap after the other."""
+    height, width = source.shape[:2]
+    expected = np.zeros((*grid, source.shape[2]))
     for y, x in np.ndindex(*grid):
-        cy, cx = (y + 0.5) * 14 / grid[0] - 0.5, (x + 0.5) * 14 / grid[1] - 0.5
+        cy, cx = (y + 0.5) * height / (grid[0] + extra) - 0.5, (x + 0.5) * width / (grid[1] + extra) - 0.5
         for j in range(int(np.floor(cy)) - 1, int(np.floor(cy)) + 3):
             for i in range(int(np.floor(cx)) - 1, int(np.floor(cx)) + 3):
                 weight = kernel(cy - j, -0.75) * kernel(cx - i, -0.75)
-                expected[y, x] += weight * source[min(max(j, 0), 13), min(max(i, 0), 13)]
-    np.testing.assert_allclose(resize_embedding(jnp.asarray(source), grid=grid, mode="bicubic"), expected, atol=2e-6)
+                expected[y, x] += weight * source[min(max(j, 0), height - 1), min(max(i, 0), width - 1)]
+    return expected
+
+
+@pytest.mark.parametrize(("mode", "extra"), [("bicubic", 0.0), ("bicubic_dino", 0.1)])
+@pytest.mark.parametrize("grid", [(6, 9), (20, 14)])
+def test_bicubic_equals_plain_loops_with_clamped_edges(grid, mode, extra):
+    source = embedding((14, 14), 2)
+    ours = resize_embedding(jnp.asarray(source), grid=grid, mode=mode)
+    np.testing.assert_allclose(ours, by_loops(source, grid, extra), atol=2e-6)
+
+
+def test_the_release_sees_the_fixed_embedding_at_96_px_by_dinos_scale():
+    config = parse_config(released_vits16.get_config().to_dict())
+    architecture = architecture_of(config)
+    side = config.views.local_size // config.model.patch_size
+    tiny = dataclasses.replace(architecture, depth=1)
+    network = ViT(tiny, rngs=nnx.Rngs(0))
+    network.patch_embed.proj.kernel[...] = jnp.zeros_like(network.patch_embed.proj.kernel[...])
+    seen = network.intermediates(jnp.zeros((1, 96, 96, 3)))[0, 0]
+    fixed = sincos_embedding(grid=(14, 14), width=384)
+    np.testing.assert_allclose(seen, by_loops(fixed, (side, side), 0.1), atol=2e-6)
+    plain = by_loops(fixed, (side, side), 0.0)
+    share = np.sqrt(np.mean(np.square(seen - plain)) / np.mean(np.square(plain)))
+    assert share == pytest.approx(0.036, abs=0.002)
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bicubic_antialias", "bicubic_dino"])

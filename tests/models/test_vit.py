@@ -105,6 +105,17 @@ def test_sincos_has_no_parameter_and_does_not_learn():
         build(pos_embed="sincos", width=34, num_heads=2)
 
 
+def test_only_the_patch_convolution_starts_otherwise():
+    ours, theirs = (nnx.to_pure_dict(nnx.split(build(patch_init=init), nnx.Param)[1]) for init in ("normal", "torch"))
+    assert not np.asarray(ours["patch_embed"]["proj"]["bias"]).any()
+    patch = theirs.pop("patch_embed")["proj"]
+    del ours["patch_embed"]
+    chex.assert_trees_all_equal(ours, theirs)
+    for values in (patch["kernel"], patch["bias"]):
+        bound = (3 * 8**2) ** -0.5
+        assert 0.9 * bound < float(jnp.abs(values).max()) <= bound
+
+
 def test_bfloat16_stays_near_float32_and_returns_float32():
     params, images = params_of(build()), random_images()
     tokens = with_params(build(dtype=jnp.bfloat16), params)(images)

@@ -1,0 +1,99 @@
+"""A page of HTML in one file: sections, tables and embedded pictures, for a screen, a phone or paper, without a network."""
+
+import base64
+import dataclasses
+import html
+import importlib.resources
+import os
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flsl_jax.errors import UserError
+
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page: its heading, from which its anchor is made, and its HTML; without HTML it is left out."""
+
+    heading: str
+    body: str
+
+    @property
+    def anchor(self) -> str:
+        """What links to it name."""
+        return self.heading.lower().replace(" ", "-")
+
+
+def write_page(path: Path, *, title: str, subtitle: str, sections: Sequence[Section], flag: str) -> None:
+    """Writes a page, whole or not at all.
+
+    Args:
+        path: of the page; its folder is made if it does not exist.
+        title, subtitle: plain text above the sections.
+        sections: in their order.
+        flag: what names the folder on the command line, for the error message.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    shown = [section for section in sections if section.body]
+    page = string.Template(importlib.resources.files("flsl_jax.pictures").joinpath("page.html").read_text("utf-8"))
+    text = page.substitute(
+        title=escape(title),
+        subtitle=escape(subtitle),
+        navigation=" ".join(f'<a href="#{section.anchor}">{section.heading}</a>' for section in shown),
+        sections="\n".join(
+            f'<section id="{section.anchor}">\n<h2>{section.heading}</h2>\n{section.body}</section>'
+            for section in shown
+        ),
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another {flag}") from error
+
+
+def table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: str = "", numbers: bool = False) -> str:
+    """A table of cells that are HTML, which scrolls if it is too wide; the first column has the headings of the rows."""
+    kind = ' class="number"' if numbers else ""
+    lines = ['<div class="scroll"><table>', f"<caption>{caption}</caption>" if caption else ""]
+    if head:
+        cells = "".join(f"<th{kind}>{cell}</th>" for cell in head[1:])
+        lines.append(f"<thead><tr><th>{head[0]}</th>{cells}</tr></thead>")
+    lines.append("<tbody>")
+    for row in rows:
+        lines.append(f"<tr><th>{row[0]}</th>{''.join(f'<td{kind}>{cell}</td>' for cell in row[1:])}</tr>")
+    return "\n".join([*filter(None, lines), "</tbody></table></div>\n"])
+
+
+def figure(path: Path, caption: str, *, width: int = 960, wide: bool = False) -> str:
+    """An embedded picture of `width` CSS pixels; `wide` ones grow with the page, and narrow screens scroll."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    image = f'<img src="data:{_MIME[path.suffix]};base64,{data}" alt="{escape(caption)}">'
+    kind = ' class="wide"' if wide else ""
+    return (
+        f'<figure{kind} style="--width: {width}px"><div class="scroll">{image}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def number(value: Any) -> str:
+    """A value for a cell: four digits of a float, a dash for None, any other as text."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+
+
+def escape(text: str) -> str:
+    """Plain text as HTML."""
+    return html.escape(text, quote=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import typing
 
-from flsl_jax.errors import UserError
-
 if typing.TYPE_CHECKING:
     import os
     from collections.abc import Mapping
@@ -48,23 +46,12 @@ def pretrain(
         UserError: anything that you can fix, such as an unknown setting, a value out of range, or too few images; the
             message is the one line that the command line would print.
     """
+    from flsl_jax.config.parsing import changed
+
     values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
     values |= {} if epochs is None else {"epochs": epochs}
-    return train(_changed(get_config(model), {**values, **(settings or {})}), workdir=workdir)
-
-
-def _changed(config: ConfigDict, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with other values for some keys; unknown keys are found later, when the whole config is checked."""
-    changed = config.to_dict()
-    for name, value in settings.items():
-        *groups, key = name.split(".")
-        group = changed
-        for part in groups:
-            group = group.setdefault(part, {})
-            if not isinstance(group, dict):
-                raise UserError(f"settings name {name!r}, but config.{part} is a value, not a group of keys")
-        group[key] = value
-    return changed
+    asked = changed(get_config(model).to_dict(), {**values, **(settings or {})}, path="config", whose="settings")
+    return train(asked, workdir=workdir)
 
 
 def get_config(name: str) -> ConfigDict:

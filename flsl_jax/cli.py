@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("main", "train a network on a folder of images, or continue a run"),
     "evaluate": ("evaluate", "measure the features of a trained network"),
     "visualize": ("visualize", "draw what a network sees in images"),
+    "study": ("study", "train a grid of variants, such as the paper's ablations, and write one page"),
     "convert": ("convert", "write weights that timm, transformers, detectron2 and others load"),
     "prepare": ("prepare", "pack a folder of images into shards, which are read faster"),
 }

@@ -1,4 +1,4 @@
-"""What the commands (main, evaluate, visualize, convert, prepare) share: flags, errors in one line, exit codes, the log."""
+"""What the commands (main, evaluate, study, convert and others) share: flags, errors in one line, exit codes, the log."""
 
 import difflib
 import logging

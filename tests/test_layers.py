@@ -23,7 +23,8 @@ LAYERS = (
     {"pictures"},
     {"training"},
     {"loop", "album"},
-    {"convert", "main", "evaluate", "prepare", "visualize", "api"},
+    {"studies"},
+    {"convert", "main", "evaluate", "prepare", "visualize", "study", "api"},
     {"cli", "__init__"},
     {"__main__"},
 )
@@ -77,7 +78,7 @@ def test_files_and_functions_are_short(path):
 
 
 def test_configs_import_nothing_of_the_package():
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         assert not list(imported_parts(path)), path
 
 

@@ -1,16 +1,17 @@
-"""Config files: those that come with the package by their name, and any other by its path.
+"""Config and study files: those that come with the package by their name, and any other by its path.
 
 In a checkout they are in `configs/` at the top, in an installed package in the folder `configs` of the package. A config file
 anywhere may build on them with `from configs import vits16`.
 """
 
+import ast
 import importlib
 import importlib.util
 import sys
 import textwrap
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ flags.disclaim_key_flags()
 
 # Files in the folder that hold groups of keys for the others, not a whole configuration.
 _PARTS = {"__init__", "evaluation"}
+_RETURNED = {"config": "ConfigDict", "study": "grid"}
 
 
 def config_names() -> list[str]:
@@ -46,24 +48,88 @@ def load_config(name: str) -> ConfigDict:
         UserError: there is no such name or file, or it is not a config file, or it fails; the message names the line.
     """
     place, colon, argument = name.partition(":")
-    path = _find(place)
+    path = _find(place, names=config_names(), folder=_shipped_folder(), kind="config", function="get_config")
+    config = _call(path, "get_config", *([argument] if colon else []))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}; expected an ml_collections.ConfigDict")
+    return config
+
+
+def study_names() -> list[str]:
+    """The names of the studies that come with the package, sorted."""
+    return sorted(path.stem for path in _studies_folder().glob("*.py") if path.stem not in _PARTS)
+
+
+def describe_studies() -> str:
+    """The studies that come with the package, each with the first line of its file, for `--help`."""
+    names = study_names()
+    width = max(map(len, names))
+    texts = {name: (_studies_folder() / f"{name}.py").read_text(encoding="utf-8") for name in names}
+    return "\n".join(
+        f"  {name.ljust(width)}  {(ast.get_docstring(ast.parse(text)) or '').partition(chr(10))[0]}"
+        for name, text in texts.items()
+    )
+
+
+def load_study_file(name: str, config: ConfigDict) -> Any:
+    """What `get_study(config)` of a study file returns.
+
+    Args:
+        name: the name of a study that comes with the package, such as "centroids", or the path of a Python file.
+        config: the base that the study varies.
+
+    Raises:
+        UserError: there is no such name or file, or it is not a study file, or it fails; the message names the line.
+    """
+    path = _find(name, names=study_names(), folder=_studies_folder(), kind="study", function="get_study")
+    return _call(path, "get_study", config)
+
+
+def _find(place: str, *, names: Sequence[str], folder: Path, kind: str, function: str) -> Path:
+    """The file of a shipped name, or the path itself.
+
+    Args:
+        place: a name or a path.
+        names: the files without suffix in `folder` that may be named so.
+        folder: where those are.
+        kind, function: what the file is and the function that it defines, for the error message.
+
+    Raises:
+        UserError: it is neither; says the nearest name.
+    """
+    if place in names:
+        return folder / f"{place}.py"
+    path = Path(place).expanduser()
+    if not path.is_file():
+        near = nearest_key(path.stem, names)
+        others = f"expected a Python file with {function}(), or one of {', '.join(names)}"
+        raise UserError(f'there is no {kind} "{place}"; {near if "did you mean" in near else others}')
+    return path
+
+
+def _call(path: Path, function: str, *arguments: Any) -> Any:
+    """Runs a Python file and calls one of its functions.
+
+    Raises:
+        UserError: the file lacks the function, or anything in it fails; the message names the line.
+    """
     offer_configs()
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    kind = function.removeprefix("get_")
+    spec = importlib.util.spec_from_file_location(f"_{kind}_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file; a config file ends in .py and defines get_config()")
+        raise UserError(f"{path} is not a Python file; a {kind} file ends in .py and defines {function}()")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{path} defines no get_config(); a config file returns its ConfigDict from that function")
-        config = module.get_config(argument) if colon else module.get_config()
+        if not hasattr(module, function):
+            raise UserError(
+                f"{path} defines no {function}(); a {kind} file returns its {_RETURNED[kind]} from that function"
+            )
+        return getattr(module, function)(*arguments)
     except UserError:
         raise
     except Exception as error:  # whatever the user's own file raises
         raise UserError(f"{_line(path, error)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returned {type(config).__name__}; expected an ml_collections.ConfigDict")
-    return config
 
 
 def offer_configs() -> None:
@@ -122,21 +188,9 @@ def _shown(group: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key}.{inner}" for inner in _shown(value))
 
 
-def _find(place: str) -> Path:
-    names = config_names()
-    if place in names:
-        return _shipped_folder() / f"{place}.py"
-    path = Path(place).expanduser()
-    if not path.is_file():
-        near = nearest_key(path.stem, names)
-        hint = (
-            near
-            if "did you mean" in near
-            else f"expected a Python file with get_config(), or one of {', '.join(names)}"
-        )
-        raise UserError(f'there is no config "{place}"; {hint}')
-    return path
-
-
 def _shipped_folder() -> Path:
     return next(folder for folder in _FOLDERS if folder.is_dir())
+
+
+def _studies_folder() -> Path:
+    return _shipped_folder() / "studies"

@@ -50,6 +50,35 @@ def without_unknown(kind: type, values: Mapping[str, Any], *, path: str) -> tupl
     return known, unknown
 
 
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any], *, path: str, whose: str) -> dict[str, Any]:
+    """A nested mapping with other values for some keys; unknown keys are found later, by `parse`.
+
+    Args:
+        values: the mapping, which stays as it is.
+        changes: new values by their dotted names, such as `{"optimizer.lr": 1e-4}`.
+        path: what the user calls the mapping, such as "config".
+        whose: what the changes stand in, for error messages.
+
+    Raises:
+        UserError: a name goes through a key that holds a value.
+    """
+    result = _copied(values)
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        group = result
+        for part in groups:
+            group = group.setdefault(part, {})
+            require(
+                isinstance(group, dict), f"{whose} name {name!r}, but {path}.{part} is a value, not a group of keys"
+            )
+        group[key] = value
+    return result
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
 def nearest_key(name: str, candidates: Iterable[str]) -> str:
     """` (did you mean "x"?)`, or the list of valid keys if none is near."""
     candidates = sorted(candidates)

@@ -33,10 +33,9 @@ def save_curves(
         log_centroids: ln K, a line in the panel of the entropies.
         alarms: of the monitor; each kind is marked with its name at its first step.
     """
-    plt = agg_pyplot()
     panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
     panels = [(title, names) for title, names in panels if names]
-    figure, axes = _panels(plt, len(panels))
+    figure, axes = grid_of_panels(len(panels))
     for number, (axis, (title, names)) in enumerate(zip(axes, panels)):
         for color, name in zip(OKABE_ITO, names):
             _draw_line(axis, metrics, name, color=color, label=name)
@@ -59,9 +58,8 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> 
         runs: the lines of each run's metrics.jsonl, by its name in the legend.
         path: of a PNG or SVG.
     """
-    plt = agg_pyplot()
     names = [name for name in _COMPARED if any(name in line for metrics in runs.values() for line in metrics)]
-    figure, axes = _panels(plt, len(names))
+    figure, axes = grid_of_panels(len(names))
     for axis, name in zip(axes, names):
         for number, (run, metrics) in enumerate(runs.items()):
             _draw_line(axis, metrics, name, color=OKABE_ITO[number % len(OKABE_ITO)], label=run)
@@ -74,11 +72,12 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> 
     save_figure(figure, path)
 
 
-def _panels(plt: Any, count: int) -> tuple[Any, list[Any]]:
-    """A figure with this many panels in one or two columns."""
+def grid_of_panels(count: int) -> tuple[Any, list[Any]]:
+    """A figure with this many panels in one or two columns, and the axes of the panels."""
     columns = min(2, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False, layout="constrained")
+    size = (5.2 * columns, 3.4 * rows)
+    figure, axes = agg_pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:count])

@@ -1,0 +1,1 @@
+"""Grids of runs over a base config: which runs, how they are done, and the page about them."""

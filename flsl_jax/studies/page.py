@@ -1,0 +1,238 @@
+"""`study.html` and `study.json`: the table beside the paper's, plots, pictures, curves and runs of a study on one page."""
+
+import datetime
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from flsl_jax.album import Album, make_album
+from flsl_jax.config import to_dict
+from flsl_jax.pictures.curves import compare_curves
+from flsl_jax.pictures.images import SCENES
+from flsl_jax.pictures.kinds import KINDS
+from flsl_jax.pictures.page import Section, escape, figure, table, write_page
+from flsl_jax.pictures.runs import Run
+from flsl_jax.studies.grid import Cell, Plan, Variant
+from flsl_jax.studies.plots import save_plots
+from flsl_jax.studies.progress import finished_step, state, write_json
+from flsl_jax.studies.scores import Agreement, Scores, Spread, agreements, as_json, best, paper_metrics, read_scores
+from flsl_jax.studies.scores import shown_metrics as metrics_of
+from flsl_jax.training.history import read_run
+from flsl_jax.workdir import METRICS_FILE, read_metrics
+
+PAGE_FILE, JSON_FILE = "study.html", "study.json"
+# Images in the picture of all variants.
+_SHOWN_IMAGES = 4
+_KIND_NAMES = {"untrained": "untrained network", "pixels": "raw pixels"}
+
+
+def write_study(plan: Plan, *, command: str) -> Path:
+    """Writes the page and the JSON file with what there is so far; returns the page's path.
+
+    Args:
+        plan: of the study.
+        command: what goes on with the study, to be shown.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    scores = read_scores(plan)
+    runs = {cell.name: _run(cell) for cell in plan.cells if finished_step(cell)}
+    states = [state(cell) for cell in plan.cells]
+    done = states.count("done")
+    page = plan.workdir / PAGE_FILE
+    write_page(
+        page,
+        title=plan.study.title,
+        subtitle=f"{done} of {len(plan.cells)} runs done, as of {datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
+        sections=[
+            Section("Question", f"<p>{escape(plan.study.question)}</p>\n"),
+            Section("Results", _results(plan, scores)),
+            Section("Order", _order(plan, scores)),
+            Section("Pictures", _pictures(plan)),
+            Section("Training", _training(plan)),
+            Section("Runs", _runs(plan, runs)),
+            Section("How", _how(plan, command)),
+        ],
+        flag="--workdir",
+    )
+    write_json(plan.workdir / JSON_FILE, as_json(plan, scores, command=command))
+    return page
+
+
+def draw_pictures(plan: Plan, *, images: str) -> None:
+    """Draws the study's picture of every variant whose first seed is finished, as columns of one sheet.
+
+    Args:
+        plan: of the study.
+        images: a file, a folder or "scenes"; empty: the scenes if the base is trained on them, else nothing is drawn.
+
+    Raises:
+        UserError: the images cannot be read.
+    """
+    images = images or (SCENES if plan.base.data.name == "scenes" else "")
+    cells = [cell for cell in plan.cells if cell.seed == plan.seeds[0] and finished_step(cell)]
+    if images and cells:
+        make_album(
+            Album(
+                models=[str(cell.folder) for cell in cells], images=images, output=_picture(plan).parent,
+                pictures=[plan.study.picture], limit=_SHOWN_IMAGES, compare=True,
+            )
+        )  # fmt: skip
+
+
+def summary(plan: Plan) -> str:
+    """The table of the first metric for the terminal, and the agreement of the orders."""
+    scores = read_scores(plan)
+    metric = plan.study.metrics[0]
+    lines = [f"{plan.study.title}: {metric}"]
+    width = max(len(variant.name) for variant in plan.study.variants)
+    for variant in plan.study.variants:
+        spread = scores.get(variant.name, {}).get(metric)
+        paper = f"   paper {variant.paper[metric]:.3f}" if metric in variant.paper else ""
+        lines.append(f"  {variant.name.ljust(width)}  {_plain(spread)}{paper}")
+    lines += [_agreement_words(found) for found in agreements(plan, scores) if found.ours == metric]
+    return "\n".join(lines)
+
+
+def _results(plan: Plan, scores: Scores) -> str:
+    """The table of all variants and baselines, and the plots."""
+    metrics, papers = metrics_of(plan, scores), paper_metrics(plan)
+    settings = any(variant.setting for variant in plan.study.variants)
+    winners = {metric: best(plan, scores, metric) for metric in metrics}
+    head = ["variant", *(["in the paper"] if settings else []), *map(escape, metrics)]
+    head += [f"the paper: {escape(metric)}" for metric in papers]
+
+    def row(name: str, shown: str, *, setting: str, paper: Mapping[str, float]) -> list[str]:
+        cells = [_cell(scores.get(name, {}), metric, bold=winners[metric] == name) for metric in metrics]
+        of_paper = [f"{paper[metric]:.3f}" if metric in paper else "–" for metric in papers]
+        return [escape(shown), *([escape(setting)] if settings else []), *cells, *of_paper]
+
+    rows = [
+        row(variant.name, variant.name, setting=variant.setting, paper=variant.paper) for variant in plan.study.variants
+    ]
+    rows += [row(kind, _KIND_NAMES[kind], setting="", paper={}) for kind in plan.study.baselines if kind in scores]
+    seeds = ", ".join(map(str, plan.seeds))
+    caption = (
+        f"Means over the seeds {seeds}, ± the standard deviation; in brackets the number of seeds where some are missing; "
+        "bold: the largest mean of the variants."
+        if len(plan.seeds) > 1
+        else f"One seed ({seeds}): the table cannot say how much chance there is in a difference. Bold: the largest value."
+    )
+    reference = f"<p>Numbers of the paper: {escape(plan.study.reference)}.</p>\n" if plan.study.reference else ""
+    return table(rows, head=head, caption=caption, numbers=True) + reference + _plots(plan, scores)
+
+
+def _cell(metrics: Mapping[str, Spread], metric: str, *, bold: bool) -> str:
+    task = metric.partition("/")[0]
+    if metric not in metrics and any(name.startswith(f"{task}/") for name in metrics):
+        return "–"  # such as modes of raw pixels
+    text = _plain(metrics.get(metric))
+    return f"<strong>{text}</strong>" if bold else text
+
+
+def _plain(spread: Spread | None) -> str:
+    if spread is None:
+        return "missing"
+    if spread.std is None:
+        return f"{spread.mean:.3f}"
+    return f"{spread.mean:.3f} ± {spread.std:.3f} ({spread.n})"
+
+
+def _plots(plan: Plan, scores: Scores) -> str:
+    if not scores:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "plots.svg"
+        save_plots(drawn, plan, scores)
+        caption = (
+            "Means of ours with one standard deviation, dots: seeds, horizontal lines: baselines. The paper's numbers."
+        )
+        return figure(drawn, caption, wide=True)
+
+
+def _order(plan: Plan, scores: Scores) -> str:
+    """The agreement of our order with the paper's, in words."""
+    found = agreements(plan, scores)
+    return "".join(f"<p>{escape(_agreement_words(agreement))}</p>\n" for agreement in found)
+
+
+def _agreement_words(agreement: Agreement) -> str:
+    what = f"Order by {agreement.ours} against the paper's by {agreement.paper}"
+    ranks, n = agreement.ranks, len(agreement.variants)
+    if ranks is None:
+        return f"{what}: nothing to compare, n = {n}; two variants with different values on both sides are needed."
+    words = f"{what}, n = {n} variants: Spearman's ρ = {ranks.spearman:+.2f}, Kendall's τ = {ranks.kendall:+.2f}"
+    if ranks.chance is None:
+        return f"{words}."
+    return f"{words}; a random order has this ρ or a larger one with a probability of {ranks.chance:.2f}."
+
+
+def _pictures(plan: Plan) -> str:
+    path = _picture(plan)
+    if not path.exists():
+        return ""
+    with Image.open(path) as picture:
+        drawn = figure(path, f"{KINDS[plan.study.picture].shows}, seed {plan.seeds[0]}", width=picture.width)
+    return f'<div class="pictures">{drawn}</div>\n'
+
+
+def _picture(plan: Plan) -> Path:
+    return plan.workdir / "pictures" / f"{plan.study.picture}.png"
+
+
+def _training(plan: Plan) -> str:
+    """The curves of the first seed's runs in one figure."""
+    first = [cell for cell in plan.cells if cell.seed == plan.seeds[0]]
+    metrics = {cell.name: read_metrics(cell.folder / METRICS_FILE) for cell in first}
+    metrics = {name: lines for name, lines in metrics.items() if lines}
+    if not metrics:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "curves.svg"
+        compare_curves(metrics, drawn)
+        return figure(drawn, f"Training of the runs with seed {plan.seeds[0]}.", wide=True)
+
+
+def _run(cell: Cell) -> Run:
+    step = finished_step(cell)
+    assert step is not None
+    return read_run(cell.config, workdir=cell.folder, step=step, results=None)
+
+
+def _runs(plan: Plan, runs: Mapping[str, Run]) -> str:
+    head = ("run", "what it changes", "state", "steps", "minutes of steps", "alarms")
+    rows = []
+    for cell in plan.cells:
+        run = runs.get(cell.name)
+        alarms = ", ".join(dict.fromkeys(alarm.name for alarm in run.alarms)) if run else ""
+        seconds = run.training_seconds if run else None
+        rows.append(
+            [
+                escape(cell.name), escape(changes(cell.variant)), state(cell), f"{run.step:,}" if run else "–",
+                "–" if seconds is None else f"{seconds / 60:.1f}", escape(alarms or ("none" if run else "–")),
+            ]
+        )  # fmt: skip
+    return table(rows, head=head)
+
+
+def changes(variant: Variant) -> str:
+    """What a variant changes, as on a command line."""
+    return " ".join(f"{key}={value}" for key, value in variant.changes.items()) or "nothing"
+
+
+def _how(plan: Plan, command: str) -> str:
+    def details(title: str, values: Any) -> str:
+        text = escape(json.dumps(values, indent=2, ensure_ascii=False))
+        return f"<details><summary>{title}</summary><pre>{text}</pre></details>\n"
+
+    base = to_dict(plan.base)
+    return (
+        f"<p>This command goes on with the study, and writes this page again:</p><pre>{escape(command)}</pre>\n"
+        + details("Every key of the base config", {key: value for key, value in base.items() if key != "evaluation"})
+        + details("Every parameter of the evaluations", {task: base["evaluation"][task] for task in plan.tasks})
+    )

@@ -1,0 +1,61 @@
+"""Means, spreads and orders of what was measured."""
+
+import json
+import statistics
+
+import pytest
+
+from flsl_jax.studies.page import summary, write_study
+from flsl_jax.studies.scores import agreements, read_scores
+from tests.pictures.test_report import Page
+from tests.studies.plans import tiny_plan, write_run, write_scores
+
+
+@pytest.fixture
+def plan(tmp_path):
+    plan = tiny_plan(tmp_path, seeds=(0, 1, 2))
+    for cell in plan.cells:
+        values = {"K8": (0.5, 0.625, 0.75), "K24": (0.75, None, 1.0), "too-large": (None, None, None)}
+        value = values[cell.variant.name][cell.seed]
+        if value is not None:
+            write_run(cell)
+            write_scores(cell, trained=value, untrained=0.375, pixels=0.25)
+    return plan
+
+
+def test_means_and_spreads_are_over_the_seeds_that_there_are(plan):
+    scores = read_scores(plan)
+    assert set(scores) == {"K8", "K24", "untrained", "pixels"}
+    spread = scores["K8"]["bbox_knn/token"]
+    assert (spread.n, spread.mean, spread.std) == (3, 0.625, statistics.stdev([0.5, 0.625, 0.75]))
+    assert scores["K24"]["bbox_knn/token"].values == {0: 0.75, 2: 1.0}
+    assert scores["untrained"]["bbox_knn/token"].mean == 0.375
+
+
+def test_the_order_is_compared_over_variants_that_both_have(plan):
+    (agreement,) = agreements(plan, read_scores(plan))
+    assert (agreement.ours, agreement.paper, agreement.variants) == ("bbox_knn/token", "bbox_knn/token", ("K8", "K24"))
+    assert (agreement.ranks.n, agreement.ranks.spearman, agreement.ranks.chance) == pytest.approx((2, 1.0, 0.5))
+
+
+def test_the_page_and_its_json_say_all_of_it_and_what_is_missing(plan):
+    path = write_study(plan, command="python -m flsl_jax.study --study=x")
+    text = path.read_text()
+    assert all(source.startswith("data:image/") for source in Page(text).sources)
+    for words in ("Widths &amp; things", "K = &lt;24&gt;", "<td class=\"number\">0.625 ± 0.125 (3)</td>", "0.875 ± 0.177 (2)",
+                  "missing", "<td class=\"number\">0.500</td>", "untrained network", "5 of 9 runs done", "n = 2 variants",
+                  "ρ = +1.00", "probability of 0.50", "batch_size=64", "--study=x"):  # fmt: skip
+        assert words in text, words
+    values = json.loads((path.parent / "study.json").read_text())
+    assert values["variants"][0]["metrics"]["bbox_knn/token"]["seeds"] == {"0": 0.5, "1": 0.625, "2": 0.75}
+    assert values["variants"][2]["metrics"] == {}
+    assert values["rank_agreement"][0]["ranks"]["kendall"] == pytest.approx(1.0)
+    assert [run["state"] for run in values["runs"]].count("done") == 5
+    assert "0.875 ± 0.177 (2)   paper 0.500" in summary(plan)
+
+
+def test_a_page_before_the_first_run_marks_everything_as_missing(tmp_path):
+    plan = tiny_plan(tmp_path)
+    text = write_study(plan, command="x").read_text()
+    assert text.count("missing") == 3
+    assert "nothing to compare, n = 0" in text

@@ -61,7 +61,7 @@ def test_a_file_that_is_no_config_is_refused_with_its_line(tmp_path, text, messa
     [
         ("quikstart", 'there is no config "quikstart"; did you mean "quickstart"?'),
         ("configs/vits61.py", 'there is no config "configs/vits61.py"; did you mean "vits16"?'),
-        ("other.py", 'there is no config "other.py"; expected a Python file with get_config(), or one of quickstart, '),
+        ("other.py", 'there is no config "other.py"; expected a Python file with get_config(), or one of ablation, '),
     ],
 )
 def test_a_name_that_is_nothing_is_refused_with_the_nearest(name, message):

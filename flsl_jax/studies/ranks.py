@@ -31,8 +31,8 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> RankAgree
         return None
     return RankAgreement(
         n=len(first),
-        spearman=float(stats.spearmanr(first, second).statistic),
-        kendall=float(stats.kendalltau(first, second).statistic),
+        spearman=float(stats.spearmanr(first, second)[0]),
+        kendall=float(stats.kendalltau(first, second)[0]),
         chance=_chance(first, second) if len(first) <= _MOST_COUNTED else None,
     )
 

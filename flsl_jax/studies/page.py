@@ -19,7 +19,17 @@ from flsl_jax.pictures.runs import Run
 from flsl_jax.studies.grid import Cell, Plan, Variant
 from flsl_jax.studies.plots import save_plots
 from flsl_jax.studies.progress import finished_step, state, write_json
-from flsl_jax.studies.scores import Agreement, Scores, Spread, agreements, as_json, best, paper_metrics, read_scores
+from flsl_jax.studies.scores import (
+    Agreement,
+    Scores,
+    Spread,
+    agreements,
+    as_json,
+    best,
+    differences,
+    paper_metrics,
+    read_scores,
+)
 from flsl_jax.studies.scores import shown_metrics as metrics_of
 from flsl_jax.training.history import read_run
 from flsl_jax.workdir import METRICS_FILE, read_metrics
@@ -52,7 +62,7 @@ def write_study(plan: Plan, *, command: str) -> Path:
         sections=[
             Section("Question", f"<p>{escape(plan.study.question)}</p>\n"),
             Section("Results", _results(plan, scores)),
-            Section("Order", _order(plan, scores)),
+            Section("Differences and order", _order(plan, scores)),
             Section("Pictures", _pictures(plan)),
             Section("Training", _training(plan)),
             Section("Runs", _runs(plan, runs)),
@@ -94,7 +104,7 @@ def summary(plan: Plan) -> str:
     for variant in plan.study.variants:
         spread = scores.get(variant.name, {}).get(metric)
         paper = f"   paper {variant.paper[metric]:.3f}" if metric in variant.paper else ""
-        lines.append(f"  {variant.name.ljust(width)}  {_plain(spread)}{paper}")
+        lines.append(f"  {variant.name.ljust(width)}  {_plain(spread, seeds=len(plan.seeds))}{paper}")
     lines += [_agreement_words(found) for found in agreements(plan, scores) if found.ours == metric]
     return "\n".join(lines)
 
@@ -108,7 +118,8 @@ def _results(plan: Plan, scores: Scores) -> str:
     head += [f"the paper: {escape(metric)}" for metric in papers]
 
     def row(name: str, shown: str, *, setting: str, paper: Mapping[str, float]) -> list[str]:
-        cells = [_cell(scores.get(name, {}), metric, bold=winners[metric] == name) for metric in metrics]
+        found, seeds = scores.get(name, {}), len(plan.seeds)
+        cells = [_cell(found, metric, seeds=seeds, bold=winners[metric] == name) for metric in metrics]
         of_paper = [f"{paper[metric]:.3f}" if metric in paper else "–" for metric in papers]
         return [escape(shown), *([escape(setting)] if settings else []), *cells, *of_paper]
 
@@ -118,7 +129,7 @@ def _results(plan: Plan, scores: Scores) -> str:
     rows += [row(kind, _KIND_NAMES[kind], setting="", paper={}) for kind in plan.study.baselines if kind in scores]
     seeds = ", ".join(map(str, plan.seeds))
     caption = (
-        f"Means over the seeds {seeds}, ± the standard deviation; in brackets the number of seeds where some are missing; "
+        f"Means over the seeds {seeds}, ± the standard deviation; in brackets how many seeds there are where some are missing; "
         "bold: the largest mean of the variants."
         if len(plan.seeds) > 1
         else f"One seed ({seeds}): the table cannot say how much chance there is in a difference. Bold: the largest value."
@@ -127,20 +138,20 @@ def _results(plan: Plan, scores: Scores) -> str:
     return table(rows, head=head, caption=caption, numbers=True) + reference + _plots(plan, scores)
 
 
-def _cell(metrics: Mapping[str, Spread], metric: str, *, bold: bool) -> str:
+def _cell(metrics: Mapping[str, Spread], metric: str, *, seeds: int, bold: bool) -> str:
     task = metric.partition("/")[0]
     if metric not in metrics and any(name.startswith(f"{task}/") for name in metrics):
         return "–"  # such as modes of raw pixels
-    text = _plain(metrics.get(metric))
+    text = _plain(metrics.get(metric), seeds=seeds)
     return f"<strong>{text}</strong>" if bold else text
 
 
-def _plain(spread: Spread | None) -> str:
+def _plain(spread: Spread | None, *, seeds: int) -> str:
+    """The mean, the spread where there are several, and how many of the `seeds` there are where some are missing."""
     if spread is None:
         return "missing"
-    if spread.std is None:
-        return f"{spread.mean:.3f}"
-    return f"{spread.mean:.3f} ± {spread.std:.3f} ({spread.n})"
+    std = "" if spread.std is None else f" ± {spread.std:.3f}"
+    return f"{spread.mean:.3f}{std}" + (f" ({spread.n} of {seeds})" if spread.n < seeds else "")
 
 
 def _plots(plan: Plan, scores: Scores) -> str:
@@ -156,9 +167,17 @@ def _plots(plan: Plan, scores: Scores) -> str:
 
 
 def _order(plan: Plan, scores: Scores) -> str:
-    """The agreement of our order with the paper's, in words."""
+    """How large the differences are beside the spread over seeds, and how well our order agrees with the paper's."""
+    rows = []
+    for metric in metrics_of(plan, scores):
+        difference = differences(plan, scores, metric)
+        if difference is not None:
+            noise = "one seed" if difference.std is None else f"{difference.std:.3f}"
+            rows.append((escape(metric), f"{difference.span:.3f}", noise))
+    text = "<p>How far the variants' means lie apart, and the standard deviation of a variant over its seeds, on average:</p>\n"
+    sizes = text + table(rows, head=("", "largest difference", "over seeds"), numbers=True) if rows else ""
     found = agreements(plan, scores)
-    return "".join(f"<p>{escape(_agreement_words(agreement))}</p>\n" for agreement in found)
+    return sizes + "".join(f"<p>{escape(_agreement_words(agreement))}</p>\n" for agreement in found)
 
 
 def _agreement_words(agreement: Agreement) -> str:

@@ -54,14 +54,15 @@ def _groups(plan: Plan) -> Iterator[tuple[str, Sequence[tuple[int, Variant]]]]:
 
 
 def _draw_ours(axis: Any, plan: Plan, scores: Scores, metric: str) -> None:
-    for color, (_, members) in zip(_colors(), _groups(plan)):
+    groups = list(_groups(plan))
+    for color, (name, members) in zip(_colors(), groups):
         there = [(number, scores[variant.name][metric]) for number, variant in members if _has(scores, variant, metric)]
         if not there:
             continue
         places, spreads = zip(*there)
         axis.errorbar(
             places, [spread.mean for spread in spreads], yerr=[spread.std or 0.0 for spread in spreads], color=color,
-            marker="o", markersize=5, linewidth=1.4, capsize=3,
+            marker="o", markersize=5, linewidth=1.4, capsize=3, label=name if len(groups) > 1 else "",
         )  # fmt: skip
         for place, spread in there:
             axis.plot([place] * spread.n, list(spread.values.values()), ".", color=color, markersize=3, alpha=0.6)

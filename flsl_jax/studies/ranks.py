@@ -29,17 +29,17 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> RankAgree
         raise ValueError(f"{len(first)} and {len(second)} values cannot be paired")
     if len(set(first)) < 2 or len(set(second)) < 2:
         return None
+    ranks = [stats.rankdata(values) for values in (first, second)]
     return RankAgreement(
         n=len(first),
-        spearman=float(stats.spearmanr(first, second)[0]),
-        kendall=float(stats.kendalltau(first, second)[0]),
-        chance=_chance(first, second) if len(first) <= _MOST_COUNTED else None,
+        spearman=float(np.corrcoef(*ranks)[0, 1]),
+        kendall=float(np.asarray(stats.kendalltau(first, second)[0])),
+        chance=_chance(*ranks) if len(first) <= _MOST_COUNTED else None,
     )
 
 
-def _chance(first: Sequence[float], second: Sequence[float]) -> float:
-    """The share of all orders of `second` that agree with `first` as well as the given one, or better."""
-    centred = [stats.rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
-    orders = np.array(list(itertools.permutations(centred[1])))
-    products = orders @ centred[0]
-    return float(np.mean(products >= centred[0] @ centred[1] - 1e-9))
+def _chance(first: np.ndarray, second: np.ndarray) -> float:
+    """The share of all orders of the second ranks that agree with the first as well as the given one, or better."""
+    first, second = first - first.mean(), second - second.mean()
+    orders = np.array(list(itertools.permutations(second)))
+    return float(np.mean(orders @ first >= second @ first - 1e-9))

@@ -111,6 +111,25 @@ def as_json(plan: Plan, scores: Scores, *, command: str) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Differences:
+    """`span`: between the largest and the smallest mean of the variants. `std`: the mean of their standard deviations over
+    seeds; None if none has several."""
+
+    span: float
+    std: float | None
+
+
+def differences(plan: Plan, scores: Scores, metric: str) -> Differences | None:
+    """How far the variants lie apart in a metric; None where fewer than two have been measured."""
+    names = [variant.name for variant in plan.study.variants]
+    spreads = [scores[name][metric] for name in names if metric in scores.get(name, {})]
+    if len(spreads) < 2:
+        return None
+    means, stds = [spread.mean for spread in spreads], [spread.std for spread in spreads if spread.std is not None]
+    return Differences(span=max(means) - min(means), std=statistics.fmean(stds) if stds else None)
+
+
 def best(plan: Plan, scores: Scores, metric: str) -> str | None:
     """The variant with the largest mean; None where fewer than two have been measured."""
     means = {

@@ -93,7 +93,7 @@ def _listed(plan: Plan) -> str:
     width = max(len(cell.name) for cell in plan.cells)
     lines = [f"{plan.study.title}: {len(plan.study.variants)} variants, {len(plan.seeds)} seed(s), in {plan.workdir}"]
     for cell in plan.cells:
-        what = " ".join(f"--config.{key}={value}" for key, value in cell.variant.changes.items())
+        what = plan.shown_changes(cell.variant)
         lines.append(f"{cell.index:>4}  {cell.name.ljust(width)}  {state(cell):<11}  {what}")
     return "\n".join(lines)
 
@@ -132,6 +132,12 @@ def _run_all(plan: Plan, cells: Sequence[Cell]) -> int:
 
     for cell in cells:
         check_folder(cell)
+    try:
+        plan.workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={plan.workdir} cannot be made ({error.strerror}); name a folder that can"
+        ) from error
     waiting = [cell for cell in cells if state(cell) != "done"]
     print(f"{plan.study.title}: {len(waiting)} of {len(cells)} runs to do in {plan.workdir}", flush=True)
 

@@ -112,6 +112,7 @@ def test_sigterm_stops_the_runs_saved_and_the_same_command_goes_on(tmp_path):
         (["--config.model.dpth=3"], 'unknown key "dpth"'),
         (["--workdir="], "--workdir is missing"),
         (["--parallel=0"], "--parallel"),
+        (["--workdir=README.md/study"], "--workdir=README.md/study cannot be made (Not a directory)"),
         (["--config.evaluation.bbox_knn.val.count=0"], "config.evaluation.bbox_knn.val.count is missing"),
     ],
 )

@@ -16,7 +16,7 @@ PAPER = {64: 0.661, 128: 0.698, 256: 0.717, 512: 0.724, 1024: 0.724, 2048: 0.719
 
 def get_study(config: ConfigDict) -> dict:
     """Batches in the paper's ratios to its main recipe, 512 images."""
-    own = config.get("batch_size")
+    own = config.batch_size
     variants = []
     for images, share in PAPER.items():
         here = max(1, own * images // 512)

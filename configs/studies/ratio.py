@@ -33,7 +33,7 @@ def get_study(config: ConfigDict) -> dict:
         "question": "What does a stronger pull towards the own mode do to the clusters of an image? In the paper they become "
         "smaller: the map of aggregated similarity is bright at 0.01, and dark and cluttered at 0.1.",
         "reference": "Fig. 5 has maps and no numbers",
-        "metrics": ["bbox_knn/any", "bbox_knn/token", "bbox_knn/modes_token"],
+        "metrics": ["bbox_knn/any", "bbox_knn/token", "bbox_knn/modes_token", "discovery/modes_regions"],
         "variants": variants,
         "picture": "ratio",
     }

@@ -1,6 +1,7 @@
 """A study as a grid: variants of a base config, each with every seed."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,9 +87,10 @@ class Plan:
     workdir: Path
     cells: tuple[Cell, ...]
 
-    def of(self, variant: Variant) -> list[Cell]:
-        """The runs of a variant, one for each seed."""
-        return [cell for cell in self.cells if cell.variant is variant]
+    def shown_changes(self, variant: Variant) -> str:
+        """What a variant changes of the base, as key=value; "nothing" if it is the base itself."""
+        changes = {key: value for key, value in variant.changes.items() if _value(self.base, key) != value}
+        return " ".join(f"{key}={value}" for key, value in changes.items()) or "nothing"
 
 
 def make_plan(
@@ -106,7 +108,7 @@ def make_plan(
     Raises:
         UserError: one line that names the study or the variant and what is wrong.
     """
-    study = parse(Study, load_study_file(name, base), path=f"study {name}")
+    study = parse(Study, load_study_file(name, base.copy_and_resolve_references()), path=f"study {name}")
     _check_study(name, study)
     values = base.to_dict()
     own = parse_config(values)
@@ -157,6 +159,11 @@ def choose(plan: Plan, indices: Sequence[int]) -> list[Cell]:
             "them",
         )
     return [plan.cells[index] for index in indices] or list(plan.cells)
+
+
+def _value(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _task(metric: str) -> str:

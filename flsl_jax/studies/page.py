@@ -16,7 +16,7 @@ from flsl_jax.pictures.images import SCENES
 from flsl_jax.pictures.kinds import KINDS
 from flsl_jax.pictures.page import Section, escape, figure, table, write_page
 from flsl_jax.pictures.runs import Run
-from flsl_jax.studies.grid import Cell, Plan, Variant
+from flsl_jax.studies.grid import Cell, Plan
 from flsl_jax.studies.plots import save_plots
 from flsl_jax.studies.progress import finished_step, state, write_json
 from flsl_jax.studies.scores import (
@@ -161,7 +161,7 @@ def _plots(plan: Plan, scores: Scores) -> str:
         drawn = Path(folder) / "plots.svg"
         save_plots(drawn, plan, scores)
         caption = (
-            "Means of ours with one standard deviation, dots: seeds, horizontal lines: baselines. The paper's numbers."
+            "Ours: means with bars of one standard deviation and a dot for each seed; horizontal lines: baselines."
         )
         return figure(drawn, caption, wide=True)
 
@@ -188,7 +188,7 @@ def _agreement_words(agreement: Agreement) -> str:
     words = f"{what}, n = {n} variants: Spearman's ρ = {ranks.spearman:+.2f}, Kendall's τ = {ranks.kendall:+.2f}"
     if ranks.chance is None:
         return f"{words}."
-    return f"{words}; a random order has this ρ or a larger one with a probability of {ranks.chance:.2f}."
+    return f"{words}; a random order has this ρ or a larger one with a probability of {ranks.chance:.2g}."
 
 
 def _pictures(plan: Plan) -> str:
@@ -232,16 +232,11 @@ def _runs(plan: Plan, runs: Mapping[str, Run]) -> str:
         seconds = run.training_seconds if run else None
         rows.append(
             [
-                escape(cell.name), escape(changes(cell.variant)), state(cell), f"{run.step:,}" if run else "–",
+                escape(cell.name), escape(plan.shown_changes(cell.variant)), state(cell), f"{run.step:,}" if run else "–",
                 "–" if seconds is None else f"{seconds / 60:.1f}", escape(alarms or ("none" if run else "–")),
             ]
         )  # fmt: skip
     return table(rows, head=head)
-
-
-def changes(variant: Variant) -> str:
-    """What a variant changes, as on a command line."""
-    return " ".join(f"{key}={value}" for key, value in variant.changes.items()) or "nothing"
 
 
 def _how(plan: Plan, command: str) -> str:

@@ -43,6 +43,14 @@ def test_over_a_smaller_base_they_keep_the_papers_ratios(tmp_path):
     assert plan.study.variants[2].setting == "K = 4096"
 
 
+def test_a_run_is_described_by_what_differs_from_the_base(tmp_path):
+    plan = tiny_plan(tmp_path, batch_size=32)
+    assert [plan.shown_changes(variant) for variant in plan.study.variants] == [
+        "head.centroids=8", "nothing", "batch_size=64",
+    ]  # fmt: skip
+    assert plan.shown_changes(tiny_plan(tmp_path, **{"head.centroids": 8}).study.variants[2]) == "batch_size=64"
+
+
 def test_keys_of_the_base_hold_in_every_run(tmp_path):
     plan = tiny_plan(tmp_path, **{"optimizer.lr": 0.25})
     assert {cell.config.optimizer.lr for cell in plan.cells} == {0.25}

@@ -32,14 +32,14 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
         step=step,
         parameters=_parameters(config),
         metrics=metrics if step else (),  # before the first step there is no curve
-        alarms=_alarms(metrics, num_centroids=config.head.centroids),
+        alarms=_alarms(metrics, config=config),
         results=read_results(results) if results is not None and results.is_dir() else (),
     )
 
 
-def _alarms(metrics: list[dict[str, Any]], *, num_centroids: int) -> list[Alarm]:
+def _alarms(metrics: list[dict[str, Any]], *, config: Config) -> list[Alarm]:
     """The alarms that training raised. They are not in metrics.jsonl; the monitor raises them again from its lines."""
-    monitor = Monitor(num_centroids=num_centroids)
+    monitor = Monitor(config)
     alarms = []
     for line in metrics:
         if "mean_entropy" in line:  # evaluations have lines of their own

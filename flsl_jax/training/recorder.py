@@ -60,7 +60,7 @@ class Recorder:
     ) -> None:
         self._config, self._workdir, self._total_steps = config, workdir, total_steps
         self._last_checkpoint = last_checkpoint
-        self._monitor = Monitor(num_centroids=config.head.centroids)
+        self._monitor = Monitor(config)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._clock = _Clock(batch_size=config.batch_size, flops_per_image=flops_per_image)
         self._writers = open_writers(
@@ -113,6 +113,7 @@ class Recorder:
             if item.step % self._config.logging.every_steps and item.step != self._total_steps:
                 self._writers.tick(item.step, values)
                 continue
+            values["epoch"] = item.step * self._config.epochs / self._total_steps
             self._writers.write(item.step, values | self._clock.rates(item.step))
             for alarm in self._monitor.update(item.step, values):
                 log.warning("step %d: %s", alarm.step, alarm.message)

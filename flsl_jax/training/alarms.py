@@ -80,7 +80,11 @@ class Monitor:
             if (settled or check.early) and all(name in values for name in check.needs):
                 found = check.judge(reading)
             streak = self._streaks[check.name] = self._streaks.get(check.name, 0) + 1 if found else 0
-            if found and streak >= self._limits.readings and (streak - self._limits.readings) % self._limits.repeat == 0:
+            if (
+                found
+                and streak >= self._limits.readings
+                and (streak - self._limits.readings) % self._limits.repeat == 0
+            ):
                 alarms.append(Alarm(name=check.name, step=step, value=found.value, message=found.message))
         return alarms
 
@@ -128,7 +132,9 @@ def _one_centroid(reading: _Reading) -> _Found | None:
         "sinkhorn": "Raise config.objective.sinkhorn_iterations",
         "centering": "Lower config.objective.center_momentum",
     }[reading.config.objective.targets]
-    message = f"collapse to few centroids: H(p̄) is {share:.0%} of ln K. {remedy}, or raise config.objective.teacher_temp"
+    message = (
+        f"collapse to few centroids: H(p̄) is {share:.0%} of ln K. {remedy}, or raise config.objective.teacher_temp"
+    )
     return _Found(share, message)
 
 
@@ -139,7 +145,9 @@ def _undecided(reading: _Reading) -> _Found | None:
     objective = reading.config.objective
     weight = "" if not objective.volume_weight else " or config.objective.volume_weight"
     place = ""
-    if "attention_share" in reading.values and not max(objective.projected_weight.start, objective.projected_weight.end):
+    if "attention_share" in reading.values and not max(
+        objective.projected_weight.start, objective.projected_weight.end
+    ):
         place = "let config.objective.projected_weight fade from 1 to 0, "
     return _Found(
         share,
@@ -156,8 +164,10 @@ def _dead_centroids(reading: _Reading) -> _Found | None:
     if share >= reading.limits.used_centroids:
         return None
     queries = "" if math.isinf(rows) else f" by the {rows:.0f} queries of a batch"
-    volume = "Raise config.objective.volume_weight, or lower" if reading.config.objective.volume_weight else "Lower"
-    message = f"{used:.0f} of {centroids} centroids are used{queries}. {volume} config.head.centroids or config.optimizer.lr"
+    volume = "Raise config.objective.volume_weight, or lower" if reading.config.objective.targets == "softmax" else "Lower"
+    message = (
+        f"{used:.0f} of {centroids} centroids are used{queries}. {volume} config.head.centroids or config.optimizer.lr"
+    )
     return _Found(share, message)
 
 
@@ -201,8 +211,8 @@ def _hard_attention(reading: _Reading) -> _Found | None:
     return _Found(
         share,
         f"mean-shift is too hard: every mode is its own query (attention entropy {share:.1%} of ln N, τ‖z‖² "
-        f"{reading.inv_temp:.3g}, the paper's {_PAPER_INV_TEMP:g}). Lower config.objective.self_inv_temp and cross_inv_temp "
-        f"{reading.inv_temp / _PAPER_INV_TEMP:.0f} times for the paper's, or less",
+        f"{reading.inv_temp:.3g}, the paper's {_PAPER_INV_TEMP:g}). Lower config.objective.self_inv_temp and cross_inv_temp, "
+        f"by up to {reading.inv_temp / _PAPER_INV_TEMP:.0f} times",
     )
 
 

@@ -164,7 +164,9 @@ def _dead_centroids(reading: _Reading) -> _Found | None:
     if share >= reading.limits.used_centroids:
         return None
     queries = "" if math.isinf(rows) else f" by the {rows:.0f} queries of a batch"
-    volume = "Raise config.objective.volume_weight, or lower" if reading.config.objective.targets == "softmax" else "Lower"
+    volume = (
+        "Raise config.objective.volume_weight, or lower" if reading.config.objective.targets == "softmax" else "Lower"
+    )
     message = (
         f"{used:.0f} of {centroids} centroids are used{queries}. {volume} config.head.centroids or config.optimizer.lr"
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -169,6 +170,9 @@ GOOD = {
 
 class _Scaled(Schedule):
     """A schedule times a number that may be traced, so that runs which differ in it share one compiled step."""
+
+    factor: Any
+    shape: Schedule
 
     def __init__(self, factor, shape):
         self.__dict__.update(factor=factor, shape=shape)

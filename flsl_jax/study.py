@@ -47,12 +47,10 @@ _ONLY = flags.DEFINE_list(
 _PARALLEL = flags.DEFINE_integer("parallel", 1, "Runs at a time, on the same devices.", lower_bound=1)
 _GPUS = flags.DEFINE_list("gpus", [], "Numbers of GPUs, such as 0,1,2,3: one run at a time on each.")
 _IMAGES = flags.DEFINE_string(
-    "images", "", "Images for the picture of all variants: a folder, a file, or scenes; scenes' own for runs on scenes."
+    "images", "", "Images for the maps of all variants: a folder, a file, or scenes; scenes' own for runs on scenes."
 )
 _LIST = flags.DEFINE_bool("list", False, "Only print the runs, their numbers and how far they are.")
-_PAGE_ONLY = flags.DEFINE_bool(
-    "page_only", False, "Only draw the picture and write the page, with what there is so far."
-)
+_PAGE_ONLY = flags.DEFINE_bool("page_only", False, "Only draw the maps and write the page, with what there is so far.")
 
 # What --help prints.
 __doc__ = f"{__doc__}\nStudies:\n{describe_studies()}\n"
@@ -73,7 +71,7 @@ def main() -> int:
         print(_listed(plan))
         return 0
     if _PAGE_ONLY.value:
-        return _write_page(plan, pictures=True)
+        return _write_page(plan, maps=True)
     check_data(plan)
     if len(cells) == 1:
         return _run_here(plan, cells[0])
@@ -109,17 +107,18 @@ def _run_here(plan: Plan, cell: Cell) -> int:
 
     keep_host_memory()
     done = run_cell(cell)
-    _write_page(plan, pictures=False)
+    _write_page(plan, maps=False)
     return 0 if done else STOPPED_EARLY
 
 
-def _write_page(plan: Plan, *, pictures: bool) -> int:
-    from flsl_jax.studies.page import draw_pictures, summary, write_study
+def _write_page(plan: Plan, *, maps: bool) -> int:
+    from flsl_jax.studies.maps import draw_maps
+    from flsl_jax.studies.page import summary, write_study
 
-    if pictures:
-        draw_pictures(plan, images=_IMAGES.value)
+    if maps:
+        draw_maps(plan, images=_IMAGES.value)
     path = write_study(plan, command=shlex.join(["python", "-m", "flsl_jax.study", *_arguments()]))
-    if pictures:
+    if maps:
         print(summary(plan))
     print(path, flush=True)
     return 0

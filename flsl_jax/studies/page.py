@@ -9,14 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from flsl_jax.album import Album, make_album
 from flsl_jax.config import to_dict
 from flsl_jax.pictures.curves import compare_curves
-from flsl_jax.pictures.images import SCENES
 from flsl_jax.pictures.kinds import KINDS
 from flsl_jax.pictures.page import Section, escape, figure, table, write_page
 from flsl_jax.pictures.runs import Run
 from flsl_jax.studies.grid import Cell, Plan
+from flsl_jax.studies.maps import brightness, brightness_order, sheet_path
 from flsl_jax.studies.plots import save_plots
 from flsl_jax.studies.progress import finished_step, state, write_json
 from flsl_jax.studies.scores import (
@@ -35,8 +34,6 @@ from flsl_jax.training.history import read_run
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 PAGE_FILE, JSON_FILE = "study.html", "study.json"
-# Images in the picture of all variants.
-_SHOWN_IMAGES = 4
 _KIND_NAMES = {"untrained": "untrained network", "pixels": "raw pixels"}
 
 
@@ -63,7 +60,7 @@ def write_study(plan: Plan, *, command: str) -> Path:
             Section("Question", f"<p>{escape(plan.study.question)}</p>\n"),
             Section("Results", _results(plan, scores)),
             Section("Differences and order", _order(plan, scores)),
-            Section("Pictures", _pictures(plan)),
+            Section("Maps", _maps(plan)),
             Section("Training", _training(plan)),
             Section("Runs", _runs(plan, runs)),
             Section("How", _how(plan, command)),
@@ -72,27 +69,6 @@ def write_study(plan: Plan, *, command: str) -> Path:
     )
     write_json(plan.workdir / JSON_FILE, as_json(plan, scores, command=command))
     return page
-
-
-def draw_pictures(plan: Plan, *, images: str) -> None:
-    """Draws the study's picture of every variant whose first seed is finished, as columns of one sheet.
-
-    Args:
-        plan: of the study.
-        images: a file, a folder or "scenes"; empty: the scenes if the base is trained on them, else nothing is drawn.
-
-    Raises:
-        UserError: the images cannot be read.
-    """
-    images = images or (SCENES if plan.base.data.name == "scenes" else "")
-    cells = [cell for cell in plan.cells if cell.seed == plan.seeds[0] and finished_step(cell)]
-    if images and cells:
-        make_album(
-            Album(
-                models=[str(cell.folder) for cell in cells], images=images, output=_picture(plan).parent,
-                pictures=[plan.study.picture], limit=_SHOWN_IMAGES, compare=True,
-            )
-        )  # fmt: skip
 
 
 def summary(plan: Plan) -> str:
@@ -105,6 +81,9 @@ def summary(plan: Plan) -> str:
         spread = scores.get(variant.name, {}).get(metric)
         paper = f"   paper {variant.paper[metric]:.3f}" if metric in variant.paper else ""
         lines.append(f"  {variant.name.ljust(width)}  {_plain(spread, seeds=len(plan.seeds))}{paper}")
+    if (difference := differences(plan, scores, metric)) is not None:
+        noise = "" if difference.std is None else f"; over the seeds of a variant ± {difference.std:.3f} on average"
+        lines.append(f"Largest difference: {difference.span:.3f}{noise}")
     lines += [_agreement_words(found) for found in agreements(plan, scores) if found.ours == metric]
     return "\n".join(lines)
 
@@ -191,17 +170,31 @@ def _agreement_words(agreement: Agreement) -> str:
     return f"{words}; a random order has this ρ or a larger one with a probability of {ranks.chance:.2g}."
 
 
-def _pictures(plan: Plan) -> str:
-    path = _picture(plan)
+def _maps(plan: Plan) -> str:
+    """The sheet of all variants and, with columns by υ/η, how bright the maps are."""
+    path = sheet_path(plan)
     if not path.exists():
         return ""
     with Image.open(path) as picture:
         drawn = figure(path, f"{KINDS[plan.study.picture].shows}, seed {plan.seeds[0]}", width=picture.width)
-    return f'<div class="pictures">{drawn}</div>\n'
+    measured, seeds = brightness(plan), len(plan.seeds)
+    rows = [(escape(name), _plain(spread, seeds=seeds)) for name, spread in measured.items()]
+    ranks = brightness_order(plan)
+    words = (
+        f"<p>Order by υ/η against that by brightness, n = {ranks.n} variants: Spearman's ρ = {ranks.spearman:+.2f}, over a "
+        f"largest difference of {_span(measured):.2g}. In the paper the maps grow darker with υ/η: ρ is negative.</p>\n"
+        if ranks is not None
+        else ""
+    )
+    caption = "Brightness: the mean of the maps of 32 images."
+    return (
+        f'<div class="pictures">{drawn}</div>\n' + (table(rows, caption=caption, numbers=True) if rows else "") + words
+    )
 
 
-def _picture(plan: Plan) -> Path:
-    return plan.workdir / "pictures" / f"{plan.study.picture}.png"
+def _span(spreads: Mapping[str, Spread]) -> float:
+    means = [spread.mean for spread in spreads.values()]
+    return max(means) - min(means)
 
 
 def _training(plan: Plan) -> str:

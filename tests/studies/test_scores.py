@@ -52,7 +52,9 @@ def test_the_page_and_its_json_say_all_of_it_and_what_is_missing(plan):
     assert values["variants"][2]["metrics"] == {}
     assert values["rank_agreement"][0]["ranks"]["kendall"] == pytest.approx(1.0)
     assert [run["state"] for run in values["runs"]].count("done") == 5
-    assert "0.875 ± 0.177 (2 of 3)   paper 0.500" in summary(plan)
+    said = summary(plan)
+    assert "0.875 ± 0.177 (2 of 3)   paper 0.500" in said
+    assert "Largest difference: 0.250; over the seeds of a variant ± 0.151 on average" in said
 
 
 def test_a_page_before_the_first_run_marks_everything_as_missing(tmp_path):

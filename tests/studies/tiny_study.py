@@ -14,6 +14,7 @@ def get_study(config):
         "question": "Does it work?",
         "reference": "Table 0",
         "metrics": ["bbox_knn/token"],
+        "picture": "ratio",
         "variants": [
             {
                 "name": "K8",

@@ -9,7 +9,8 @@ with code 75. docs/studies.md has the studies and says how to write one.
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -139,26 +140,48 @@ def _run_all(plan: Plan, cells: Sequence[Cell]) -> int:
         ) from error
     waiting = [cell for cell in cells if state(cell) != "done"]
     print(f"{plan.study.title}: {len(waiting)} of {len(cells)} runs to do in {plan.workdir}", flush=True)
-
-    def say(cell: Cell, words: str) -> None:
-        print(f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name}: {words}", flush=True)
-
-    def on_end(cell: Cell, code: int) -> None:
-        say(cell, {0: "done", STOPPED_EARLY: "stopped early, saved"}.get(code, f"failed: {last_line(cell.folder)}"))
-
+    on_start, on_end = _reporters(cells, metric=plan.study.metrics[0])
     with Interrupt() as interrupt:
         codes = run_queue(
             waiting,
             slots=_GPUS.value or [None] * _PARALLEL.value,
             command=lambda cell: _command(f"--only={cell.index}"),
             stop=interrupt,
-            on_start=lambda cell: say(cell, f"{state(cell)}; its output goes to {cell.folder / LOG_FILE}"),
+            on_start=on_start,
             on_end=on_end,
         )
         if interrupt.reason is not None:
             print(f"stopped by {interrupt.reason}; continue with the same command", flush=True)
             return STOPPED_EARLY
     return _finish(codes)
+
+
+def _reporters(cells: Sequence[Cell], *, metric: str) -> tuple[Callable[[Cell], None], Callable[[Cell, int], None]]:
+    """What is printed when a run starts and when it ends."""
+    from flsl_jax.studies.progress import measured, state, subjects
+
+    started: dict[str, float] = {}
+    doing = {"not started": "starts", "begun": "goes on", "trained": "is measured", "done": "is done"}
+
+    def say(cell: Cell, words: str) -> None:
+        print(f"[{cells.index(cell) + 1}/{len(cells)}] {cell.name} {words}", flush=True)
+
+    def on_start(cell: Cell) -> None:
+        started[cell.name] = time.monotonic()
+        say(cell, f"{doing[state(cell)]}; its output goes to {cell.folder / LOG_FILE}")
+
+    def on_end(cell: Cell, code: int) -> None:
+        if code == 0:
+            task, _, name = metric.partition("/")
+            value = measured(cell, subjects(cell)[0]).get(task, {}).get(name)
+            found = "" if value is None else f": {metric} {value:.3f}"
+            say(cell, f"is done after {(time.monotonic() - started[cell.name]) / 60:.1f} minutes{found}")
+        elif code == STOPPED_EARLY:
+            say(cell, "stopped early, saved")
+        else:
+            say(cell, f"failed: {last_line(cell.folder)}")
+
+    return on_start, on_end
 
 
 def _finish(codes: dict[str, int]) -> int:

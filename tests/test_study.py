@@ -39,9 +39,9 @@ def done(tmp_path_factory):
 def test_a_run_that_fails_does_not_lose_the_others_and_is_named(done):
     workdir, finished = done
     assert finished.returncode == 2
-    assert "[1/3] K8-seed0: done\n" in finished.stdout
-    assert "[2/3] K24-seed0: done\n" in finished.stdout
-    assert "[3/3] too-large-seed0: failed: error: config.batch_size=64 is larger than the data set" in finished.stdout
+    assert re.search(r"\[1/3\] K8-seed0 is done after \d+\.\d minutes: bbox_knn/token 0\.\d{3}\n", finished.stdout)
+    assert "[2/3] K24-seed0 starts; its output goes to" in finished.stdout
+    assert "[3/3] too-large-seed0 failed: error: config.batch_size=64 is larger than the data set" in finished.stdout
     assert "1 of 3 runs failed: too-large-seed0; log.txt in their folders says why" in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert "loss" in (workdir / "K8-seed0" / "log.txt").read_text()

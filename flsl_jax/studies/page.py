@@ -114,7 +114,9 @@ def _results(plan: Plan, scores: Scores) -> str:
         else f"One seed ({seeds}): the table cannot say how much chance there is in a difference. Bold: the largest value."
     )
     reference = f"<p>Numbers of the paper: {escape(plan.study.reference)}.</p>\n" if plan.study.reference else ""
-    return table(rows, head=head, caption=caption, numbers=True) + reference + _plots(plan, scores)
+    absent = [metric for metric in plan.study.metrics if metric not in metrics]
+    note = f'<p class="soft">Not measured here: {escape(", ".join(absent))}.</p>\n' if absent else ""
+    return table(rows, head=head, caption=caption, numbers=True) + note + reference + _plots(plan, scores)
 
 
 def _cell(metrics: Mapping[str, Spread], metric: str, *, seeds: int, bold: bool) -> str:

@@ -63,7 +63,8 @@ def read_scores(plan: Plan) -> Scores:
 def shown_metrics(plan: Plan, scores: Scores) -> list[str]:
     """The metrics of the page: those that the study names of the measured tasks, and the first one of any other task."""
     there = list(dict.fromkeys(metric for metrics in scores.values() for metric in metrics))
-    named = [metric for metric in plan.study.metrics if metric in there or not there]
+    possible = there or [metric for metric in plan.study.metrics if metric.partition("/")[0] in plan.tasks]
+    named = [metric for metric in plan.study.metrics if metric in possible]
     tasks = {metric.partition("/")[0] for metric in named}
     firsts = {}
     for metric in there:

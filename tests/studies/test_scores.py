@@ -45,7 +45,7 @@ def test_the_page_and_its_json_say_all_of_it_and_what_is_missing(plan):
     for words in ("Widths &amp; things", "K = &lt;24&gt;", "<td class=\"number\">0.625 ± 0.125</td>", "0.875 ± 0.177 (2 of 3)",
                   "missing", "<td class=\"number\">0.500</td>", "untrained network", "5 of 9 runs done", "n = 2 variants",
                   "ρ = +1.00", "probability of 0.5.", "<td class=\"number\">0.151</td>", "batch_size=64",
-                  "--study=x"):  # fmt: skip
+                  "--study=x", "Not measured here: discovery/corloc."):  # fmt: skip
         assert words in text, words
     values = json.loads((path.parent / "study.json").read_text())
     assert values["variants"][0]["metrics"]["bbox_knn/token"]["seeds"] == {"0": 0.5, "1": 0.625, "2": 0.75}

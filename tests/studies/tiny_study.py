@@ -13,7 +13,7 @@ def get_study(config):
         "title": "Widths & things",
         "question": "Does it work?",
         "reference": "Table 0",
-        "metrics": ["bbox_knn/token"],
+        "metrics": ["bbox_knn/token", "discovery/corloc"],
         "picture": "ratio",
         "variants": [
             {

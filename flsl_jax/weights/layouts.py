@@ -35,15 +35,17 @@ class Layout:
         zero_row: whether the position embedding starts with a row of zeros for the class token: "never"; "always", even
             if the token takes no part; or "with_token", if the network has such a token, which includes its position.
         unused: names of tensors (1, 1, D) that the target has and does not use; written as zeros.
+        mask_token: whether it has one (1, D), which only its own training uses; written as zeros.
+        registers: its name of the registers.
         final_norm: whether the target has the norm after the last block; else it is left out.
-        max_prefix: how many prefix tokens (class token, registers) it can hold.
+        min_prefix, max_prefix: how many prefix tokens (class token, registers) it must have, and can hold.
         layer_scale: whether it can hold LayerScale.
         norm_eps: epsilon that is fixed in the target; None: it is in a config that is written or shown with the file.
         pos_resize: how the target resizes the position embedding for other image sizes.
         kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
         suffix: of a file that the target reads by itself.
-        wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`; "" for a folder, which has no
-            such file.
+        wrapper: key of the tensors in a .pth file: "network" stands for `student` or `teacher`; "bare" for a file that holds
+            the tensors alone and so no metadata; "" for a folder, which has no such file.
         notes: what loading needs besides the file.
     """
 
@@ -53,20 +55,23 @@ class Layout:
     head_prefix: str | None = None
     zero_row: Literal["never", "always", "with_token"] = "never"
     unused: tuple[str, ...] = ()
+    mask_token: bool = False
+    registers: str = "reg_token"
     final_norm: bool = True
+    min_prefix: int = 0
     max_prefix: int = 0
     layer_scale: bool = False
     norm_eps: float | None = None
     pos_resize: PosResize = "bicubic"
     kind: Literal["file", "folder"] = "file"
     suffix: Literal[".safetensors", ".pth"] = ".safetensors"
-    wrapper: Literal["", "model", "state_dict", "network"] = ""
+    wrapper: Literal["", "model", "state_dict", "network", "bare"] = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "file" and not self.wrapper:
             raise ValueError(
-                f"the layout for {self.target} has no wrapper; name the key of the tensors in its .pth file"
+                f'the layout for {self.target} has no wrapper; name the key of the tensors in its .pth file, or "bare"'
             )
 
 
@@ -144,6 +149,34 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             pos_resize="bicubic_dino",
             suffix=".pth",
             wrapper="network",
+            notes=("iBOT's class has the same names",),
+        ),
+        "dinov2": Layout(
+            target="DINOv2's code",
+            names=_TIMM,
+            zero_row="with_token",
+            mask_token=True,
+            min_prefix=1,
+            max_prefix=1,
+            layer_scale=True,
+            norm_eps=1e-6,
+            pos_resize="bicubic_dino",
+            suffix=".pth",
+            wrapper="bare",
+        ),
+        "dinov2-registers": Layout(
+            target="DINOv2's code, with registers",
+            names=_TIMM,
+            zero_row="with_token",
+            mask_token=True,
+            registers="register_tokens",
+            min_prefix=2,
+            max_prefix=1_000,
+            layer_scale=True,
+            norm_eps=1e-6,
+            pos_resize="bicubic_antialias",
+            suffix=".pth",
+            wrapper="bare",
         ),
         "timm": Layout(
             target="timm 1.0",
@@ -217,7 +250,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "torchvision": f"torchvision's ViT {_CLASS_TOKEN}, and takes one image size only; use --format=timm",
         "transformers-vit": f"transformers' ViTModel {_CLASS_TOKEN}; use --format=transformers (IJepaModel)",
-        "dinov2": f"DINOv2's ViT {_CLASS_TOKEN}, and LayerScale; use --format=timm, or transformers (IJepaModel)",
     }
 )
 
@@ -248,10 +280,12 @@ def to_layout(tensors: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
     if not layout.final_norm:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
     renamed: Tensors = dict.fromkeys(layout.unused, zeros)
+    if layout.mask_token:
+        renamed["mask_token"] = zeros[0]
     if prefix is not None:
         renamed["cls_token"] = prefix[:, :1]
         if prefix.shape[1] > 1:
-            renamed["reg_token"] = prefix[:, 1:]
+            renamed[layout.registers] = prefix[:, 1:]
     if layout.zero_row == "always" or (layout.zero_row == "with_token" and prefix is not None):
         tensors["pos_embed"] = np.concatenate([zeros, tensors["pos_embed"]], axis=1)
     homeless = []
@@ -278,7 +312,9 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
         UserError: names that the layout lacks, or a query, key or value is missing; names all of them.
     """
     plain = {name.removeprefix(layout.prefix): tensor for name, tensor in tensors.items()}
-    extra = {name: plain.pop(name, None) for name in ("cls_token", "reg_token")}
+    extra = {name: plain.pop(name, None) for name in ("cls_token", layout.registers)}
+    if layout.mask_token:
+        plain.pop("mask_token", None)
     result, unknown = original_names(plain, layout.names)
     if unknown:
         raise UserError(f"not a backbone as {layout.target} names it: {', '.join(sorted(unknown))}")
@@ -286,7 +322,7 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
     if "pos_embed" in result:
         first, result["pos_embed"] = _without_token_row(result["pos_embed"], num_patches)
         token = token if token is None or first is None else token + first
-    prefix = [part for part in (token, extra["reg_token"]) if part is not None]
+    prefix = [part for part in (token, extra[layout.registers]) if part is not None]
     return result | ({"prefix": np.concatenate(prefix, axis=1)} if prefix else {})
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from flsl_jax import parallel
 from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import ParallelConfig, to_dict
+from flsl_jax.models import Architecture
 from flsl_jax.networks import build_network
 from flsl_jax.weights.export import parity
 from flsl_jax.weights.layouts import LAYOUTS
@@ -18,6 +19,17 @@ from tests.tiny import tiny_config
 STEP = 7
 SIZES = [(224, 224), (160, 288)]
 SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 16, "side": 14}
+
+# The formats that hold a network without prefix tokens, and what a ViT-S of the others has.
+PLAIN = [name for name, layout in LAYOUTS.items() if not layout.min_prefix]
+_DINOV2 = {"patch_size": 14, "grid": (37, 37), "layer_scale": True}
+_PUBLISHED = {"dinov2": {"num_prefix": 1, **_DINOV2}, "dinov2-registers": {"num_prefix": 5, **_DINOV2}}
+
+
+def vit_small(name):
+    """The ViT-S that a format is shown with: of patch 16, or as it is published where that has prefix tokens."""
+    plain = {"patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
+    return Architecture(**plain | _PUBLISHED.get(name, {}))
 
 
 def small_config(**model):

@@ -13,6 +13,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.weights.canonical import backbone_params, backbone_tensors
 from flsl_jax.weights.layouts import LAYOUTS, REFUSED, find_layout, from_layout, to_layout
+from tests.weights.conversion import vit_small
 from tests.weights.test_canonical import ARCHITECTURE, random_params
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,7 +25,7 @@ def random_tensors(architecture):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_names_and_shapes_of_a_vit_s16_are_the_golden_ones(name):
-    architecture = Architecture(patch_size=16, width=384, depth=12, num_heads=6)
+    architecture = vit_small(name)
     state = nnx.eval_shape(lambda: nnx.split(ViT(architecture, rngs=nnx.Rngs(0)), nnx.Param)[1])
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), nnx.to_pure_dict(state))
     tensors = to_layout(backbone_tensors(zeros, architecture), LAYOUTS[name])
@@ -46,7 +47,13 @@ def test_there_and_back_is_bit_exact(name, changes):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("timm", {"num_prefix": 3, "layer_scale": True}), ("dino", {"num_prefix": 1})]
+    ("name", "changes"),
+    [
+        ("timm", {"num_prefix": 3, "layer_scale": True}),
+        ("dino", {"num_prefix": 1}),
+        ("dinov2", {"num_prefix": 1, "layer_scale": True}),
+        ("dinov2-registers", {"num_prefix": 5, "layer_scale": True}),
+    ],
 )
 def test_prefix_tokens_and_layer_scale_go_round_where_they_have_a_place(name, changes):
     architecture, layout = Architecture(**ARCHITECTURE | changes), LAYOUTS[name]
@@ -95,5 +102,5 @@ def test_formats_with_a_class_token_are_refused_and_name_another(name):
 def test_an_unknown_format_names_the_nearest():
     with pytest.raises(UserError, match="unknown format 'detectron'; did you mean \"detectron2\""):
         find_layout("detectron")
-    with pytest.raises(UserError, match="formats: detectron2, dino, flsl"):
+    with pytest.raises(UserError, match="formats: detectron2, dino, dinov2, dinov2-registers, flsl"):
         find_layout("xyz")

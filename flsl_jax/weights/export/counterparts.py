@@ -20,6 +20,8 @@ from flsl_jax.weights.reading.files import read_weights
 # code and the FLSL release are not packages: any other module called vision_transformer would be taken for them.
 _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "dinov2": ("dinov2.models.vision_transformer", "dinov2"),
+        "dinov2-registers": ("dinov2.models.vision_transformer", "dinov2"),
         "detectron2": ("detectron2.modeling.backbone.vit", "detectron2"),
         "mmdet-vitdet": ("projects.ViTDet.vitdet", "mmdet"),
         "mmseg": ("mmseg.models.backbones.vit", "mmseg"),
@@ -64,7 +66,8 @@ def open_counterpart(
         if name in openers:
             return openers[name](path)
         if name in _CLASSES:
-            return _open_printed(path, name=name, network=network, fields=fields)
+            prefix = architecture.num_prefix
+            return _open_printed(path, name=name, network=network, fields=fields, num_prefix=prefix)
     except (ImportError, RuntimeError) as error:
         # A framework with a broken dependency (timm with a broken torchvision) raises RuntimeError when it is imported.
         if isinstance(error, RuntimeError) and "torchvision" not in str(error):
@@ -76,7 +79,7 @@ def read_canonical(path: Path, *, name: str, network: str, architecture: Archite
     """Canonical tensors of one network of a written file, in the file's dtype, without its head."""
     layout = LAYOUTS[name]
     wrapper = network_prefix(network) if layout.wrapper == "network" else ""
-    if path.suffix == ".pth" and layout.wrapper != "network":
+    if path.suffix == ".pth" and layout.wrapper not in ("network", "bare"):
         wrapper = f"{layout.wrapper}."
     found = read_weights(path).tensors
     start = wrapper + layout.prefix
@@ -115,7 +118,7 @@ def _blocks_of(model: Any) -> Any:
     raise ImportError(f"{type(model).__name__} has neither .blocks nor .layers, whose outputs are compared")
 
 
-def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, str]) -> Counterpart:
+def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, str], num_prefix: int) -> Counterpart:
     """The framework's class, built by the printed code itself; a hook on each block collects its output."""
     import torch
 
@@ -140,7 +143,7 @@ def _open_printed(path: Path, *, name: str, network: str, fields: Mapping[str, s
         blocks.clear()
         names["images"] = _channels_first(images)
         exec(f"tokens = {tokens}", names)
-        flat = [block.reshape(len(images), -1, block.shape[-1]).numpy() for block in blocks]
+        flat = [block.reshape(len(images), -1, block.shape[-1])[:, num_prefix:].numpy() for block in blocks]
         return Outputs(blocks=flat, tokens=names["tokens"].numpy())
 
     return Counterpart(name=f"{package} {version} {type(model).__name__}", run=run)

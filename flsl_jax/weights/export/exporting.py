@@ -140,12 +140,15 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
     """Checks that the format can hold the networks; one error gives all reasons why it cannot.
 
     Raises:
-        UserError: prefix tokens, LayerScale, an oblong grid, a missing norm or a missing head.
+        UserError: prefix tokens, too many or too few, LayerScale, an oblong grid, a missing norm or a missing head.
     """
     arch, problems = trained.architecture, []
     if arch.num_prefix > layout.max_prefix:
         count = f"{arch.num_prefix} prefix token(s) (class token, registers)"
         problems.append(f"the network has {count} and {layout.target} holds {layout.max_prefix or 'none'}")
+    if arch.num_prefix < layout.min_prefix:
+        needed = "a class token" if layout.min_prefix == 1 else "a class token and registers"
+        problems.append(f"{layout.target} always has {needed}, and the network has {arch.num_prefix or 'none'}")
     if arch.layer_scale and not layout.layer_scale:
         problems.append("it has no LayerScale")
     if arch.grid[0] != arch.grid[1] and options.format != "timm":
@@ -156,9 +159,12 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
         problems.append("the source has no head (--what=backbone)")
     if problems:
         fitting = " or ".join(
-            name for name, other in LAYOUTS.items()
-            if arch.num_prefix <= other.max_prefix and (other.layer_scale or not arch.layer_scale) and name != options.format
-        )  # fmt: skip
+            name
+            for name, other in LAYOUTS.items()
+            if other.min_prefix <= arch.num_prefix <= other.max_prefix
+            and (other.layer_scale or not arch.layer_scale)
+            and name != options.format
+        )
         advice = f"; formats that hold its tokens and branches: {fitting}" if fitting else ""
         raise UserError(f"--format={options.format} cannot hold {trained.source}: {'; '.join(problems)}{advice}")
 
@@ -266,6 +272,8 @@ def list_allowances(
         f"added {layout.prefix}{name} (1, 1, {width}), zeros: {layout.target} has it but does not use it"
         for name in layout.unused
     ]
+    if layout.mask_token:
+        lines.append(f"added mask_token (1, {width}), zeros: {layout.target} uses it in its own training alone")
     if layout.zero_row == "always" or (layout.zero_row == "with_token" and arch.num_prefix):
         lines.append("added a first row of zeros to the position embedding, the class token's")
     if arch.final_norm and not layout.final_norm:

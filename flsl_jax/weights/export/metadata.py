@@ -176,4 +176,6 @@ def snippet_fields(trained: Trained) -> Mapping[str, str]:
         "hidden": str(arch.mlp_ratio * arch.width),
         "eps": repr(arch.norm_eps),
         "class_token": str(arch.num_prefix > 0).lower(),
+        "registers": str(max(arch.num_prefix - 1, 0)),
+        "init_values": "1.0" if arch.layer_scale else "None",
     }

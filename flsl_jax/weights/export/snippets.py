@@ -47,10 +47,27 @@ for block in model.blocks:
 tokens = model.norm(tokens)
 """
 
+_DINOV2 = """
+import torch
+from dinov2.models.vision_transformer import DinoVisionTransformer
+
+$read
+model = DinoVisionTransformer(
+    img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
+    init_values=$init_values, block_chunks=0,$options
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm, patches alone
+"""
+_REGISTERS = " num_register_tokens=$registers, interpolate_antialias=True, interpolate_offset=0.0,"
+
 _SNIPPETS: Mapping[str, str] = MappingProxyType(
     {
         "flsl": _FLSL,
         "dino": _DINO,
+        "dinov2": _DINOV2.replace("$options", ""),
+        "dinov2-registers": _DINOV2.replace("$options", _REGISTERS),
         "timm": """
 import timm
 
@@ -140,8 +157,8 @@ def load_snippet(name: str, *, path: Path, network: str, fields: Mapping[str, st
     layout = LAYOUTS[name]
     file, pth = (json.dumps(str(place), ensure_ascii=False)[1:-1] for place in (path, path.with_suffix(".pth")))
     if path.suffix == ".pth":
-        key = {"network": network}.get(layout.wrapper, layout.wrapper)
-        read = f'state = torch.load("{file}", weights_only=True)["{key}"]'
+        key = {"network": f'["{network}"]', "bare": ""}.get(layout.wrapper, f'["{layout.wrapper}"]')
+        read = f'state = torch.load("{file}", weights_only=True){key}'
         strip = 'state = {name.removeprefix("module."): tensor for name, tensor in state.items()}'
     else:
         read = f'from safetensors.torch import load_file\n\nstate = load_file("{file}")'

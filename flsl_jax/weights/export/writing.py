@@ -145,6 +145,9 @@ def _write_torch(contents: Contents, path: Path, layout: Layout) -> None:
     }
     if layout.wrapper != "network":
         (state,) = states.values()
+        if layout.wrapper == "bare":
+            torch.save(state, path)
+            return
         states = {layout.wrapper: state}
     torch.save({**states, "meta": dict(contents.metadata)}, path)
 

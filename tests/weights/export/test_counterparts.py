@@ -11,7 +11,7 @@ from flsl_jax.weights.export.counterparts import open_counterpart
 from flsl_jax.weights.export.metadata import snippet_fields
 from flsl_jax.weights.layouts import LAYOUTS
 from tests.frameworks import import_framework
-from tests.weights.conversion import SIZES, assert_equal_outputs, expected, images
+from tests.weights.conversion import PLAIN, SIZES, assert_equal_outputs, expected, images
 
 MODULES = {
     "flsl": "vision_transformer",
@@ -26,7 +26,7 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("flsl", "dino")])
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("flsl", "dino")])
 def test_equals_the_real_class_of_the_library_with_nothing_missing(name, trained, converted):
     import_framework(MODULES[name])
     report = converted(name)
@@ -46,7 +46,7 @@ def test_equals_the_real_class_of_the_library_with_nothing_missing(name, trained
     ("name", "suffix"),
     [
         (name, suffix)
-        for name in LAYOUTS
+        for name in PLAIN
         for suffix in (".pth", ".safetensors")
         if LAYOUTS[name].kind == "file" or suffix != ".pth"
     ],

@@ -10,7 +10,16 @@ from configs import evaluation, vits16
 from flsl_jax.config import EvaluationConfig, parse, parse_config, parse_saved_config, to_dict
 from flsl_jax.errors import UserError
 
-CONFIGS = ("vits16", "ablation", "vits8", "vitb16", "released_vits16", "quickstart", "tiny_imagenet")
+CONFIGS = (
+    "vits16",
+    "ablation",
+    "vits8",
+    "vitb16",
+    "released_vits16",
+    "quickstart",
+    "tiny_imagenet",
+    "posttrain_vits14",
+)
 
 
 def changed(values, base=None):

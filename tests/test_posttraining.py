@@ -16,6 +16,7 @@ from flax import nnx
 
 import flsl_jax
 from flsl_jax.checkpoints import read_checkpoint
+from flsl_jax.evaluation.encoder import NetworkEncoder
 from flsl_jax.evaluation.open_model import open_model
 from flsl_jax.loop import train
 from flsl_jax.networks import architecture_of, build_network
@@ -123,7 +124,9 @@ def test_after_steps_it_goes_back_into_its_layout_and_has_the_tokens_of_the_orig
     for network in ("teacher", "student"):
         output = tmp_path / f"{network}.pth"
         report = export(workdir, output, ExportOptions(format=case.format, network=network))
-        assert report.parities[network].holds
+        parity = report.parities[network]
+        assert parity is not None
+        assert parity.holds
         content = torch.load(output, weights_only=True)
         written = content if case.wrapper is None else content[network]
         own = "module.backbone." if network == "student" and case.wrapper else case.prefix
@@ -151,6 +154,8 @@ def test_config_json_alone_rebuilds_the_network_for_evaluations(run):
     assert model.architecture == architecture_of(config)
     assert (model.architecture.num_prefix, model.architecture.grid) == (case.model.get("num_prefix", 1), (4, 4))
     opened, untrained = open_model(str(workdir)).encoder, open_model(f"untrained:{workdir}").encoder
+    assert isinstance(opened, NetworkEncoder)
+    assert isinstance(untrained, NetworkEncoder)
     assert opened.image_size == untrained.image_size == 48
     assert opened.num_prefix == untrained.num_prefix == model.architecture.num_prefix
     levels = np.random.default_rng(0).integers(0, 256, size=(1, 48, 48, 3), dtype=np.uint8)

@@ -274,8 +274,10 @@ def list_allowances(
     ]
     if layout.mask_token:
         lines.append(f"added mask_token (1, {width}), zeros: {layout.target} uses it in its own training alone")
-    if layout.zero_row == "always" or (layout.zero_row == "with_token" and arch.num_prefix):
+    if layout.zero_row == "always":
         lines.append("added a first row of zeros to the position embedding, the class token's")
+    if layout.zero_row == "with_token" and arch.num_prefix:
+        lines.append("the class token includes its position, so the first row of the position embedding is zeros")
     if arch.final_norm and not layout.final_norm:
         lines.append(f"left out norm.weight, norm.bias: {layout.target} has no norm after the last block")
     if arch.pos_embed == "sincos":

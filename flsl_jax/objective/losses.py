@@ -82,6 +82,9 @@ def volume_maximization(student_probs: Float[Array, "*b K"], *, prior: Prior = N
 
     Under `jax.jit` with the rows sharded over devices, the mean is that of the global batch, as the method requires.
 
+    Value and gradient are finite where p̄ underflows to 0, too. Such a centroid adds 0 to the value, the limit of p̄ log p̄. By
+    its probabilities, the gradient has the logarithm of the smallest normal number; by the logits behind them, it is 0.
+
     Args:
         student_probs: probabilities of every query of every student view; p̄ is their mean over the leading axes.
         prior: π, which sums to 1 and is positive where p̄ is. None is the uniform prior, which gives Σ p̄ log p̄ + log K.
@@ -92,11 +95,14 @@ def volume_maximization(student_probs: Float[Array, "*b K"], *, prior: Prior = N
     student_probs = at_least_float32(student_probs)
     centroids = student_probs.shape[-1]
     mean = jnp.mean(student_probs.reshape(-1, centroids), axis=0)
-    negative_entropy = jnp.sum(jax.scipy.special.xlogy(mean, mean))
+    negative_entropy = jnp.sum(_xlogx(mean))
     if prior is None:
         return negative_entropy + np.log(centroids)
     _check_prior(prior, centroids)
-    return negative_entropy - jnp.sum(jax.scipy.special.xlogy(mean, jnp.asarray(prior, mean.dtype)))
+    prior = jnp.asarray(prior, mean.dtype)
+    # A centroid without prior adds nothing if its p̄ underflows; log 0 would make the gradient NaN.
+    counted = jnp.where((prior > 0) | (mean >= jnp.finfo(mean.dtype).tiny), mean, 0.0)
+    return negative_entropy - jnp.sum(jax.scipy.special.xlogy(counted, prior))
 
 
 # The terms, added up in this order.
@@ -158,6 +164,20 @@ def _log_probs(logits: Array, *, temp: Scalar) -> Array:
 def _cross_entropy(log_probs: Array, teacher_probs: Array) -> Array:
     targets = jax.lax.stop_gradient(at_least_float32(teacher_probs))
     return -jnp.mean(jnp.sum(targets * log_probs, axis=-1))
+
+
+@jax.custom_jvp
+def _xlogx(x: Array) -> Array:
+    """`x log x`, and 0 at 0; in the derivative, the logarithm is at least that of the smallest normal number."""
+    return jax.scipy.special.xlogy(x, x)
+
+
+@_xlogx.defjvp
+def _xlogx_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    tiny = jnp.finfo(x.dtype).tiny
+    # Not x / max(x, tiny): backwards, the loss's weight is divided first, and by `tiny` it would be infinite.
+    return _xlogx(x), x_dot * jnp.log(jnp.maximum(x, tiny)) + x_dot * x / jnp.where(x < tiny, 1.0, x)
 
 
 def _check_prior(prior: Array | np.ndarray, centroids: int) -> None:

@@ -163,6 +163,70 @@ def test_a_uniform_prior_is_negative_entropy_plus_log_k():
     np.testing.assert_allclose(objective.volume_maximization(probs, prior=uniform), expected, rtol=1e-5)
 
 
+def cosines_that_leave_a_centroid_empty(rows=40, centroids=12):
+    """Cosines, of which centroid 3 always has -1 and centroid 0 always 1."""
+    cosines = np.random.default_rng(0).uniform(-1, 1, (rows, centroids))
+    cosines[:, 3], cosines[:, 0] = -1, 1
+    return cosines
+
+
+def volume_of_logits(logits, prior=None, weight=1.0):
+    return weight * objective.volume_maximization(jax.nn.softmax(logits, axis=-1), prior=prior)
+
+
+UNEVEN = np.arange(1, 13) / 78
+EXCLUDING = np.where(np.arange(12) == 3, 0, 1) / 11
+
+
+@pytest.mark.parametrize("scale", [1 / 0.02, 5 / 0.1, 12 / 0.1], ids=["student_temp 0.02", "gain 5", "gain 12"])
+@pytest.mark.parametrize("prior", [None, UNEVEN, EXCLUDING], ids=["uniform", "uneven", "without centroid 3"])
+def test_a_mean_probability_that_underflows_leaves_the_gradient_that_float64_gives(scale, prior):
+    cosines = scale * cosines_that_leave_a_centroid_empty()
+    if prior is EXCLUDING:
+        cosines[:, 3] = -1e4  # 0 in float64 too
+    narrow = jnp.asarray(cosines, jnp.float32)
+    assert jax.nn.softmax(narrow).mean(axis=0)[3] == 0
+    value, grad = jax.value_and_grad(volume_of_logits)(narrow, prior=prior, weight=5.0)
+    with jax.enable_x64(True):
+        wide, wide_grad = jax.value_and_grad(volume_of_logits)(jnp.asarray(cosines), prior=prior, weight=5.0)
+    assert np.isfinite(wide_grad).all()
+    np.testing.assert_allclose(value, wide, rtol=1e-6)
+    np.testing.assert_allclose(grad, wide_grad, atol=1e-6 * np.abs(wide_grad).max() + 1e-7)
+    np.testing.assert_array_equal(grad[:, 3], 0)
+
+
+def test_by_its_probabilities_an_empty_centroid_has_a_steep_but_finite_gradient():
+    grad = jax.grad(objective.volume_maximization)(jnp.asarray([[0.5, 0.5, 0.0]]))
+    assert -90 < float(grad[0, 2]) < -80
+    np.testing.assert_allclose(grad[0, :2], np.log(0.5) + 1, rtol=1e-6)
+
+
+def test_rows_on_eight_devices_have_the_gradient_of_one_with_an_empty_centroid():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    logits = jnp.asarray(50 * cosines_that_leave_a_centroid_empty(), jnp.float32)
+    expected = jax.value_and_grad(volume_of_logits)(logits)
+    spread = jax.jit(jax.value_and_grad(volume_of_logits), in_shardings=rows)(jax.device_put(logits, rows))
+    assert len(spread[1].sharding.device_set) == 8
+    chex.assert_trees_all_close(spread, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_ordinary_values_are_those_of_x_log_x_to_the_bit():
+    logits = jnp.asarray(10 * np.random.default_rng(1).uniform(-1, 1, (49, 64)), jnp.float32)
+    prior = np.asarray(np.arange(1, 65) / np.arange(1, 65).sum(), np.float32)
+
+    def plain(logits, prior=None):
+        mean = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
+        entropy = jnp.sum(jax.scipy.special.xlogy(mean, mean))
+        if prior is None:
+            return entropy + np.log(64)
+        return entropy - jnp.sum(jax.scipy.special.xlogy(mean, jnp.asarray(prior)))
+
+    for given in (None, prior):
+        ours, theirs = (jax.value_and_grad(f)(logits, prior=given) for f in (volume_of_logits, plain))
+        chex.assert_trees_all_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("prior", "message"),
     [

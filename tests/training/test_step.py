@@ -118,6 +118,11 @@ def test_equal_temperatures_on_either_scale_give_the_same_metrics_to_the_bit():
     chex.assert_trees_all_equal(*histories)
 
 
+def test_a_student_so_sharp_that_centroids_have_no_probability_still_has_finite_gradients():
+    history, _ = run(tiny_config(objective={"student_temp": 0.001}), steps=2)
+    assert all(np.isfinite(value) for metrics in history for value in metrics.values())
+
+
 def test_the_teacher_is_the_moving_average_of_the_student():
     training = build(tiny_config(teacher={"momentum": {"start": 0.9, "end": 0.9}}))
     before = jax.device_get(training.init())

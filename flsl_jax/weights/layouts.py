@@ -152,7 +152,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             notes=("iBOT's class has the same names",),
         ),
         "dinov2": Layout(
-            target="DINOv2's code",
+            target="DINOv2",
             names=_TIMM,
             zero_row="with_token",
             mask_token=True,
@@ -165,7 +165,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             wrapper="bare",
         ),
         "dinov2-registers": Layout(
-            target="DINOv2's code, with registers",
+            target="DINOv2 with registers",
             names=_TIMM,
             zero_row="with_token",
             mask_token=True,

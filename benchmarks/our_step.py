@@ -103,9 +103,7 @@ class OurStep:
         """Milliseconds an image of the views, the backbone forward, forward and backward, the head, and the update."""
         step, state = self.training.pure_step, self.training.init()
         pixels, sample = jnp.asarray(self.images), jnp.arange(len(self.images), dtype=jnp.uint32)
-        views = jax.jit(
-            lambda x, s: dataclasses.replace(make_views(x, s, seed=0, recipe=step.forward.recipe), crops=())
-        )
+        views = jax.jit(lambda x, s: dataclasses.replace(make_views(x, s, seed=0, recipe=step.method.recipe), crops=()))
         crops = views(pixels, sample).students[0]
         crops = crops.reshape(-1, *crops.shape[2:])
 

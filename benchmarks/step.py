@@ -2,10 +2,12 @@
 
     python -m benchmarks.step --config=configs/vits16.py --batch=8 [--torch=eager,compile] [--parts] [--compile]
     python -m benchmarks.step --batch=64 --steps=10 --variants=xla:unroll,cudnn:unroll,cudnn:scan --torch=tuned  # a GPU
+    python -m benchmarks.step --beside=dino_vits16 --torch=  # the price of the method
 
 Every side has a process of its own, so that none shares an allocator and threads with another. The sides take turns for
 `--blocks` rounds; the medians are reported with their ranges and their ratio to our first variant. Inputs are random.
-PyTorch is left out if it is not installed. The limit is the device's peak over the step's FLOPs; if the peak is not known
+PyTorch is left out if it is not installed. With `--beside`, the steps of other configs take part, and the ratios of time, FLOPs
+and memory are printed. The limit is the device's peak over the step's FLOPs; if the peak is not known
 (every CPU), what a large matrix product reaches in the same run takes its place. A side that fails is reported and left out.
 """
 
@@ -21,11 +23,12 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from benchmarks import our_step
 from benchmarks.sides import Opening, Side
 from flsl_jax.config import Config, parse_config
+from flsl_jax.config.files import load_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/vits16.py", "Config whose step is measured.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
@@ -33,6 +36,11 @@ _STEPS = flags.DEFINE_integer("steps", 1, "Steps of a timed block.", lower_bound
 _BLOCKS = flags.DEFINE_integer("blocks", 5, "Timed blocks of every side.", lower_bound=1)
 _VARIANTS = flags.DEFINE_list(
     "variants", [], 'Our steps, each "ATTENTION:BLOCKS", such as cudnn:unroll; empty: as the config says.'
+)
+_BESIDE = flags.DEFINE_list(
+    "beside",
+    [],
+    "Configs by name or path, such as dino_vits16, whose steps are measured too, with the same batch and compute.",
 )
 _TORCH = flags.DEFINE_list(
     "torch",
@@ -59,9 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected argument {arguments[1]!r}")
     # Every process takes the GPU memory that it needs, instead of three quarters of all at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    settings = _CONFIG.value
-    settings.batch_size, settings.model.drop_path = _BATCH.value, 0.0
-    config = parse_config(settings.to_dict())
+    config = measured_config(_CONFIG.value)
     size = config.views.size
     images = np.random.default_rng(0).integers(0, 256, (_BATCH.value, size, size, 3), dtype=np.uint8)
     sides = open_sides(config, images)
@@ -78,7 +84,9 @@ def main(arguments: Sequence[str]) -> None:
     results: dict[str, Any] = {"batch": _BATCH.value, "size": size, "limit": limit, "facts": vars(facts), "sides": {}}
     first = statistics.median(rates[ours[0].name])
     for side in sides:
-        results["sides"][side.name] = report(side, rates[side.name], limit=limit, first=first)
+        results["sides"][side.name] = report(side, rates[side.name], first=first)
+    if _BESIDE.value:
+        results["beside"] = compare(ours, results["sides"])
     if _PARTS.value:
         results["parts"] = print_table("ms an image", ours[0].call("parts"))
     if _COMPILE.value:
@@ -94,16 +102,25 @@ def main(arguments: Sequence[str]) -> None:
         side.close()
 
 
+def measured_config(settings: ConfigDict) -> Config:
+    """The config with the batch of this benchmark, and without drop path, which PyTorch's side lacks."""
+    with settings.unlocked():
+        settings.batch_size, settings.model.drop_path = _BATCH.value, 0.0
+    return parse_config(settings.to_dict())
+
+
 def open_sides(config: Config, images: np.ndarray) -> list[Side]:
     """Our variants, then PyTorch's, compiled and run once; those that fail are named and left out."""
     wanted: list[tuple[Any, ...]] = []
-    for variant in _VARIANTS.value or [""]:
-        attention, _, blocks = variant.partition(":")
-        compute = config.compute
-        if variant:
-            compute = dataclasses.replace(compute, attention=attention, scan_blocks=blocks or "auto")
-        own = dataclasses.replace(config, compute=compute)
-        wanted.append((f"flsl_jax {variant}".strip(), our_step.OurStep, own, images))
+    beside = {f" {name}": measured_config(load_config(name)) for name in _BESIDE.value}
+    for name, base in ({"": config} | beside).items():
+        for variant in _VARIANTS.value or [""]:
+            attention, _, blocks = variant.partition(":")
+            compute = config.compute
+            if variant:
+                compute = dataclasses.replace(compute, attention=attention, scan_blocks=blocks or "auto")
+            own = dataclasses.replace(base, compute=compute)
+            wanted.append((f"flsl_jax{name} {variant}".strip(), our_step.OurStep, own, images))
     if _TORCH.value and importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed; only our step is measured")
     elif _TORCH.value:
@@ -132,16 +149,35 @@ def take_turns(sides: Sequence[Side]) -> dict[str, list[float]]:
     return rates
 
 
-def report(side: Side, rates: Sequence[float], *, limit: float, first: float) -> dict[str, Any]:
+def report(side: Side, rates: Sequence[float], *, first: float) -> dict[str, Any]:
     """One side's line, and its figures."""
-    median, peak = statistics.median(rates), side.call("peak_gib")
+    median, peak, facts = statistics.median(rates), side.call("peak_gib"), side.facts
+    share = ""
+    if isinstance(facts, our_step.Facts):
+        share = f"{100 * median * facts.flops_per_image / facts.peak_flops:5.1f} % of its limit  "
     print(
-        f"{side.name:<24}{median:9.4g} images/s ({min(rates):.4g} … {max(rates):.4g})  {100 * median / limit:5.1f} % of the "
-        f"limit  the first is {first / median:.2f}×  peak {peak:.2f} GiB  {side.facts}",
+        f"{side.name:<24}{median:9.4g} images/s ({min(rates):.4g} … {max(rates):.4g})  {share}"
+        f"the first is {first / median:.2f}×  peak {peak:.2f} GiB  {facts}",
         flush=True,
     )
-    facts = vars(side.facts) if isinstance(side.facts, our_step.Facts) else side.facts
+    facts = vars(facts) if isinstance(facts, our_step.Facts) else facts
     return {"images_per_sec": list(rates), "median": median, "peak_gib": peak, "facts": facts}
+
+
+def compare(sides: Sequence[Side], figures: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What our first step costs, over what each of our others costs: time, FLOPs, memory by the compiler and at the peak."""
+    first, *others = (figures[side.name] for side in sides)
+    ratios = {}
+    for side, other in zip(sides[1:], others):
+        ratios[side.name] = {
+            "time": other["median"] / first["median"],
+            "FLOPs": first["facts"]["flops_per_image"] / other["facts"]["flops_per_image"],
+            "memory": first["facts"]["compiled_gib"] / other["facts"]["compiled_gib"],
+            "peak memory": first["peak_gib"] / other["peak_gib"],
+        }
+        words = ", ".join(f"{name} {value:.3f} ×" for name, value in ratios[side.name].items())
+        print(f"{sides[0].name} over {side.name}: {words}", flush=True)
+    return ratios
 
 
 def print_table(title: str, values: dict[str, float]) -> dict[str, float]:

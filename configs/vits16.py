@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     )
     config.objective = ConfigDict(
         {
+            "method": "flsl",
             "query_window": 2,
             "local_query_window": 2,
             "query_random": True,
@@ -93,6 +94,7 @@ def get_config() -> ConfigDict:
             "recipe": "paper",
             "size": 224,
             "local_size": 96,
+            "local_count": 2,
             "base_area": (0.8, 1.0),
             "student_area": (0.5, 1.0),
             "local_area": (0.05, 0.4),

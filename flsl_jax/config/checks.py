@@ -46,6 +46,7 @@ def _check_model(config: Config) -> None:
 
 
 def _check_objective(config: Config) -> None:
+    _check_method(config)
     hints = typing.get_type_hints(ObjectiveConfig, include_extras=True)
     *others, last = weights = [key for key, hint in hints.items() if range_of(hint) == LOSS_WEIGHT]
     require(
@@ -53,8 +54,21 @@ def _check_objective(config: Config) -> None:
         f"config.objective.{', '.join(others)} and {last} are all 0; expected at least one that is more than 0",
     )
     _check_grid(config, size_key="size", window_key="query_window")
-    if config.views.recipe == "released":
+    if config.views.recipe != "paper" and config.views.local_count:
         _check_grid(config, size_key="local_size", window_key="local_query_window")
+
+
+def _check_method(config: Config) -> None:
+    method, recipe = config.objective.method, config.views.recipe
+    require(
+        (method == "dino") == (recipe == "multicrop"),
+        f"config.objective.method is {method!r} and config.views.recipe is {recipe!r}; expected "
+        '"flsl" with "paper" or "released", or "dino" with "multicrop": start from the config dino_vits16',
+    )
+    require(
+        method == "flsl" or not config.guide.model,
+        f'config.guide.model is {config.guide.model!r}, but config.objective.method = "dino" has no second stage',
+    )
 
 
 def _largest(weight: float | ScheduleConfig) -> float:

@@ -80,6 +80,10 @@ class HeadConfig:
 class ObjectiveConfig:
     """The loss. Inverse temperatures multiply, temperatures divide. `prior` is "uniform" or a .npy file of K numbers.
 
+    `method`: "flsl", or "dino", its instance-level twin: the cross-entropy between the mean tokens of an image's views
+    (Caron et al. 2021). DINO reads the temperatures of student and teacher, `targets`, `sinkhorn_iterations` and
+    `center_momentum` alone, and `views.recipe` must be "multicrop".
+
     `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to
     replace the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
     small student views. `projected_weight` is the share of the positives that are the teacher's features at the
@@ -92,6 +96,7 @@ class ObjectiveConfig:
     0.1 · √384 = 1.96 and 0.2 · √384 = 3.92.
     """
 
+    method: Literal["flsl", "dino"] = "flsl"
     query_window: Annotated[int, Range(1, unit="tokens")]
     local_query_window: Annotated[int, Range(1, unit="tokens")]
     query_random: bool
@@ -138,14 +143,18 @@ _NO_GUIDE = GuideConfig(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
-    """Crops and pixel augmentations. `local_size` and `local_area` matter to the released recipe only.
+    """Crops and pixel augmentations.
+
+    `recipe`: "paper", "released" or, for DINO, "multicrop": two crops of `student_area` for teacher and student alike.
+    The latter two have `local_count` small student views, of `local_size` and `local_area`.
 
     Pairs are (low, high). A strength s draws factors from [max(0, 1 - s), 1 + s]; `hue` shifts from [-hue, hue].
     """
 
-    recipe: Literal["paper", "released"]
+    recipe: Literal["paper", "released", "multicrop"]
     size: Annotated[int, Range(1, unit="pixels")]
     local_size: Annotated[int, Range(1, unit="pixels")]
+    local_count: Annotated[int, Range(0, unit="small student views")] = 2
     base_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the image")]
     student_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the base crop")]
     local_area: Annotated[tuple[float, float], Range(0, 1, above=True, unit="share of the base crop")]

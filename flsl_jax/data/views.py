@@ -56,26 +56,36 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentViews:
-    """A group of student views of one size in pixels, each a random crop of the base crop.
+    """A group of `count` student views of one size in pixels, each a random crop of the base crop.
 
     `area` is the range of a crop's share of the base crop. View v of the group is paired with the teacher view
-    `teacher_of[v]`.
+    `teacher_of[v]`, or with every teacher view if `teacher_of` is empty.
     """
 
     size: int
     area: tuple[float, float]
-    teacher_of: tuple[int, ...]
+    count: int
+    teacher_of: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewRecipe:
-    """Which views are made from a base crop of `size` × `size` pixels. Hashable, so it can be a static argument of `jit`."""
+    """Which views are made from a base crop of `size` × `size` pixels. Hashable, so it can be a static argument of `jit`.
+
+    A teacher view is the whole base crop, or, with `teacher_area`, a random crop of that share of it.
+    """
 
     size: int
     teacher_views: int
     students: tuple[StudentViews, ...]
     aspect: tuple[float, float]
     augmentation: Augmentation
+    teacher_area: tuple[float, float] | None = None
+
+    @property
+    def count(self) -> int:
+        """All views of an image."""
+        return self.teacher_views + sum(group.count for group in self.students)
 
 
 @flax.struct.dataclass
@@ -107,7 +117,7 @@ def paper_recipe(
     return ViewRecipe(
         size=size,
         teacher_views=2,
-        students=(StudentViews(size=size, area=student_area, teacher_of=(1, 0)),),
+        students=(StudentViews(size=size, area=student_area, count=2, teacher_of=(1, 0)),),
         aspect=aspect,
         augmentation=augmentation,
     )
@@ -117,21 +127,46 @@ def released_recipe(
     *,
     size: int,
     local_size: int,
+    local_count: int,
     student_area: tuple[float, float],
     local_area: tuple[float, float],
     aspect: tuple[float, float],
     augmentation: Augmentation,
 ) -> ViewRecipe:
-    """The release's recipe: one teacher view, and one large and two small student views that are all paired with it."""
+    """The release's recipe: one teacher view, and one large and some small student views that are all paired with it."""
+    large = StudentViews(size=size, area=student_area, count=1, teacher_of=(0,))
+    small = StudentViews(size=local_size, area=local_area, count=local_count, teacher_of=(0,) * local_count)
     return ViewRecipe(
         size=size,
         teacher_views=1,
-        students=(
-            StudentViews(size=size, area=student_area, teacher_of=(0,)),
-            StudentViews(size=local_size, area=local_area, teacher_of=(0, 0)),
-        ),
+        students=(large, small) if local_count else (large,),
         aspect=aspect,
         augmentation=dataclasses.replace(augmentation, blur_and_solarise="either"),
+    )
+
+
+def multicrop_recipe(
+    *,
+    size: int,
+    local_size: int,
+    local_count: int,
+    global_area: tuple[float, float],
+    local_area: tuple[float, float],
+    aspect: tuple[float, float],
+    augmentation: Augmentation,
+) -> ViewRecipe:
+    """DINO's views (Caron et al. 2021, Sec. 3.1): two large crops, which teacher and student see alike, and small ones.
+
+    `students` are the small ones alone, each paired with both large ones.
+    """
+    small = StudentViews(size=local_size, area=local_area, count=local_count)
+    return ViewRecipe(
+        size=size,
+        teacher_views=2,
+        students=(small,) if local_count else (),
+        aspect=aspect,
+        augmentation=augmentation,
+        teacher_area=global_area,
     )
 
 
@@ -151,20 +186,36 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
     if images.shape[1:] != (recipe.size, recipe.size, 3):
         raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects ({recipe.size}, {recipe.size}, 3)")
     levels = images.astype(jnp.float32)
-    count = recipe.teacher_views + sum(len(group.teacher_of) for group in recipe.students)
-    draws = _uniform_draws(sample, seed=seed, views=count)
+    draws = _uniform_draws(sample, seed=seed, views=recipe.count)
     number = recipe.teacher_views
-    copies = jnp.broadcast_to(levels[:, None], (len(levels), number, *levels.shape[1:]))
-    teacher = _augment_views(copies, draws[:, :number], recipe.augmentation)
+    own = draws[:, :number]
+    if recipe.teacher_area is None:
+        copies = jnp.broadcast_to(levels[:, None], (len(levels), number, *levels.shape[1:]))
+    else:
+        _, copies = _random_crops(levels, own, size=recipe.size, area=recipe.teacher_area, recipe=recipe)
+    teacher = _augment_views(copies, own, recipe.augmentation)
     students, crops, boxes = [], [], []
     for group in recipe.students:
-        own = draws[:, number : number + len(group.teacher_of)]
-        box = random_crop_box(own[..., :BOX_DRAWS], size=recipe.size, area=group.area, aspect=recipe.aspect)
-        crops.append(jax.vmap(functools.partial(crop_resize, levels, size=group.size), in_axes=1, out_axes=1)(box))
-        students.append(_augment_views(crops[-1], own, recipe.augmentation))
+        own = draws[:, number : number + group.count]
+        box, crop = _random_crops(levels, own, size=group.size, area=group.area, recipe=recipe)
+        crops.append(crop)
+        students.append(_augment_views(crop, own, recipe.augmentation))
         boxes.append(box)
-        number += len(group.teacher_of)
+        number += group.count
     return Views(teacher=teacher, students=tuple(students), crops=tuple(crops), boxes=tuple(boxes))
+
+
+def _random_crops(
+    levels: Float[Array, "B S S 3"],
+    draws: Float[Array, "B V U"],
+    *,
+    size: int,
+    area: tuple[float, float],
+    recipe: ViewRecipe,
+) -> tuple[Float[Array, "B V 4"], Float[Array, "B V s s 3"]]:
+    """The boxes of random crops, and the crops resized to `size` pixels."""
+    boxes = random_crop_box(draws[..., :BOX_DRAWS], size=recipe.size, area=area, aspect=recipe.aspect)
+    return boxes, jax.vmap(functools.partial(crop_resize, levels, size=size), in_axes=1, out_axes=1)(boxes)
 
 
 def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Float[Array, "B V U"]:

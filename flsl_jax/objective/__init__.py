@@ -1,6 +1,7 @@
 """The FLSL objective as pure functions on arrays."""
 
 from flsl_jax.objective.guidance import guided_weights
+from flsl_jax.objective.instance import dino_loss
 from flsl_jax.objective.losses import (
     TERMS,
     FlslLoss,
@@ -21,6 +22,7 @@ __all__ = [
     "TERMS",
     "FlslLoss",
     "TermInputs",
+    "dino_loss",
     "flsl_loss",
     "gather_tokens",
     "guided_weights",

@@ -90,7 +90,7 @@ def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> i
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _StudentGroup:
-    """`count` student views of an image, of `size` pixels, with `tokens` and `queries` each."""
+    """`count` student views of an image, of `size` pixels, with `tokens` and `queries` each; `queries` go through the head."""
 
     count: int
     size: int
@@ -99,34 +99,40 @@ class _StudentGroup:
 
 
 def _student_groups(config: Config) -> list[_StudentGroup]:
-    """The student views of an image by size: two full-size ones (paper), or one and two small ones (released)."""
+    """The student views of an image by size; DINO's are the teacher's and the small ones, with one feature each."""
     views, objective = config.views, config.objective
 
     def group(count: int, size: int, window: int) -> _StudentGroup:
         side = size // config.model.patch_size
-        return _StudentGroup(count=count, size=size, tokens=side**2, queries=(side // window) ** 2)
+        queries = 1 if objective.method == "dino" else (side // window) ** 2
+        return _StudentGroup(count=count, size=size, tokens=side**2, queries=queries)
 
+    large = group(1 if views.recipe == "released" else 2, views.size, objective.query_window)
     if views.recipe == "paper":
-        return [group(2, views.size, objective.query_window)]
-    return [group(1, views.size, objective.query_window), group(2, views.local_size, objective.local_query_window)]
+        return [large]
+    return [large, group(views.local_count, views.local_size, objective.local_query_window)]
 
 
 def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -> float:
     """FLOPs of a training step per image: teacher views once, student views three times (forward and backward), head on
-    the queries' modes, mean-shift, a guide's blocks on the base crop and the student views; views' pixels, losses and the
+    what goes through it, mean-shift, a guide's blocks on the base crop and the student views; views' pixels, losses and the
     optimizer are left out."""
-    model, head = config.model, config.head
-    per_mode = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
+    model, head, objective = config.model, config.head, config.objective
+    per_row = head_flops(width=model.width, hidden=head.hidden, bottleneck=head.bottleneck, centroids=head.centroids)
 
     def encode(tokens: int) -> int:
         return _network_flops(architecture_of(config), tokens=tokens)
 
     teacher_tokens = (config.views.size // model.patch_size) ** 2
-    total = float((2 if config.views.recipe == "paper" else 1) * encode(teacher_tokens))
+    teacher_views = 1 if config.views.recipe == "released" else 2
+    total = float(teacher_views * encode(teacher_tokens))
+    if objective.method == "dino":
+        student = sum(group.count * 3 * (encode(group.tokens) + per_row) for group in _student_groups(config))
+        return total + student + teacher_views * per_row
     for group in _student_groups(config):
         self_shift = 4 * group.queries * group.tokens * model.width
         cross_shift = 4 * group.queries * teacher_tokens * model.width
-        mode_flops = group.queries * 4 * per_mode
+        mode_flops = group.queries * 4 * per_row
         total += group.count * (3 * encode(group.tokens) + mode_flops + 3 * self_shift + cross_shift)
         if guide is not None:
             guide_shift = 2 * group.queries * teacher_tokens * guide.architecture.width

@@ -8,18 +8,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
-from flsl_jax.data.views import Augmentation, ViewRecipe, paper_recipe, released_recipe
+from flsl_jax.data.views import Augmentation, ViewRecipe, multicrop_recipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
 from flsl_jax.networks import compute_dtype, network_graph
 from flsl_jax.training import cost
-from flsl_jax.training.forward import Forward
+from flsl_jax.training.dino import DinoMethod
+from flsl_jax.training.flsl import FlslMethod
 from flsl_jax.training.guide import Guide, GuideNetwork
+from flsl_jax.training.method import Method
 from flsl_jax.training.optimizer import make_optimizer
-from flsl_jax.training.schedules import make_schedules
+from flsl_jax.training.schedules import StepSchedules, make_schedules
 from flsl_jax.training.state import TrainState, create_state
 from flsl_jax.training.step import StepFunction, TrainStep, jit_step
 
@@ -107,19 +110,22 @@ def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | No
     return TrainStep(
         config=config,
         graph=graph,
-        forward=Forward(
-            config=config,
-            graph=graph,
-            recipe=view_recipe(config.views),
-            schedules=schedules,
-            guide=guide,
-        ),
+        method=_make_method(config, graph=graph, schedules=schedules, guide=guide),
         schedules=schedules,
         optimizer=optimizer,
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
-        prior=read_prior(config.objective.prior, centroids=config.head.centroids),
     )
+
+
+def _make_method(
+    config: Config, *, graph: nnx.GraphDef, schedules: StepSchedules, guide: GuideNetwork | None
+) -> Method:
+    recipe = view_recipe(config.views)
+    if config.objective.method == "dino":
+        return DinoMethod(config=config, graph=graph, recipe=recipe, schedules=schedules)
+    prior = read_prior(config.objective.prior, centroids=config.head.centroids)
+    return FlslMethod(config=config, graph=graph, recipe=recipe, schedules=schedules, guide=guide, prior=prior)
 
 
 def view_recipe(views: ViewsConfig) -> ViewRecipe:
@@ -138,14 +144,10 @@ def view_recipe(views: ViewsConfig) -> ViewRecipe:
     size, area, aspect = views.size, views.student_area, views.aspect
     if views.recipe == "paper":
         return paper_recipe(size=size, student_area=area, aspect=aspect, augmentation=augmentation)
-    return released_recipe(
-        size=size,
-        local_size=views.local_size,
-        student_area=area,
-        local_area=views.local_area,
-        aspect=aspect,
-        augmentation=augmentation,
-    )
+    local = {"local_size": views.local_size, "local_count": views.local_count, "local_area": views.local_area}
+    if views.recipe == "released":
+        return released_recipe(size=size, student_area=area, aspect=aspect, augmentation=augmentation, **local)
+    return multicrop_recipe(size=size, global_area=area, aspect=aspect, augmentation=augmentation, **local)
 
 
 def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:

@@ -102,8 +102,8 @@ def test_shapes_types_and_range(recipe: ViewRecipe) -> None:
     views = _views(_images(3), np.arange(3), recipe=recipe)
     assert views.teacher.shape == (3, recipe.teacher_views, _SIZE, _SIZE, 3)
     for group, students, boxes in zip(recipe.students, views.students, views.boxes, strict=True):
-        assert students.shape == (3, len(group.teacher_of), group.size, group.size, 3)
-        assert boxes.shape == (3, len(group.teacher_of), 4)
+        assert students.shape == (3, group.count, group.size, group.size, 3)
+        assert boxes.shape == (3, group.count, 4)
     for pixels in (views.teacher, *views.students):
         assert pixels.dtype == jnp.float32
         levels = _levels(pixels, recipe.augmentation)
@@ -174,7 +174,7 @@ def test_unaugmented_views_are_the_base_crop_and_pillows_crops_of_it(recipe: Vie
         np.testing.assert_allclose(_levels(views.teacher[:, view], _OFF), images, atol=1e-3)
     for group, students, boxes in zip(recipe.students, views.students, views.boxes):
         for sample in range(6):
-            for view in range(len(group.teacher_of)):
+            for view in range(group.count):
                 y0, x0, y1, x1 = (int(edge) for edge in boxes[sample, view])
                 window = Image.fromarray(images[sample]).crop((x0, y0, x1, y1))
                 expected = np.asarray(window.resize((group.size, group.size), Image.Resampling.BICUBIC), np.float32)

@@ -20,8 +20,8 @@ from flsl_jax.loop import train
 from flsl_jax.models import ViT
 from flsl_jax.objective import num_queries
 from flsl_jax.training import cost
-from flsl_jax.training.forward import encode_views
 from flsl_jax.training.guide import check_same_guide, open_guide
+from flsl_jax.training.method import encode_views
 from flsl_jax.training.setup import build_training
 from flsl_jax.workdir import read_metrics
 from tests.objective import reference
@@ -82,17 +82,17 @@ def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_th
     weight = {"start": share, "end": share}
     config = guided_config(source, model={"drop_path": 0.0}, views={"recipe": recipe}, guide={"weight": weight})
     training = build(config)
-    forward, state = training.pure_step.forward, training.init()
+    method, state = training.pure_step.method, training.init()
     images, sample = map(jnp.asarray, make_batch(0))
-    ours = jax.jit(lambda state: forward(state.student, state=state, images=images, sample=sample))(state)
-    views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=forward.recipe))()
-    student, teacher = (nnx.merge(forward.graph, params) for params in (state.student, state.teacher))
+    ours = jax.jit(lambda state: method.encode(state.student, state=state, images=images, sample=sample))(state)
+    views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=method.recipe))()
+    student, teacher = (nnx.merge(method.graph, params) for params in (state.student, state.teacher))
     teacher_tokens = np.asarray(encode_views(teacher, views.teacher), np.float64)
-    base = np.asarray(forward.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
+    base = np.asarray(method.guide.features(state.guide, images.astype(jnp.float32)), np.float64)
     expected, place = [], 0
-    for group, pixels, crops in zip(forward.recipe.students, views.students, views.crops, strict=True):
+    for group, pixels, crops in zip(method.recipe.students, views.students, views.crops, strict=True):
         tokens = np.asarray(encode_views(student, pixels))
-        guide_tokens = np.asarray(forward.guide.features(state.guide, crops), np.float64)
+        guide_tokens = np.asarray(method.guide.features(state.guide, crops), np.float64)
         count = num_queries((group.size // 8,) * 2, window=config.objective.query_window)
         for view, paired in enumerate(group.teacher_of):
             queries = np.asarray(ours.queries[:, place : place + count], np.float64)

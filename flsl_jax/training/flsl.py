@@ -1,4 +1,4 @@
-"""The forward pass of student and teacher: from base crops to all that the objective needs of each image."""
+"""FLSL: from base crops to queries, modes and positives of each image, and the objective of a batch of them."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flsl_jax import objective
@@ -14,12 +15,19 @@ from flsl_jax.config import Config
 from flsl_jax.data.views import StudentViews, ViewRecipe, Views, make_views
 from flsl_jax.models import Flsl
 from flsl_jax.training.guide import GuideFeatures, GuideNetwork
+from flsl_jax.training.method import (
+    MethodLoss,
+    drop_path_draws,
+    encode_views,
+    keys_of_group,
+    next_center,
+    sample_keys,
+    teacher_targets,
+)
+from flsl_jax.training.monitor import cluster_values, feature_values, mode_values
 from flsl_jax.training.schedules import StepSchedules
 from flsl_jax.training.state import TrainState
 from flsl_jax.typing import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
-
-# Keeps the step's draws (queries, drop path) apart from those of the views, which are keyed by (seed, sample) alone.
-_STEP_STREAM = 0x5EED
 
 
 @flax.struct.dataclass
@@ -48,52 +56,27 @@ class _GroupViews:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Forward:
-    """The fixed parts of the forward pass; calling it maps (student parameters, state, images, sample) to `Encoded`. Pure."""
+class FlslMethod:
+    """FLSL's encoding and loss; see `Method`."""
 
     config: Config
     graph: nnx.GraphDef
     recipe: ViewRecipe
     schedules: StepSchedules
     guide: GuideNetwork | None = None
+    prior: Float[Array, " K"] | np.ndarray | None = None
 
-    def __call__(
+    def encode(
         self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> Encoded:
-        """Encodes in micro-batches that are recomputed in the backward pass; exact, because no image depends on another here.
-
-        Args:
-            student: the student's parameters; gradients flow into them alone.
-            state: teacher, guide and step.
-            images: base crops, uint8 RGB.
-            sample: their global sample indices.
-        """
-        parts = self.config.compute.micro_batches
-        if parts == 1:
-            return self._encode(student, state, images, sample)
-
-        # The batch axis is sharded: image b goes to part b % parts, so that every part stays spread over all devices.
-        def split(x: Array) -> Array:
-            return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
-
-        def join(x: Array) -> Array:
-            return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
-
-        encode = jax.checkpoint(lambda part: self._encode(student, state, *part))
-        return jax.tree.map(join, jax.lax.map(encode, (split(images), split(sample))))
-
-    def _encode(
-        self, student: Any, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
-    ) -> Encoded:
-        """Encodes each image independently of the others."""
+        """Queries, modes and positives of each image."""
         seed = self.config.seed
         views = make_views(images, sample, seed=seed, recipe=self.recipe)
         if self.guide is None:
             views = dataclasses.replace(views, crops=())
         # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
         views = jax.lax.optimization_barrier(views)
-        stream = jax.random.fold_in(jax.random.key(seed), _STEP_STREAM)
-        keys = jax.vmap(lambda index: jax.random.fold_in(stream, index))(sample)
+        keys = sample_keys(sample, seed=seed)
         student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, state.teacher)
         teacher_tokens = jax.lax.stop_gradient(encode_views(teacher_network, views.teacher))
         parts = [
@@ -107,6 +90,40 @@ class Forward:
             **{name: jnp.concatenate([getattr(part, name) for part in (first, *others)], axis=1) for name in names},
         )
 
+    def loss(self, encoded: Encoded, *, student: Flsl, teacher: Flsl, state: TrainState) -> MethodLoss:
+        """The three terms and their sum, and the monitor's values."""
+        settings, step = self.config.objective, state.step
+        queries, modes, positives = (_rows(x) for x in (encoded.queries, encoded.modes, encoded.positives))
+        student_logits = student.head(modes)
+        teacher_logits = jax.lax.stop_gradient(teacher.head(positives))
+        teacher_temp = self.schedules.teacher_temp(step)
+        teacher_probs = teacher_targets(teacher_logits, settings, temp=teacher_temp, center=state.center)
+        weights = self.schedules.term_weights_at(step)
+        loss = objective.flsl_loss(
+            queries=queries,
+            modes=modes,
+            student_logits=student_logits,
+            teacher_probs=teacher_probs,
+            student_temp=settings.student_temp,
+            prior=self.prior,
+            **weights,
+        )
+        scheduled = {key: weight for key, weight in weights.items() if isinstance(weight, Array)}
+        metrics = {"loss": loss.total, **loss.terms, "teacher_temp": teacher_temp, **scheduled}
+        metrics |= cluster_values(
+            student_probs=jax.nn.softmax(student_logits / settings.student_temp),
+            teacher_probs=teacher_probs,
+        )
+        metrics |= feature_values(encoded.tokens)
+        metrics |= mode_values(
+            modes=encoded.modes,
+            attention_entropy=encoded.attention_entropy,
+            tokens=encoded.tokens,
+            inv_temp=self.schedules.self_inv_temp(step),
+        )
+        center = next_center(state.center, teacher_logits, settings)
+        return MethodLoss(total=loss.total, metrics=metrics, center=center)
+
     def _by_size(
         self, views: Views, images: UInt8[Array, "B S S 3"], keys: Key[Array, " B"], guide_params: Any
     ) -> list[_GroupViews]:
@@ -115,7 +132,7 @@ class Forward:
         if self.guide is not None:
             base = self.guide.features(guide_params, images.astype(jnp.float32))
             features = [GuideFeatures(student=self.guide.features(guide_params, x), base=base) for x in views.crops]
-        own_keys = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in range(len(views.students))]
+        own_keys = [keys_of_group(keys, number) for number in range(len(views.students))]
         return [
             _GroupViews(pixels=pixels, boxes=boxes, keys=own, guide=guide)
             for pixels, boxes, own, guide in zip(views.students, views.boxes, own_keys, features, strict=True)
@@ -133,9 +150,9 @@ class Forward:
         """The student views of one size: tokens, queries, their modes and their positives."""
         batch, count = views.pixels.shape[:2]
         query_keys, drop_keys = jnp.moveaxis(jax.vmap(jax.random.split)(views.keys), 1, 0)
-        drop_path = self.config.model.drop_path
-        draws = jax.vmap(lambda key: jax.random.uniform(key, (count, self.config.model.depth, 2)))(drop_keys)
-        tokens = encode_views(network, views.pixels, drop_path_draws=draws if drop_path > 0 else None)
+        model = self.config.model
+        draws = drop_path_draws(drop_keys, views=count, depth=model.depth, rate=model.drop_path)
+        tokens = encode_views(network, views.pixels, draws=draws)
         indices = jax.vmap(lambda key: self._sample_queries(key, group))(query_keys)
         queries = objective.gather_tokens(tokens, indices)
         weights = objective.mean_shift_weights(queries, tokens, inv_temp=self.schedules.self_inv_temp(step))
@@ -160,7 +177,7 @@ class Forward:
         draw = lambda view_key: objective.sample_queries(  # noqa: E731
             view_key, grid=self._grid(group), window=window, random=settings.query_random
         )
-        return jax.vmap(draw)(jax.random.split(key, len(group.teacher_of)))
+        return jax.vmap(draw)(jax.random.split(key, group.count))
 
     def _positives(
         self,
@@ -192,14 +209,5 @@ class Forward:
         return side, side
 
 
-def encode_views(
-    network: Flsl,
-    pixels: Float[Array, "B V s s 3"],
-    *,
-    drop_path_draws: Float[Array, "B V L 2"] | None = None,
-) -> Float[Array, "B V N D"]:
-    """Tokens of all views in one pass; the batch stays the leading axis, so that its sharding is kept."""
-    batch, views = pixels.shape[:2]
-    draws = None if drop_path_draws is None else drop_path_draws.reshape(batch * views, -1, 2)
-    tokens = network.backbone(pixels.reshape(batch * views, *pixels.shape[2:]), drop_path_draws=draws)
-    return tokens.reshape(batch, views, -1, tokens.shape[-1])
+def _rows(x: Float[Array, "B Q D"]) -> Float[Array, "R D"]:
+    return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,101 @@
+"""The DINO twin (Caron et al. 2021): the same networks, views' pixels, step and data, with an objective of whole images.
+
+An image's feature is the mean of a view's tokens, because the backbone has no class token. See docs/method.md, The DINO twin.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flsl_jax import objective
+from flsl_jax.config import Config
+from flsl_jax.data.views import ViewRecipe, make_views
+from flsl_jax.models import Flsl
+from flsl_jax.training.method import (
+    MethodLoss,
+    drop_path_draws,
+    encode_views,
+    keys_of_group,
+    next_center,
+    sample_keys,
+    teacher_targets,
+)
+from flsl_jax.training.monitor import cluster_values, feature_values
+from flsl_jax.training.schedules import StepSchedules
+from flsl_jax.training.state import TrainState
+from flsl_jax.typing import Array, Float, UInt8, UInt32
+
+
+@flax.struct.dataclass
+class EncodedImages:
+    """Mean tokens of the student's views (V, the teacher's T first) and of the teacher's.
+
+    `tokens` are those of the first student view, for the monitor.
+    """
+
+    student: Float[Array, "B V D"]
+    teacher: Float[Array, "B T D"]
+    tokens: Float[Array, "B N D"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DinoMethod:
+    """The twin's encoding and loss; see `Method`."""
+
+    config: Config
+    graph: nnx.GraphDef
+    recipe: ViewRecipe
+    schedules: StepSchedules
+
+    def encode(
+        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
+    ) -> EncodedImages:
+        """The mean tokens of all views of each image."""
+        views = make_views(images, sample, seed=self.config.seed, recipe=self.recipe)
+        # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
+        views = jax.lax.optimization_barrier(dataclasses.replace(views, crops=()))
+        keys = sample_keys(sample, seed=self.config.seed)
+        student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, state.teacher)
+        teacher = jnp.mean(encode_views(teacher_network, views.teacher).astype(jnp.float32), axis=-2)
+        means, tokens = [], None
+        model = self.config.model
+        for number, pixels in enumerate((views.teacher, *views.students)):
+            draws = drop_path_draws(
+                keys_of_group(keys, number), views=pixels.shape[1], depth=model.depth, rate=model.drop_path
+            )
+            found = encode_views(student_network, pixels, draws=draws)
+            tokens = found[:, 0] if tokens is None else tokens
+            means.append(jnp.mean(found.astype(jnp.float32), axis=-2))
+        return EncodedImages(
+            student=jnp.concatenate(means, axis=1),
+            teacher=jax.lax.stop_gradient(teacher),
+            tokens=jax.lax.stop_gradient(tokens),
+        )
+
+    def loss(self, encoded: EncodedImages, *, student: Flsl, teacher: Flsl, state: TrainState) -> MethodLoss:
+        """The cross-entropy between the views, and the monitor's values."""
+        settings = self.config.objective
+        student_logits = student.head(encoded.student)
+        teacher_logits = jax.lax.stop_gradient(teacher.head(encoded.teacher))
+        temp = self.schedules.teacher_temp(state.step)
+        rows = teacher_logits.reshape(-1, teacher_logits.shape[-1])
+        probs = teacher_targets(rows, settings, temp=temp, center=state.center)
+        total = objective.dino_loss(student_logits, probs.reshape(teacher_logits.shape), temp=settings.student_temp)
+        shared = student_logits[:, : self.recipe.teacher_views].reshape(rows.shape)
+        return MethodLoss(
+            total=total,
+            metrics={
+                "loss": total,
+                "teacher_temp": temp,
+                **cluster_values(
+                    student_probs=jax.nn.softmax(shared / settings.student_temp),
+                    teacher_probs=probs,
+                ),
+                **feature_values(encoded.tokens),
+            },
+            center=next_center(state.center, rows, settings),
+        )

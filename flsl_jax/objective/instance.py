@@ -8,7 +8,7 @@ from flsl_jax.typing import Array, Float
 
 
 def dino_loss(
-    student_logits: Float[Array, "*b V K"], teacher_probs: Float[Array, "*b T K"], *, temp: float | Float[Array, ""]
+    student_logits: Float[Array, "*b V K"], teacher_probs: Float[Array, "*c T L"], *, temp: float | Float[Array, ""]
 ) -> Float[Array, ""]:
     """Mean cross-entropy over all pairs of a teacher view and another student view, and over images.
 

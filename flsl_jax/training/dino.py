@@ -34,12 +34,12 @@ from flsl_jax.typing import Array, Float, UInt8, UInt32
 class EncodedImages:
     """Mean tokens of the student's views (V, the teacher's T first) and of the teacher's.
 
-    `tokens` are those of the first student view, for the monitor.
+    `tokens` are those of the first student view, for the monitor. Micro-batches that are not joined yet have a leading axis.
     """
 
-    student: Float[Array, "B V D"]
-    teacher: Float[Array, "B T D"]
-    tokens: Float[Array, "B N D"]
+    student: Float[Array, "*part B V D"]
+    teacher: Float[Array, "*part B T D"]
+    tokens: Float[Array, "*part B N D"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

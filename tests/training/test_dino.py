@@ -29,7 +29,7 @@ def dino_config(**groups):
 
 
 def tokens_of(graph, params, pixels):
-    return np.asarray(nnx.merge(graph, params).backbone(pixels), np.float64)
+    return np.asarray(nnx.merge(graph, params).backbone(jnp.asarray(pixels)), np.float64)
 
 
 def test_the_steps_loss_is_that_of_mean_tokens_centred_and_sharpened():

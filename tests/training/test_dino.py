@@ -36,27 +36,27 @@ def test_the_steps_loss_is_that_of_mean_tokens_centred_and_sharpened():
     config = dino_config(model={"drop_path": 0.0})
     training = build(config)
     method, state = training.pure_step.method, training.init()
-    center = jnp.linspace(-0.2, 0.3, config.head.centroids)
-    state = dataclasses.replace(state, center=center, teacher=jax.tree.map(lambda x: 1.1 * x, state.teacher))
+    center = np.linspace(-0.2, 0.3, config.head.centroids, dtype=np.float32)
+    state = dataclasses.replace(state, center=jcenter, teacher=jax.tree.map(lambda x: 1.1 * x, state.teacher))
     images, sample = map(jnp.asarray, make_batch(0))
     views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=method.recipe))()
     assert views.teacher.shape[1:] == (2, 32, 32, 3)
     assert [x.shape[1:] for x in views.students] == [(8, 16, 16, 3)]
 
     def logits(params, view):
-        feature = tokens_of(method.graph, params, view).mean(axis=1)
+        feature = tokens_of(method.graph, params, view).mean(axis=(1, 2))
         return np.asarray(nnx.merge(method.graph, params).head(jnp.asarray(feature, jnp.float32)), np.float64)
 
     seen = [*np.moveaxis(np.asarray(views.teacher), 1, 0), *np.moveaxis(np.asarray(views.students[0]), 1, 0)]
     student = np.stack([logits(state.student, view) for view in seen], axis=1)
     teacher = np.stack([logits(state.teacher, view) for view in seen[:2]], axis=1)
-    scaled = (teacher - np.asarray(center)) / config.objective.teacher_temp.start
+    scaled = (teacher - center) / config.objective.teacher_temp.start
     probs = np.exp(scaled - scaled.max(-1, keepdims=True))
     expected = dino_loss_reference(student, probs / probs.sum(-1, keepdims=True), config.objective.student_temp)
 
     new_state, metrics = training.step(state, images, sample)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=2e-6)
-    np.testing.assert_allclose(new_state.center, 0.9 * np.asarray(center) + 0.1 * teacher.mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(new_state.center, 0.9 * center + 0.1 * teacher.mean((0, 1)), atol=1e-6)
 
 
 def test_the_step_is_the_same_class_for_both_methods():

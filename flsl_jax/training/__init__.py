@@ -1,1 +1,1 @@
-"""What training is made of: state, forward pass, step, optimizer, evaluations, monitor, writers."""
+"""What training is made of: state, methods, step, optimizer, evaluations, monitor, writers."""

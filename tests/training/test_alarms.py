@@ -212,8 +212,8 @@ def training_alarms():
         schedules = dataclasses.replace(
             whole.schedules, **fixed, term_weights={**whole.schedules.term_weights, **weights}
         )
-        forward = dataclasses.replace(whole.forward, schedules=schedules)
-        return dataclasses.replace(whole, schedules=schedules, forward=forward)(state, images, sample)
+        method = dataclasses.replace(whole.method, schedules=schedules)
+        return dataclasses.replace(whole, schedules=schedules, method=method)(state, images, sample)
 
     def run(**changes):
         state, monitor, alarms = training.init(), Monitor(config), []

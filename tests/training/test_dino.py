@@ -37,7 +37,9 @@ def test_the_steps_loss_is_that_of_mean_tokens_centred_and_sharpened():
     training = build(config)
     method, state = training.pure_step.method, training.init()
     center = np.linspace(-0.2, 0.3, config.head.centroids, dtype=np.float32)
-    state = dataclasses.replace(state, center=jcenter, teacher=jax.tree.map(lambda x: 1.1 * x, state.teacher))
+    state = dataclasses.replace(
+        state, center=jnp.asarray(center), teacher=jax.tree.map(lambda x: 1.1 * x, state.teacher)
+    )
     images, sample = map(jnp.asarray, make_batch(0))
     views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=method.recipe))()
     assert views.teacher.shape[1:] == (2, 32, 32, 3)

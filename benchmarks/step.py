@@ -104,9 +104,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def measured_config(settings: ConfigDict) -> Config:
     """The config with the batch of this benchmark, and without drop path, which PyTorch's side lacks."""
-    with settings.unlocked():
-        settings.batch_size, settings.model.drop_path = _BATCH.value, 0.0
-    return parse_config(settings.to_dict())
+    values = settings.to_dict()
+    values["batch_size"] = _BATCH.value
+    values["model"]["drop_path"] = 0.0
+    return parse_config(values)
 
 
 def open_sides(config: Config, images: np.ndarray) -> list[Side]:

@@ -27,7 +27,7 @@ from flsl_jax.training.method import (
 from flsl_jax.training.monitor import cluster_values, feature_values
 from flsl_jax.training.schedules import StepSchedules
 from flsl_jax.training.state import TrainState
-from flsl_jax.typing import Array, Float, UInt8, UInt32
+from flsl_jax.typing import Array, Float, Key, UInt8, UInt32
 
 
 @flax.struct.dataclass
@@ -60,21 +60,23 @@ class DinoMethod:
         views = jax.lax.optimization_barrier(dataclasses.replace(views, crops=()))
         keys = sample_keys(sample, seed=self.config.seed)
         student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, state.teacher)
-        teacher = jnp.mean(encode_views(teacher_network, views.teacher).astype(jnp.float32), axis=-2)
-        means, tokens = [], None
-        model = self.config.model
-        for number, pixels in enumerate((views.teacher, *views.students)):
-            draws = drop_path_draws(
-                keys_of_group(keys, number), views=pixels.shape[1], depth=model.depth, rate=model.drop_path
-            )
-            found = encode_views(student_network, pixels, draws=draws)
-            tokens = found[:, 0] if tokens is None else tokens
-            means.append(jnp.mean(found.astype(jnp.float32), axis=-2))
+        teacher = _mean_tokens(encode_views(teacher_network, views.teacher))
+        tokens = [
+            self._tokens(student_network, pixels, keys=keys_of_group(keys, number))
+            for number, pixels in enumerate((views.teacher, *views.students))
+        ]
         return EncodedImages(
-            student=jnp.concatenate(means, axis=1),
+            student=jnp.concatenate([_mean_tokens(x) for x in tokens], axis=1),
             teacher=jax.lax.stop_gradient(teacher),
-            tokens=jax.lax.stop_gradient(tokens),
+            tokens=jax.lax.stop_gradient(tokens[0][:, 0]),
         )
+
+    def _tokens(
+        self, network: Flsl, pixels: Float[Array, "B V s s 3"], *, keys: Key[Array, " B"]
+    ) -> Float[Array, "B V N D"]:
+        model = self.config.model
+        draws = drop_path_draws(keys, views=pixels.shape[1], depth=model.depth, rate=model.drop_path)
+        return encode_views(network, pixels, draws=draws)
 
     def loss(self, encoded: EncodedImages, *, student: Flsl, teacher: Flsl, state: TrainState) -> MethodLoss:
         """The cross-entropy between the views, and the monitor's values."""
@@ -99,3 +101,7 @@ class DinoMethod:
             },
             center=next_center(state.center, rows, settings),
         )
+
+
+def _mean_tokens(tokens: Float[Array, "B V N D"]) -> Float[Array, "B V D"]:
+    return jnp.mean(tokens.astype(jnp.float32), axis=-2)

@@ -35,7 +35,7 @@ def tokens_of(graph, params, pixels):
 def test_the_steps_loss_is_that_of_mean_tokens_centred_and_sharpened():
     config = dino_config(model={"drop_path": 0.0})
     training = build(config)
-    method, state = training.pure_step.method, training.init()
+    method, graph, state = training.pure_step.method, training.pure_step.graph, training.init()
     center = np.linspace(-0.2, 0.3, config.head.centroids, dtype=np.float32)
     state = dataclasses.replace(
         state, center=jnp.asarray(center), teacher=jax.tree.map(lambda x: 1.1 * x, state.teacher)
@@ -46,8 +46,8 @@ def test_the_steps_loss_is_that_of_mean_tokens_centred_and_sharpened():
     assert [x.shape[1:] for x in views.students] == [(8, 16, 16, 3)]
 
     def logits(params, view):
-        feature = tokens_of(method.graph, params, view).mean(axis=(1, 2))
-        return np.asarray(nnx.merge(method.graph, params).head(jnp.asarray(feature, jnp.float32)), np.float64)
+        feature = tokens_of(graph, params, view).mean(axis=(1, 2))
+        return np.asarray(nnx.merge(graph, params).head(jnp.asarray(feature, jnp.float32)), np.float64)
 
     seen = [*np.moveaxis(np.asarray(views.teacher), 1, 0), *np.moveaxis(np.asarray(views.students[0]), 1, 0)]
     student = np.stack([logits(state.student, view) for view in seen], axis=1)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from flsl_jax.config import parse_config
 from flsl_jax.config.files import load_config, study_names
 from flsl_jax.errors import UserError
 from flsl_jax.studies.grid import check_data, choose, make_plan
@@ -41,6 +42,12 @@ def test_over_a_smaller_base_they_keep_the_papers_ratios(tmp_path):
     plan = make_plan("centroids", load_config("quickstart"), workdir=tmp_path)
     assert [cell.config.head.centroids for cell in plan.cells] == [32, 64, 128, 256, 512]
     assert plan.study.variants[2].setting == "K = 4096"
+
+
+def test_over_the_papers_base_the_twin_is_that_of_its_own_config(tmp_path):
+    flsl, dino = make_plan("methods", load_config("vits16"), workdir=tmp_path).cells
+    assert flsl.config == parse_config(load_config("vits16").to_dict())
+    assert dino.config == parse_config(load_config("dino_vits16").to_dict())
 
 
 def test_a_run_is_described_by_what_differs_from_the_base(tmp_path):

@@ -2,6 +2,7 @@
 
 import jax
 
+from flsl_jax.objective.checks import check_number
 from flsl_jax.objective.mean_shift import mean_shift_weights
 from flsl_jax.typing import Array, Float
 
@@ -28,8 +29,9 @@ def guided_weights(
         weights that sum to 1 over the tokens, float32 (float64 for float64 input).
 
     Raises:
-        ValueError: queries and tokens differ in channels or leading axes.
+        ValueError: see `mean_shift_weights`; or the sharpness is not one number of 0 or more (checked unless traced).
     """
+    check_number("sharpness", sharpness, low=0.0)
     attention = mean_shift_weights(queries, tokens, inv_temp=inv_temp)
     members = jax.nn.sigmoid(sharpness * (attention - 1.0 / tokens.shape[-2]))
     return members / members.sum(axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ The step, the metrics, the terminal and the curves follow.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from flsl_jax.objective.checks import check_same_shape, check_scalar, check_shape, check_temp
 from flsl_jax.objective.precision import at_least_float32
 from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float
@@ -58,7 +60,12 @@ class TermInputs:
 
 
 def intra_view_loss(queries: Float[Array, "*b Q D"], modes: Float[Array, "*b Q D"]) -> Float[Array, ""]:
-    """Mean over queries of ‖z/‖z‖ − ẑ/‖ẑ‖‖² = 2 − 2 cos(z, ẑ) (Eq. 8), from 0 to 4. Gradients flow through z and ẑ."""
+    """Mean over queries of ‖z/‖z‖ − ẑ/‖ẑ‖‖² = 2 − 2 cos(z, ẑ) (Eq. 8), from 0 to 4. Gradients flow through z and ẑ.
+
+    Raises:
+        ValueError: the two have different shapes.
+    """
+    check_same_shape(queries=queries, modes=modes)
     queries, modes = (l2_normalise(at_least_float32(x)) for x in (queries, modes))
     cosine = jnp.sum(queries * modes, axis=-1)
     return jnp.mean(2.0 - 2.0 * cosine)
@@ -73,7 +80,13 @@ def inter_view_loss(
         student_logits: the student head's outputs for the modes ẑ.
         teacher_probs: targets that sum to 1 over K; no gradient flows into them.
         temp: the student's temperature, which divides the logits; more than 0.
+
+    Raises:
+        ValueError: logits and targets have different shapes, or the temperature is not one number above 0; its value is
+            checked unless traced.
     """
+    check_same_shape(student_logits=student_logits, teacher_probs=teacher_probs)
+    check_temp("temp", temp)
     return _cross_entropy(_log_probs(student_logits, temp=temp), teacher_probs)
 
 
@@ -90,7 +103,7 @@ def volume_maximization(student_probs: Float[Array, "*b K"], *, prior: Prior = N
         prior: π, which sums to 1 and is positive where p̄ is. None is the uniform prior, which gives Σ p̄ log p̄ + log K.
 
     Raises:
-        ValueError: the prior is not a vector of K numbers, or it is not a distribution; the latter is checked unless traced.
+        ValueError: the prior is not an array of K numbers, or it is not a distribution; the latter is checked unless traced.
     """
     student_probs = at_least_float32(student_probs)
     centroids = student_probs.shape[-1]
@@ -141,10 +154,22 @@ def flsl_loss(
 
     Raises:
         TypeError: a weight is missing, or a name is not that of a term's weight.
+        ValueError: queries and modes, or logits and targets, have different shapes; there is not one row of logits for each
+            mode; the temperature is not one number above 0 (its value is checked unless traced), a weight is not one number.
     """
     expected = {weight_key(name) for name in TERMS}
     if weights.keys() != expected:
         raise TypeError(f"flsl_loss got the weights {sorted(weights)}; expected {sorted(expected)}")
+    for name, weight in weights.items():
+        check_scalar(name, weight)
+    check_same_shape(queries=queries, modes=modes)
+    check_same_shape(student_logits=student_logits, teacher_probs=teacher_probs)
+    if math.prod(modes.shape[:-1]) != math.prod(student_logits.shape[:-1]):
+        raise ValueError(
+            f"modes {modes.shape} and student_logits {student_logits.shape} have different numbers of rows; expected one row "
+            "of logits for each mode"
+        )
+    check_temp("student_temp", student_temp)
     inputs = TermInputs(
         queries=queries,
         modes=modes,
@@ -181,10 +206,11 @@ def _xlogx_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
 
 
 def _check_prior(prior: Array | np.ndarray, centroids: int) -> None:
-    if prior.shape != (centroids,):
-        raise ValueError(f"prior has shape {prior.shape}; expected ({centroids},), one number per centroid")
+    if not isinstance(prior, Array | np.ndarray):
+        raise ValueError(f"prior is a {type(prior).__name__}; expected an array of {centroids} numbers, or None")
+    check_shape("prior", prior, (centroids,), meaning="one number per centroid")
     if isinstance(prior, Tracer):
         return
     values = np.asarray(prior, np.float64)
-    if values.min() < 0 or abs(values.sum() - 1) > 1e-5:
+    if not (values.min() >= 0 and abs(values.sum() - 1) <= 1e-5):
         raise ValueError(f"prior sums to {values.sum():.6g} with minimum {values.min():.3g}; expected a distribution")

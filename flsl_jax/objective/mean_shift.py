@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from flsl_jax.objective.checks import check_number
 from flsl_jax.objective.precision import at_least_float32
 from flsl_jax.typing import Array, Float
 
@@ -21,12 +22,14 @@ def mean_shift_weights(
         weights that sum to 1 over the tokens, float32 (float64 for float64 input).
 
     Raises:
-        ValueError: queries and tokens differ in channels or leading axes.
+        ValueError: queries and tokens differ in channels or leading axes, or have fewer than two axes; or τ is not one number
+            of 0 or more (its value is checked unless traced).
     """
-    if queries.shape[:-2] != tokens.shape[:-2] or queries.shape[-1] != tokens.shape[-1]:
+    if queries.ndim < 2 or queries.ndim != tokens.ndim or _without_count(queries) != _without_count(tokens):
         raise ValueError(
             f"queries {queries.shape} and tokens {tokens.shape} must agree in all axes except the last but one"
         )
+    check_number("inv_temp", inv_temp, low=0.0)
     queries, tokens = at_least_float32(queries), at_least_float32(tokens)
     return jax.nn.softmax(inv_temp * jnp.einsum("...qd,...nd->...qn", queries, tokens), axis=-1)
 
@@ -46,6 +49,13 @@ def mean_shift(
 
     Returns:
         modes, float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: see `mean_shift_weights`.
     """
     weights = mean_shift_weights(queries, tokens, inv_temp=inv_temp)
     return jnp.einsum("...qn,...nd->...qd", weights, at_least_float32(tokens))
+
+
+def _without_count(x: Float[Array, "*b N D"]) -> tuple[int, ...]:
+    return (*x.shape[:-2], x.shape[-1])

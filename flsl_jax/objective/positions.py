@@ -5,6 +5,7 @@ See docs/method.md, The objective, item 7.
 
 import jax.numpy as jnp
 
+from flsl_jax.objective.checks import check_shape
 from flsl_jax.objective.precision import at_least_float32
 from flsl_jax.typing import Array, Float, Int
 
@@ -18,7 +19,11 @@ def query_positions(
         indices: token indices in the student view; they run row by row.
         boxes: where the student view lies in the teacher view: (y0, x0, y1, x1) as shares of the latter's height and width.
         grid: the student view's height and width in tokens.
+
+    Raises:
+        ValueError: there is not one box for each view.
     """
+    check_shape("boxes", boxes, (*indices.shape[:-1], 4), meaning="a box for each view")
     centres = jnp.stack([(indices // grid[1] + 0.5) / grid[0], (indices % grid[1] + 0.5) / grid[1]], axis=-1)
     corner, opposite = boxes[..., None, :2], boxes[..., None, 2:]
     return corner + centres * (opposite - corner)
@@ -40,8 +45,14 @@ def sample_tokens(
         tokens, float32 (float64 for float64 input).
 
     Raises:
-        ValueError: the number of tokens is not that of the grid.
+        ValueError: the number of tokens is not that of the grid, or there are not positions (y, x) for each view.
     """
+    check_shape(
+        "positions",
+        positions,
+        (*tokens.shape[:-2], *positions.shape[-2:-1], 2),
+        meaning="(y, x) of the queries of each view",
+    )
     height, width = grid
     if tokens.shape[-2] != height * width:
         raise ValueError(f"there are {tokens.shape[-2]} tokens; a grid of {height}×{width} has {height * width}")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from flsl_jax.objective.checks import check_shape
 from flsl_jax.typing import Array, Float, Int, PRNGKeyArray
 
 
@@ -50,5 +51,15 @@ def sample_queries(key: PRNGKeyArray, *, grid: tuple[int, int], window: int, ran
 
 
 def gather_tokens(tokens: Float[Array, "*b N D"], indices: Int[Array, "*b Q"]) -> Float[Array, "*b Q D"]:
-    """The tokens at the indices, separately for each image."""
+    """The tokens at the indices, separately for each image.
+
+    Raises:
+        ValueError: there are not indices for each image.
+    """
+    check_shape(
+        "indices",
+        indices,
+        (*tokens.shape[:-2], *indices.shape[-1:]),
+        meaning="the indices of the queries of each image",
+    )
     return jnp.take_along_axis(tokens, indices[..., None], axis=-2)

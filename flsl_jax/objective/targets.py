@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from flsl_jax.objective.checks import check_number, check_shape, check_temp
 from flsl_jax.objective.precision import at_least_float32
 from flsl_jax.typing import Array, Float
 
 Scalar = float | Float[Array, ""]
+
+_CENTER = "one number per centroid"
 
 
 def softmax_targets(
@@ -18,7 +21,14 @@ def softmax_targets(
         logits: the teacher head's outputs for the positive modes.
         temp: the teacher's temperature, which divides; more than 0.
         center: subtracted from the logits first, as in DINO (Caron et al. 2021, Sec. 3.1); None for the main recipe.
+
+    Raises:
+        ValueError: the temperature is not one number above 0 (its value is checked unless traced), or the center does not have
+            K numbers.
     """
+    check_temp("temp", temp)
+    if center is not None:
+        check_shape("center", center, logits.shape[-1:], meaning=_CENTER)
     logits = at_least_float32(logits)
     return jax.nn.softmax((logits if center is None else logits - center) / temp, axis=-1)
 
@@ -37,8 +47,10 @@ def sinkhorn_targets(logits: Float[Array, "*b K"], *, temp: Scalar, iterations: 
         iterations: 1 or more.
 
     Raises:
-        ValueError: `iterations` is less than 1.
+        ValueError: `iterations` is less than 1, or the temperature is not one number above 0 (its value is checked unless
+            traced).
     """
+    check_temp("temp", temp)
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}; expected at least 1")
     log_probs = at_least_float32(logits).reshape(-1, logits.shape[-1]) / temp
@@ -52,6 +64,11 @@ def updated_center(center: Float[Array, " K"], logits: Float[Array, "*b K"], *, 
     """`momentum · center + (1 − momentum) · mean`, with the logits' mean over all leading axes.
 
     `momentum` is in [0, 1], and 0.9 in the release and in DINO.
+
+    Raises:
+        ValueError: the center does not have K numbers, or the momentum is not one number from 0 to 1.
     """
+    check_shape("center", center, logits.shape[-1:], meaning=_CENTER)
+    check_number("momentum", momentum, low=0.0, high=1.0)
     mean = jnp.mean(at_least_float32(logits).reshape(-1, logits.shape[-1]), axis=0)
     return momentum * center + (1.0 - momentum) * mean

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from flsl_jax.objective.checks import check_temp
 from flsl_jax.objective.precision import at_least_float32
 from flsl_jax.typing import Array, Float
 
@@ -18,7 +19,8 @@ def dino_loss(
         temp: the student's temperature, which divides the logits; more than 0.
 
     Raises:
-        ValueError: there are fewer student views than teacher views, only one view in all, or the other axes differ.
+        ValueError: there are fewer student views than teacher views, only one view in all, or the other axes differ; or the
+            temperature is not one number above 0 (its value is checked unless traced).
     """
     views, teacher_views = student_logits.shape[-2], teacher_probs.shape[-2]
     same = student_logits.shape[:-2] == teacher_probs.shape[:-2] and student_logits.shape[-1] == teacher_probs.shape[-1]
@@ -27,6 +29,7 @@ def dino_loss(
             f"student_logits {student_logits.shape} and teacher_probs {teacher_probs.shape}; expected [..., V, K] and "
             "[..., T, K] with the teacher's T views first among the student's V, and V at least 2"
         )
+    check_temp("temp", temp)
     log_probs = jax.nn.log_softmax(at_least_float32(student_logits) / temp, axis=-1)
     targets = jax.lax.stop_gradient(at_least_float32(teacher_probs))
     pairs = -jnp.einsum("...tk,...vk->...tv", targets, log_probs, precision=jax.lax.Precision.HIGHEST)

@@ -87,6 +87,11 @@ REFUSED = {
     ),
     "loss: temperature 0": (lambda: whole(student_temp=0.0), "student_temp is 0.0; expected more than 0"),
     "loss: a weight for each centroid": (lambda: whole(volume_weight=ones(3)), "volume_weight has shape (3,)"),
+    "twin: temperature 0": (lambda: objective.dino_loss(ones(2, 4, 3), probs(2, 2, 3), temp=0.0), "temp is 0.0"),
+    "twin: one row of targets": (
+        lambda: objective.dino_loss(ones(2, 4, 3), probs(1, 2, 3), temp=0.1),
+        "student_logits (2, 4, 3) and teacher_probs (1, 2, 3)",
+    ),
     "softmax: temperature 0": (lambda: objective.softmax_targets(ones(10, 3), temp=0.0), "temp is 0.0"),
     "softmax: temperature below 0": (lambda: objective.softmax_targets(ones(10, 3), temp=-0.1), "temp is -0.1"),
     "softmax: center of length 1": (

@@ -98,7 +98,7 @@ def _results(plan: Plan, scores: Scores) -> str:
 
     def row(name: str, shown: str, *, setting: str, paper: Mapping[str, float]) -> list[str]:
         found, seeds = scores.get(name, {}), len(plan.seeds)
-        cells = [_cell(found, metric, seeds=seeds, bold=winners[metric] == name) for metric in metrics]
+        cells = [_cell(found, metric, seeds=seeds, bold=name in winners[metric]) for metric in metrics]
         of_paper = [f"{paper[metric]:.3f}" if metric in paper else "–" for metric in papers]
         return [escape(shown), *([escape(setting)] if settings else []), *cells, *of_paper]
 
@@ -165,7 +165,7 @@ def _agreement_words(agreement: Agreement) -> str:
     what = f"Order by {agreement.ours} against the paper's by {agreement.paper}"
     ranks, n = agreement.ranks, len(agreement.variants)
     if ranks is None:
-        return f"{what}: nothing to compare, n = {n}; two variants with different values on both sides are needed."
+        return f"{what}: nothing to compare, n = {n}; three variants that are not all equal on a side are needed."
     words = f"{what}, n = {n} variants: Spearman's ρ = {ranks.spearman:+.2f}, Kendall's τ = {ranks.kendall:+.2f}"
     if ranks.chance is None:
         return f"{words}."

@@ -32,6 +32,9 @@ class Spread:
         return statistics.stdev(self.values.values()) if self.n > 1 else None
 
 
+# Two things agree or disagree by the toss of a coin.
+_FEWEST_RANKED = 3
+
 Scores = Mapping[str, Mapping[str, Spread]]
 
 
@@ -78,17 +81,22 @@ def paper_metrics(plan: Plan) -> list[str]:
 
 
 def agreements(plan: Plan, scores: Scores) -> list[Agreement]:
-    """Every metric of the page against every one of the paper's, over the variants that have both."""
+    """Every metric of the page against those that the paper has of the same task, over the variants that have both."""
     compared = []
     for paper in paper_metrics(plan):
-        for ours in shown_metrics(plan, scores):
+        task = paper.partition("/")[0]
+        for ours in (metric for metric in shown_metrics(plan, scores) if metric.partition("/")[0] == task):
             both = [
                 variant
                 for variant in plan.study.variants
                 if paper in variant.paper and ours in scores.get(variant.name, {})
             ]
-            ranks = rank_agreement(
-                [variant.paper[paper] for variant in both], [scores[variant.name][ours].mean for variant in both]
+            ranks = (
+                None
+                if len(both) < _FEWEST_RANKED
+                else rank_agreement(
+                    [variant.paper[paper] for variant in both], [scores[variant.name][ours].mean for variant in both]
+                )
             )
             compared.append(
                 Agreement(ours=ours, paper=paper, variants=tuple(variant.name for variant in both), ranks=ranks)
@@ -131,14 +139,15 @@ def differences(plan: Plan, scores: Scores, metric: str) -> Differences | None:
     return Differences(span=max(means) - min(means), std=statistics.fmean(stds) if stds else None)
 
 
-def best(plan: Plan, scores: Scores, metric: str) -> str | None:
-    """The variant with the largest mean; None where fewer than two have been measured."""
+def best(plan: Plan, scores: Scores, metric: str) -> list[str]:
+    """The variants with the largest mean; none where all that have been measured are equal."""
     means = {
         variant.name: scores[variant.name][metric].mean
         for variant in plan.study.variants
         if metric in scores.get(variant.name, {})
     }
-    return max(means, key=lambda name: means[name]) if len(means) > 1 else None
+    winners = [name for name, mean in means.items() if mean == max(means.values())]
+    return winners if len(winners) < len(means) else []
 
 
 def _row(variant: Variant, scores: Scores) -> dict[str, Any]:

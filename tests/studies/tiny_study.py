@@ -22,6 +22,6 @@ def get_study(config):
                 "paper": {"bbox_knn/token": 0.25},
             },
             {"name": "K24", "paper": {"bbox_knn/token": 0.5}, "setting": "K = <24>"},
-            {"name": "too-large", "changes": {"batch_size": 64}},
+            {"name": "too-large", "changes": {"batch_size": 64}, "paper": {"bbox_knn/token": 0.125}},
         ],
     }

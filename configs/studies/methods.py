@@ -1,4 +1,4 @@
-"""FLSL against its twin, DINO's objective on the same networks, data and steps (of the paper, the FLSL rows beside DINO's).
+"""FLSL beside its twin, DINO's objective on the same networks, data and updates (the paper, Table 4, has DINO itself).
 
 Run:      python -m flsl_jax.study --study=methods --config=vits16 --workdir=runs/methods --config.data.root=/data/train
           with the boxes of the k-NN as configs/ablation.py says; --tasks=bbox_knn,video needs config.evaluation.video.root too.

@@ -4,7 +4,7 @@
 #   benchmarks/accelerator.sh OUT [--data=FOLDER] [--minutes=9] [--only=PART,PART] [--device=cpu] [--tiny]
 #
 # OUT gets, in this order: smoke.txt, correctness.txt, step_vits16.{txt,json} with the step's parts and a profile,
-# step_vits8, step_vitb16, loader.txt, and, where --data names a folder with train/, val/, train_boxes.json and
+# step_vits8, method_cost (FLSL's step beside DINO's), step_vitb16, loader.txt, and, where --data names a folder with train/, val/, train_boxes.json and
 # val_boxes.json (COCO format, 64 px), tiny_imagenet.txt and .jsonl: the curve of configs/tiny_imagenet.py for the time that
 # is left. A part that finds no time left says so; --only names those to run in a later call. Most of the time goes into
 # compiling, about a minute a program on an H200. --tiny shrinks everything, to try the script itself:
@@ -69,12 +69,16 @@ part smoke 90 "$PYTHON" -m flsl_jax.main --config=configs/quickstart.py "--workd
 if [ -n "$TINY" ]; then
   part correctness 300 "$PYTHON" -m benchmarks.correctness --dtypes=float32
   step vits16 300 --batch=2 --blocks=2 --variants=xla:unroll,cudnn:unroll,xla:scan --torch=tuned,eager --parts --profile="$SCRATCH/trace" "${SMALL[@]}"
+  part method_cost 200 "$PYTHON" -m benchmarks.step --config=configs/vits16.py --beside=dino_vits16 --batch=2 --blocks=2 --torch= \
+    "--json=$OUT/method_cost.json"
   part loader 120 "$PYTHON" -m benchmarks.loader --rounds=1 --images=4 --workers=1
 else
   part correctness 150 "$PYTHON" -m benchmarks.correctness --dtypes=float32,default,bfloat16,cudnn
   step vits16 250 --batch=64 --steps=10 --together --ready_seconds=190 --variants=cudnn:unroll,xla:unroll --torch=tuned \
     --parts --profile="$SCRATCH/trace"
   step vits8 110 --batch=32 --steps=4 --together --ready_seconds=85 --variants=cudnn:unroll,xla:unroll --torch=
+  part method_cost 130 "$PYTHON" -m benchmarks.step --config=configs/vits16.py --beside=dino_vits16 --batch=64 --steps=10 --together \
+    --ready_seconds=110 --variants=cudnn:unroll --torch= "--json=$OUT/method_cost.json"
   step vitb16 110 --batch=64 --steps=4 --together --ready_seconds=85 --variants=cudnn:unroll,xla:unroll --torch=
   part loader 40 "$PYTHON" -m benchmarks.loader --rounds=1 --images=64 --workers="$(nproc)"
 fi

@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from configs import vits16
 
 
-def twin(config: ConfigDict, *, local_size: int) -> ConfigDict:
-    """A config of FLSL with DINO's objective and views: two crops of area 0.4 to 1, eight small ones of `local_size` pixels."""
+def twin(config: ConfigDict, *, local_size: int, local_count: int = 8) -> ConfigDict:
+    """A config of FLSL with DINO's objective and views: two crops of area 0.4 to 1, and small ones of `local_size` pixels."""
     config.objective.update({"method": "dino", "targets": "centering"})
     config.views.update({"recipe": "multicrop", "student_area": (0.4, 1.0)})
-    config.views.update({"local_count": 8, "local_size": local_size, "local_area": (0.05, 0.4)})
+    config.views.update({"local_count": local_count, "local_size": local_size, "local_area": (0.05, 0.4)})
     return config
 
 
-def get_config() -> ConfigDict:
-    """The twin of `vits16`: views of 2 × 224 and 8 × 96 pixels."""
-    return twin(vits16.get_config(), local_size=96)
+def get_config(local_count: str = "8") -> ConfigDict:
+    """The twin of `vits16`: views of 2 × 224 and 8 × 96 pixels; `dino_vits16:0` has the two large ones alone."""
+    return twin(vits16.get_config(), local_size=96, local_count=int(local_count))

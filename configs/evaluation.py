@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
             "tasks": ("bbox_knn",),
             "best_metric": "bbox_knn/any",
             "batch_size": 256,
+            "recorded": (),
             "bbox_knn": {
                 "train": source(name="folder"),
                 "val": source(name="folder", split="val"),

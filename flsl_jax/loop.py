@@ -25,6 +25,7 @@ from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
+from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features, metric_key
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
@@ -288,24 +289,4 @@ def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
     """The last line of a run: how much better its features are than at the start, if that was measured."""
     lines = read_metrics(workdir / METRICS_FILE)
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
-    key = metric_key(config.evaluation.best_metric)
-    measured = [line for line in lines if key in line]
-    if len(measured) > 1:
-        first, last = measured[0], measured[-1]
-        start = "at the start" if config.init_from else "untrained"
-        if "knn_pixels_any" in first:
-            return (
-                f"bbox-aligned k-NN on held-out images, any of 9 tokens: {start} {first['knn_any']:.1%} → trained "
-                f"{last['knn_any']:.1%} (raw pixels {first['knn_pixels_any']:.1%}); single tokens: "
-                f"{first['knn_token']:.1%} → {last['knn_token']:.1%} (raw pixels {first['knn_pixels_token']:.1%}); {where}"
-            )
-        return f"{config.evaluation.best_metric}: {start} {first[key]:.4g} → trained {last[key]:.4g}; {where}"
-    if not lines:
-        return where
-    last = lines[-1]
-    shown = ", ".join(
-        f"{name} {last[name]:.3g}"
-        for name in ("loss", "mean_entropy", "used_centroids", "effective_rank", "attention_share", "agreement")
-        if name in last
-    )
-    return f"{shown} (ln K is {np.log(config.head.centroids):.3g}); {where}"
+    return f"{summarise(config, lines)}; {where}" if lines else where

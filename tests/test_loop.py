@@ -257,7 +257,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, flags, message):
         (
             {"knn_any": 0.5, "knn_token": 0.2, "knn_pixels_any": 0.4, "knn_pixels_token": 0.1},
             {"knn_any": 0.75, "knn_token": 0.3},
-            "untrained 50.0% → trained 75.0% (raw pixels 40.0%); single tokens: 20.0% → 30.0% (raw pixels 10.0%); step 12",
+            "untrained → trained (raw pixels): k-NN of single tokens 20.0% → 30.0% (10.0%), "
+            "of any of 9 tokens 50.0% → 75.0% (40.0%); step 12",
         ),
         ({"knn_any": 0.5, "knn_token": 0.2}, {"knn_any": 0.75}, "bbox_knn/any: untrained 0.5 → trained 0.75; step 12"),
     ],
@@ -267,6 +268,21 @@ def test_the_last_line_says_what_training_has_brought(tmp_path, first, last, exp
     lines = [{"step": 0} | first, {"step": 6, "loss": 3.0}, {"step": 12} | last]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert expected in summary(tiny_config(), workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+
+
+def test_the_last_line_shows_what_is_on_record_beside_raw_pixels(tmp_path):
+    config = tiny_config(evaluation={"recorded": ("DINO twin", "discovery/modes_corloc=0.0875")})
+    first = {"knn_any": 0.5, "discovery/modes_corloc": 0.1, "discovery/pixels_modes_corloc": 0.05}
+    lines = [{"step": 0} | first, {"step": 12, "knn_any": 0.75, "discovery/modes_corloc": 0.6}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = summary(config, workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+    assert "trained (raw pixels, DINO twin): objects found by modes 10.0% → 60.0% (5.0%, 8.8%); step 12" in said
+
+
+@pytest.mark.parametrize("entry", ["knn_any=0.5", "bbox_knn/any", "bbox_knn/any=high"])
+def test_a_record_of_another_form_is_refused(entry):
+    with pytest.raises(UserError, match=f"config.evaluation.recorded has '{entry}'; expected a name"):
+        tiny_config(evaluation={"recorded": ("DINO twin", entry)})
 
 
 def test_the_last_line_names_the_metric_that_chooses_the_best_checkpoint(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.ranges import check_ranges, range_of
+from flsl_jax.config.recorded import recorded_values
 from flsl_jax.config.run import LOSS_WEIGHT, Config, ObjectiveConfig, ScheduleConfig
 from flsl_jax.config.task_checks import check_sources, check_together
 
@@ -102,6 +103,7 @@ def _check_views(config: Config) -> None:
 
 def _check_evaluation(config: Config) -> None:
     evaluation = config.evaluation
+    recorded_values(evaluation.recorded)
     groups = {name: value for name, value in vars(evaluation).items() if dataclasses.is_dataclass(value)}
     for name in evaluation.tasks:
         require(name in groups, f"config.evaluation.tasks has {name!r}; {nearest_key(name, groups)}")

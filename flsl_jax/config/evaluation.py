@@ -177,13 +177,15 @@ class EvaluationConfig:
     """What is measured of a run's features every `every_epochs` epochs (0: never): the `tasks`, each with its own group.
 
     `best_metric` chooses the best checkpoint: TASK/METRIC, the largest value of a metric of one of the `tasks`, such as
-    "bbox_knn/any" or "linear_probe/miou". `batch_size`: images encoded at a time.
+    "bbox_knn/any" or "linear_probe/miou". `batch_size`: images encoded at a time. `recorded`: what the run's last line shows
+    beside its own numbers: a name, then TASK/METRIC=VALUE, ….
     """
 
     every_epochs: Annotated[float, Range(0, unit="epochs; 0: never")] = 0.0
     tasks: tuple[str, ...] = ("bbox_knn",)
     best_metric: str = "bbox_knn/any"
     batch_size: Annotated[int, Range(1, unit="images")] = 256
+    recorded: tuple[str, ...] = ()
     bbox_knn: BboxKnnConfig = BboxKnnConfig()
     video: VideoConfig = VideoConfig()
     retrieval: RetrievalConfig = RetrievalConfig()

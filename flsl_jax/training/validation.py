@@ -20,6 +20,7 @@ from flsl_jax.training.setup import Training
 from flsl_jax.typing import UInt8
 
 _KNN = "bbox_knn"
+_PIXELS = "pixels_"
 
 
 class StoppedEvaluating(Exception):
@@ -76,7 +77,7 @@ class Validation:
             training: whose graph the parameters belong to.
             params: parameters on any devices; the teacher's as a rule.
             stop: called before each batch with the number of batches so far; True ends it. All processes call it alike.
-            baseline: measure the bbox-aligned k-NN of raw pixels too, as `knn_pixels_any`, ….
+            baseline: measure raw pixels too, as `task/pixels_metric`, and `knn_pixels_any`, ….
 
         Raises:
             StoppedEvaluating: `stop` returned True.
@@ -99,9 +100,10 @@ class Validation:
                 f"config.evaluation.best_metric is {self.best_metric!r}, but {task} measures {', '.join(names)}; expected "
                 f"one of these, such as {task}/{names[0]}"
             )
-        if baseline and _KNN in self.settings:
+        if baseline:
             pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size)
-            values |= self._run(_KNN, pixels, prefix="knn_pixels_", poll=poll)
+            for name in self.settings:
+                values |= self._run(name, pixels, prefix=_prefix(name) + _PIXELS, poll=poll)
         return values
 
     def _run(self, name: str, encoder: Encoder, *, prefix: str, poll: Callable[[], None]) -> dict[str, float]:
@@ -126,6 +128,12 @@ def metric_key(metric: str) -> str:
     """The name in `metrics.jsonl` of a metric TASK/METRIC."""
     task, _, name = metric.partition("/")
     return _prefix(task) + name
+
+
+def pixels_key(metric: str) -> str:
+    """The name in `metrics.jsonl` of a metric TASK/METRIC of raw pixels."""
+    task, _, name = metric.partition("/")
+    return _prefix(task) + _PIXELS + name
 
 
 def _prefix(task: str) -> str:

@@ -41,6 +41,7 @@ def test_every_named_task_is_measured_and_can_be_stopped():
         "knn_modes_token",
         "knn_pixels_any",
         "image_knn/top1",
+        "image_knn/pixels_top1",
     } <= values.keys()
     assert "knn_pixels_modes_any" not in values
     assert validation.measure(training, params) == {
@@ -77,9 +78,9 @@ def test_bad_input_is_refused_before_training():
         Validation.open(settings)
 
 
-@pytest.mark.parametrize("stopped_call", [2, 4])
-def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_path, monkeypatch, stopped_call):
-    """A task that is asked to stop in its second (step 2) or its last call (step 6)."""
+@pytest.mark.parametrize(("stopped_call", "step"), [(3, 2), (5, 6)])
+def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_path, monkeypatch, stopped_call, step):
+    """The first two calls are of the untrained network and of raw pixels."""
     calls = []
 
     def nothing(settings, *, patch_size, image_size):
@@ -94,7 +95,7 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
 
     task = Task(name="image_knn", settings=ImageKnnConfig, open=nothing, evaluate=evaluate, judges="", needs="")
     monkeypatch.setitem(TASKS, "image_knn", task)
-    settings, step = config("image_knn", epochs=2, stop_at_step=6), 2 * (stopped_call - 1)
+    settings = config("image_knn", epochs=2, stop_at_step=6)
     outcome = train(settings, workdir=tmp_path)
     assert (outcome.step, outcome.finished, len(calls)) == (step, False, stopped_call)
     assert (tmp_path / "checkpoints" / str(step)).is_dir()
@@ -104,7 +105,7 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
         for line in read_metrics(tmp_path / "metrics.jsonl")
         if "image_knn/top1" in line
     }
-    expected = [call for call in range(1, 6) if call != stopped_call]
+    expected = [call for call in (1, 3, 4, 5, 6) if call != stopped_call]
     assert measured == dict(zip((0, 2, 4, 6), expected, strict=True))
     assert train(settings, workdir=tmp_path).finished
-    assert len(calls) == 5
+    assert len(calls) == 6

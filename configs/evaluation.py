@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
                 "resolution": "480p",
                 "count": 0,
                 "scene_size": 0,
+                "scene_kind": "hues",
                 "frames": 8,
                 "limit": 0,
                 "short_side": 480,
@@ -112,6 +113,7 @@ def source(*, name: str, split: str = "train") -> ConfigDict:
             "boxes": "",
             "count": 0,
             "scene_size": 0,
+            "scene_kind": "hues",
             "limit": 0,
             "on_corrupt": "replace",
         }
@@ -132,6 +134,7 @@ def masked_source(*, split: str) -> ConfigDict:
             "split": split,
             "count": 0,
             "scene_size": 0,
+            "scene_kind": "hues",
             "limit": 0,
         }
     )

@@ -19,8 +19,9 @@ from flsl_jax.training.history import read_run
 class Album:
     """What to draw.
 
-    `models`: as `open_model` takes them, with `patch_size` and `num_heads`. `images`: a file, a folder or "scenes", of which
-    the first `limit` images are drawn. `output`: the folder of the pictures. `pictures`: their names; empty: the usual ones.
+    `models`: as `open_model` takes them, with `patch_size` and `num_heads`. `images`: a file, a folder, "scenes" or
+    "scenes:textures", of which the first `limit` images are drawn. `output`: the folder of the pictures. `pictures`: their
+    names; empty: the usual ones.
     `settings`: of the pictures. `size`: the images' shorter side in pixels; 0: the largest at which a model was trained.
     `search`: a file or folder of which the first `search_limit` images are searched for neighbours; empty: the drawn images.
     `compare`: whether models are the columns of one sheet. `report`: whether report.html is written too.

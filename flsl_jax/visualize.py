@@ -20,7 +20,9 @@ _MODEL = flags.DEFINE_list(
     "What to show, several with commas between them: a run's workdir, WORKDIR/checkpoints/STEP, a weight file, "
     "untrained:WORKDIR, pixels:WORKDIR, or pixels (with --patch_size).",
 )
-_IMAGES = flags.DEFINE_string("images", None, 'A folder of images, one image file, or "scenes" (embedded, synthetic).')
+_IMAGES = flags.DEFINE_string(
+    "images", None, 'A folder of images, one image file, "scenes" or "scenes:textures" (embedded, synthetic).'
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.")
 _PICTURES = flags.DEFINE_list(
     "pictures", [], f"Which pictures, of {', '.join(NAMES)}; by default all but tsne, neighbours and ratio."

@@ -18,6 +18,7 @@ CONFIGS = (
     "released_vits16",
     "quickstart",
     "tiny_imagenet",
+    "textures",
     "posttrain_vits14",
 )
 

@@ -40,7 +40,8 @@ class VideoConfig:
     """Video label propagation, semi-supervised (DINO's protocol), judged as DAVIS-2017 judges it.
 
     `name`: "davis" (`root` in DAVIS-2017 layout, videos of `split` in folder `resolution`) or "scenes" (embedded films:
-    `count` of them of `split`, `scene_size` pixels, `frames` long). `limit` > 0 keeps only the first `limit` videos.
+    `count` of them of `split` and `scene_kind`, `scene_size` pixels, `frames` long). `limit` > 0 keeps only the first
+    `limit` videos.
 
     Frames are resized to a short side of `short_side`, the other side floored to a multiple of `side_multiple`. Each patch
     takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context` frames'
@@ -54,6 +55,7 @@ class VideoConfig:
     resolution: str = "480p"
     count: Annotated[int, Range(0, unit="films")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    scene_kind: Literal["hues", "textures"] = "hues"
     frames: Annotated[int, Range(1, unit="frames of a film")] = 8
     limit: Annotated[int, Range(0, unit="videos; 0: all")] = 0
     short_side: Annotated[int, Range(1, unit="pixels")] = 480

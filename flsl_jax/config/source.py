@@ -12,8 +12,9 @@ class SourceConfig:
 
     `name`: "folder" (`root`: any folder of images), "tfds" (`root`: the data_dir or empty, `dataset`: its name),
     "shards" (`root`: a folder written by `python -m flsl_jax.prepare`), "scenes" (embedded synthetic images: `count`
-    of them, `scene_size` pixels high and wide). `boxes`: COCO JSON file, or folder of VOC XML files, for evaluation.
-    `limit` > 0 keeps only the first `limit` records.
+    of them, `scene_size` pixels high and wide). `scene_kind`: "hues", in which a class has a hue, a texture and a shape, or
+    "textures", in which colour says nothing of the class and objects are at least half as wide as the image. `boxes`: COCO
+    JSON file, or folder of VOC XML files, for evaluation. `limit` > 0 keeps only the first `limit` records.
     """
 
     name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
@@ -23,6 +24,7 @@ class SourceConfig:
     boxes: str = ""
     count: Annotated[int, Range(0, unit="images")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    scene_kind: Literal["hues", "textures"] = "hues"
     limit: Annotated[int, Range(0, unit="records; 0: all")] = 0
     on_corrupt: Literal["replace", "fail"] = "replace"
 
@@ -33,10 +35,10 @@ class MaskedSourceConfig:
 
     `name`: "folder" (`images`: a folder, `masks`: a folder with a PNG of class ids for each image, of the same relative
     name), "panoptic" (`masks`: a folder of COCO panoptic PNGs, `annotations`: their JSON), "scenes" (embedded synthetic
-    images: `count` of them, `scene_size` pixels high and wide, of `split`). `classes`: a file that names the ids (JSON, or
-    ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes. `names`: a text file that lists the images to use, such as
-    VOC's ImageSets/Segmentation/val.txt; empty: all. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for VOC.
-    `limit` > 0 keeps only the first `limit` images.
+    images: `count` of them, `scene_size` pixels high and wide, of `split` and `scene_kind`). `classes`: a file that names the
+    ids (JSON, or ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes. `names`: a text file that lists the images to
+    use, such as VOC's ImageSets/Segmentation/val.txt; empty: all. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for
+    VOC. `limit` > 0 keeps only the first `limit` images.
     """
 
     name: Literal["folder", "panoptic", "scenes"] = "folder"
@@ -49,4 +51,5 @@ class MaskedSourceConfig:
     split: str = "train"
     count: Annotated[int, Range(0, unit="images")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    scene_kind: Literal["hues", "textures"] = "hues"
     limit: Annotated[int, Range(0, unit="images; 0: all")] = 0

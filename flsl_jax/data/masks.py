@@ -147,7 +147,7 @@ def open_masked(config: MaskedSourceConfig) -> MaskedSource:
     """
     if config.name == "scenes":
         count = min(config.count, config.limit) if config.limit > 0 else config.count
-        scenes = Scenes(count=count, size=config.scene_size, split=config.split)
+        scenes = Scenes(count=count, size=config.scene_size, split=config.split, kind=config.scene_kind)
         names = dict(enumerate(("background", *scenes.class_names)))
         return MaskedScenes(scenes, classes=MaskClasses(names, ignore=config.ignore))
     needed = ("images", "masks", "annotations") if config.name == "panoptic" else ("images", "masks")

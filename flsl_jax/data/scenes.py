@@ -1,64 +1,23 @@
 """Embedded synthetic scenes: textured objects of named classes on textured backgrounds, with exact boxes and masks.
 
-A class is a texture on a shape, tinted by a hue of its own. Brightness, contrast, scale and place are drawn for every
-object, which stands upright up to a few degrees; a background may have any hue. So brightness, which says nothing about the
-class, makes up most of a pixel's value, and the hue, which does, makes up the smaller part.
+A class is a texture on a shape. What else tells it depends on the kind of scenes; see `flsl_jax/data/scene_kinds.py`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.records import Record, checked_index
+from flsl_jax.data.scene_kinds import KINDS, REACH, SceneKind, SceneLayout, SceneObject
 from flsl_jax.errors import UserError
 
 _Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
-_MIN_VISIBLE_SHARE = 0.02
-_MAX_OBJECTS = 3
-# How far a hue moves each channel from grey, in grey levels; brightness moves all channels together, by up to 200.
-_CHROMA = 20.0
-# No shape reaches further from its centre, in units of its radius; the triangle has a corner at (1, -0.7).
-_REACH = 1.25
-
-
-def _dots(u: _Plane, v: _Plane) -> _Plane:
-    return np.where(np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3, 1.0, -1.0)
-
-
-_DIAGONAL = 0.5**0.5
-_TEXTURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
-    "striped": lambda u, v: np.sin(2 * np.pi * u),
-    "barred": lambda u, v: np.sin(2 * np.pi * v),
-    "slanted": lambda u, v: np.sin(2 * np.pi * _DIAGONAL * (u + v)),
-    "tilted": lambda u, v: np.sin(2 * np.pi * _DIAGONAL * (u - v)),
-    "checkered": lambda u, v: np.sign(np.sin(np.pi * u) * np.sin(np.pi * v)),
-    "dotted": _dots,
-    "plain": lambda u, v: np.sin(0.12 * np.pi * u),
-    "bricked": lambda u, v: np.where((v % 1 < 0.25) | ((0.5 * u + 0.5 * np.floor(v)) % 1 < 0.15), -1.0, 1.0),
-}
-_SHAPES: dict[str, Callable[[_Plane, _Plane], np.ndarray]] = {
-    "disk": lambda x, y: x**2 + y**2 < 1,
-    "square": lambda x, y: (np.abs(x) < 0.85) & (np.abs(y) < 0.85),
-    "triangle": lambda x, y: (y > -0.7) & (y < 1 - 1.7 * np.abs(x)),
-    "ring": lambda x, y: (x**2 + y**2 < 1) & (x**2 + y**2 > 0.16),
-    "star": lambda x, y: np.hypot(x, y) < 0.65 + 0.35 * np.cos(5 * np.arctan2(y, x)),
-    "cross": lambda x, y: ((np.abs(x) < 0.4) & (np.abs(y) < 1)) | ((np.abs(y) < 0.4) & (np.abs(x) < 1)),
-}
-_CLASSES = (
-    ("striped", "disk"),
-    ("barred", "cross"),
-    ("slanted", "square"),
-    ("tilted", "triangle"),
-    ("checkered", "star"),
-    ("dotted", "ring"),
-    ("plain", "triangle"),
-    ("bricked", "square"),
-)
-CLASS_NAMES = tuple(f"{texture} {shape}" for texture, shape in _CLASSES)
+# Whether a layout shows all of its objects is judged at this size.
+_TRIED_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,32 +36,6 @@ class Film:
     instances: UInt8[np.ndarray, "T H W"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Object:
-    """One object. Lengths are shares of the image's side, so a scene looks the same at every size."""
-
-    label: int
-    center: np.ndarray
-    radius: float
-    angle: float
-    period: float
-    colors: np.ndarray
-    velocity: np.ndarray
-    spin: float
-    growth: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Everything that determines a scene's pixels, except their number."""
-
-    background_colors: np.ndarray
-    roughness: float
-    objects: tuple[_Object, ...]
-    grain: float
-    noise_seed: int
-
-
 class Scenes:
     """A source of scenes. An index always gives the same scene, and no scene is in two splits.
 
@@ -111,21 +44,24 @@ class Scenes:
         size: height and width in pixels, 16 or more.
         seed: of the whole set.
         split: "train", "val" or "test".
+        kind: "hues" or "textures"; see `flsl_jax/data/scene_kinds.py`.
 
     Raises:
-        UserError: the count or the size is too small, or the split is unknown.
+        UserError: the count or the size is too small, or the split or the kind is unknown.
     """
 
-    def __init__(self, *, count: int, size: int, seed: int = 0, split: str = "train") -> None:
+    def __init__(self, *, count: int, size: int, seed: int = 0, split: str = "train", kind: str = "hues") -> None:
         if count < 1:
             raise UserError(f"config.data.count is {count}; expected the number of scenes, at least 1")
         if size < 16:
             raise UserError(f"config.data.scene_size is {size}; expected pixels, at least 16")
         if split not in _SPLITS:
             raise UserError(f'config.data.split is "{split}"; scenes have {", ".join(_SPLITS)}')
-        self.name = f"scenes ({split})"
-        self.class_names = CLASS_NAMES
-        self._count, self._size, self._seed, self._split = count, size, seed, split
+        if kind not in KINDS:
+            raise UserError(f'config.data.scene_kind is "{kind}"; the kinds of scenes are {", ".join(KINDS)}')
+        self.name = f"scenes ({split})" if kind == "hues" else f"scenes of {kind} ({split})"
+        self.class_names = KINDS[kind].class_names
+        self._kind, self._count, self._size, self._seed, self._split = kind, count, size, seed, split
 
     def __len__(self) -> int:
         return self._count
@@ -150,51 +86,14 @@ class Scenes:
         drawn = [_draw(layout, size=self._size, time=float(frame)) for frame in range(frames)]
         return Film(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
 
-    def _layout(self, index: int) -> _Layout:
+    def _layout(self, index: int) -> SceneLayout:
         index = checked_index(index, self._count)
         for attempt in range(100):
             rng = np.random.default_rng([self._seed, _SPLITS[self._split], index, attempt])
-            layout = _random_layout(rng)
-            shares = _visible_shares(layout, size=self._size)
-            if min(shares) >= _MIN_VISIBLE_SHARE:
+            layout = KINDS[self._kind].draw(rng)
+            if _shows_all(layout, size=self._size, kind=KINDS[self._kind]):
                 return layout
         raise RuntimeError(f"no layout of scene {index} shows all of its objects")
-
-
-def _random_layout(rng: np.random.Generator) -> _Layout:
-    objects = []
-    for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
-        radius = rng.uniform(0.18, 0.34)
-        label = int(rng.integers(len(_CLASSES)))
-        objects.append(
-            _Object(
-                label=label,
-                center=rng.uniform(0.6 * radius, 1 - 0.6 * radius, 2),
-                radius=radius,
-                angle=rng.uniform(-0.2, 0.2),
-                period=rng.uniform(0.12, 0.16),
-                colors=_dark_and_bright(rng, hue=label / len(_CLASSES) + rng.normal(0, 0.02)),
-                velocity=rng.uniform(-0.02, 0.02, 2),
-                spin=rng.uniform(-0.06, 0.06),
-                growth=rng.uniform(-0.015, 0.015),
-            )
-        )
-    return _Layout(
-        background_colors=_dark_and_bright(rng, hue=rng.uniform()),
-        roughness=rng.uniform(0.8, 1.8),
-        objects=tuple(objects),
-        grain=rng.uniform(1.0, 6.0),
-        noise_seed=int(rng.integers(2**31)),
-    )
-
-
-def _dark_and_bright(rng: np.random.Generator, *, hue: float) -> np.ndarray:
-    """Two colours of one hue (in turns), far enough apart in brightness for a texture to show."""
-    tint = _CHROMA * np.cos(2 * np.pi * (hue + np.arange(3) / 3))
-    while True:
-        brightness = rng.uniform(_CHROMA, 255 - _CHROMA, 2)
-        if abs(brightness[0] - brightness[1]) > 80:
-            return brightness[:, None] + tint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,17 +107,17 @@ class _Outline:
     inside: Bool[np.ndarray, "H W"]
 
 
-def _outline(item: _Object, *, size: int, time: float) -> _Outline:
+def _outline(item: SceneObject, *, size: int, time: float) -> _Outline:
     place = (np.arange(size) + 0.5) / size
     radius = item.radius * (1 + item.growth) ** time
     center = item.center + time * item.velocity
     rows, columns = (
-        slice(*np.searchsorted(place, [middle - _REACH * radius, middle + _REACH * radius])) for middle in center
+        slice(*np.searchsorted(place, [middle - REACH * radius, middle + REACH * radius])) for middle in center
     )
     dy, dx = place[rows, None] - center[0], place[None, columns] - center[1]
     cosine, sine = np.cos(item.angle + time * item.spin), np.sin(item.angle + time * item.spin)
     x, y = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
-    return _Outline(window=(rows, columns), x=x, y=y, inside=_SHAPES[_CLASSES[item.label][1]](x, y))
+    return _Outline(window=(rows, columns), x=x, y=y, inside=item.shape(x, y))
 
 
 def _instances(outlines: Sequence[_Outline], *, size: int) -> UInt8[np.ndarray, "H W"]:
@@ -229,7 +128,9 @@ def _instances(outlines: Sequence[_Outline], *, size: int) -> UInt8[np.ndarray, 
     return instances
 
 
-def _draw(layout: _Layout, *, size: int, time: float) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+def _draw(
+    layout: SceneLayout, *, size: int, time: float
+) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
     """Image and instance numbers."""
     rng = np.random.default_rng(layout.noise_seed)
     shade = 0.5 + 0.5 * np.tanh(0.7 * _smooth_noise(rng, size=size, roughness=layout.roughness))
@@ -238,14 +139,23 @@ def _draw(layout: _Layout, *, size: int, time: float) -> tuple[UInt8[np.ndarray,
     for item, outline in zip(layout.objects, outlines):
         scale = item.radius / item.period
         x, y = scale * outline.x[outline.inside], scale * outline.y[outline.inside]
-        shade = 0.5 + 0.5 * _TEXTURES[_CLASSES[item.label][0]](x, y)
+        cosine, sine = np.cos(item.turn), np.sin(item.turn)
+        shade = 0.5 + 0.5 * item.texture(cosine * x + sine * y + item.phase[0], cosine * y - sine * x + item.phase[1])
         image[outline.window][outline.inside] = _mix(item.colors, shade)
+    if layout.drift:
+        image += layout.drift * _light(layout.noise_seed, size=size)
     image += layout.grain * rng.standard_normal(image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8), _instances(outlines, size=size)
 
 
 def _mix(colors: np.ndarray, shade: _Plane) -> np.ndarray:
     return colors[0] + (colors[1] - colors[0]) * shade[..., None]
+
+
+def _light(seed: int, *, size: int) -> Float[np.ndarray, "H W 3"]:
+    """Light that changes slowly over the scene, each channel by itself, from -1 to 1."""
+    rng = np.random.default_rng([seed, 1])
+    return np.stack([np.tanh(0.7 * _smooth_noise(rng, size=size, roughness=3.0)) for _ in range(3)], axis=-1)
 
 
 def _smooth_noise(rng: np.random.Generator, *, size: int, roughness: float) -> _Plane:
@@ -256,13 +166,25 @@ def _smooth_noise(rng: np.random.Generator, *, size: int, roughness: float) -> _
     return noise / noise.std()
 
 
-def _visible_shares(layout: _Layout, *, size: int) -> list[float]:
-    size = min(size, 64)
+def _shows_all(layout: SceneLayout, *, size: int, kind: SceneKind) -> bool:
+    """Whether enough is seen of each object, at `size` or at less."""
+    if min(_visible_shares(layout, size=min(size, _TRIED_SIZE))) < kind.smallest_share:
+        return False
+    if not kind.smallest_side:
+        return True
+    outlines = [_outline(item, size=_TRIED_SIZE, time=0.0) for item in layout.objects]
+    corners = _boxes(layout, _instances(outlines, size=_TRIED_SIZE)).xyxy
+    return len(corners) == len(layout.objects) and bool(
+        (corners[:, 2:] - corners[:, :2]).min() >= kind.smallest_side * _TRIED_SIZE
+    )
+
+
+def _visible_shares(layout: SceneLayout, *, size: int) -> list[float]:
     instances = _instances([_outline(item, size=size, time=0.0) for item in layout.objects], size=size)
     return list(np.bincount(instances.reshape(-1), minlength=len(layout.objects) + 1)[1:] / size**2)
 
 
-def _boxes(layout: _Layout, instances: np.ndarray) -> Boxes:
+def _boxes(layout: SceneLayout, instances: np.ndarray) -> Boxes:
     """Tight boxes of the visible parts."""
     corners, labels = [], []
     for number, item in enumerate(layout.objects, start=1):

@@ -172,4 +172,4 @@ def _open(config: SourceConfig) -> Source:
         return TfdsSource(config.dataset, split=config.split, data_dir=config.root)
     if config.name == "shards":
         return ShardSource(config.root)
-    return Scenes(count=config.count, size=config.scene_size, split=config.split)
+    return Scenes(count=config.count, size=config.scene_size, split=config.split, kind=config.scene_kind)

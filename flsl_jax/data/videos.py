@@ -124,7 +124,7 @@ def open_videos(config: VideoConfig) -> list[Video]:
 
 def _scene_videos(config: VideoConfig) -> list[Video]:
     count = min(config.count, config.limit) if config.limit > 0 else config.count
-    scenes = Scenes(count=count, size=config.scene_size, split=config.split)
+    scenes = Scenes(count=count, size=config.scene_size, split=config.split, kind=config.scene_kind)
     return [SceneVideo(scenes, index, frames=config.frames) for index in range(count)]
 
 

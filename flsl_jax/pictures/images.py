@@ -62,14 +62,14 @@ def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = 
     The shorter side becomes `size` and the ratio is kept; both sides are rounded to the nearest multiple of `multiple`.
 
     Args:
-        spec: a path, or "scenes"; write "./scenes" for a folder of that name.
+        spec: a path, "scenes" or "scenes:KIND" (hues or textures); write "./scenes" for a folder of that name.
         limit: number of images at most. One that cannot be decoded is left out with a warning.
         size: of the shorter side, in pixels.
         multiple: what both sides are multiples of, such as the patch size.
         flag: the flag that error messages name.
 
     Raises:
-        UserError: the path does not exist, or there is no image that can be decoded.
+        UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
     """
     images, problem = [], ""
     for name, source in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
@@ -127,8 +127,9 @@ def file_stem(name: str) -> str:
 
 def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, bytes | np.ndarray]]:
     """The names of images, and their encoded bytes or decoded pixels."""
-    if spec == SCENES:
-        scenes = Scenes(count=limit, size=size, split="test")
+    name, _, kind = spec.partition(":")
+    if name == SCENES:
+        scenes = Scenes(count=limit, size=size, split="test", kind=kind or "hues")
         yield from ((f"scene_{index}", scenes[index].image) for index in range(limit))
         return
     path = Path(spec)

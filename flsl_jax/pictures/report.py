@@ -89,6 +89,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def _data(config: Config) -> str:
     data = config.data
     words = [data.name, data.dataset, data.root, f"{data.count} of {data.scene_size} px" if data.count else ""]
+    words += [data.scene_kind] if data.scene_kind != "hues" else []
     return " ".join(filter(None, words))
 
 

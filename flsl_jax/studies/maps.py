@@ -36,7 +36,8 @@ def draw_maps(plan: Plan, *, images: str) -> None:
     Raises:
         UserError: the images cannot be read.
     """
-    images = images or (SCENES if plan.base.data.name == "scenes" else "")
+    data = plan.base.data
+    images = images or (f"{SCENES}:{data.scene_kind}" if data.name == "scenes" else "")
     finished = [cell for cell in plan.cells if finished_step(cell)]
     first = [str(cell.folder) for cell in finished if cell.seed == plan.seeds[0]]
     path = sheet_path(plan)

@@ -10,7 +10,7 @@ from PIL import Image
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.mask_classes import MaskClasses, read_class_names
 from flsl_jax.data.masks import open_masked
-from flsl_jax.data.scenes import CLASS_NAMES, Scenes
+from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError
 from tests.shared_data import shared_data
 
@@ -130,7 +130,7 @@ def test_panoptic_files_that_do_not_belong_together_are_refused(tmp_path: Path) 
 def test_scenes_have_the_background_as_a_class() -> None:
     config = MaskedSourceConfig(name="scenes", count=4, scene_size=32, split="val", limit=3)
     source, scenes = open_masked(config), Scenes(count=4, size=32, split="val")
-    assert (len(source), source.class_names) == (3, ("background", *CLASS_NAMES))
+    assert (len(source), source.class_names) == (3, ("background", *scenes.class_names))
     np.testing.assert_array_equal(source[2].mask, scenes.masks(2).classes)
     np.testing.assert_array_equal(source[2].image, scenes[2].image)
     without = open_masked(_replace(config, ignore=(0,)))

@@ -30,6 +30,16 @@ def test_scenes_have_the_size_that_is_asked_for():
     ]
 
 
+def test_scenes_of_both_kinds_can_be_asked_for():
+    plain, hues, textures = (
+        read_images(spec, limit=1, size=48, multiple=8)[0] for spec in ("scenes", "scenes:hues", "scenes:textures")
+    )
+    assert plain.same_as(hues)
+    assert not plain.same_as(textures)
+    with pytest.raises(UserError, match='scene_kind is "shapes"'):
+        read_images("scenes:shapes", limit=1, size=48, multiple=8)
+
+
 def test_equal_names_are_numbered(tmp_path):
     save(tmp_path / "a.png", (16, 16))
     save(tmp_path / "a.jpg", (16, 16))

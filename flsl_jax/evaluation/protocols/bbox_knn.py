@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -161,8 +162,8 @@ def _features(
         found = {name: BoxFeatures.gather(parts, class_names=names) for name, (names, parts) in splits.items()}
         return found["train"], found["val"]
     protocol = {
-        "train": dataclasses.asdict(settings.train),
-        "val": dataclasses.asdict(settings.val),
+        "train": _stored(settings.train),
+        "val": _stored(settings.val),
         "size": settings.size or encoder.image_size,
         "patch_size": encoder.patch_size,
         "inv_temp": inv_temp,
@@ -172,6 +173,14 @@ def _features(
         data.stored.write(encoder, protocol, splits)
     found = data.stored.read(encoder, protocol)
     return found["train"], found["val"]
+
+
+def _stored(source: SourceConfig) -> dict[str, Any]:
+    """The values of a source as they are kept with its features; those from before there were kinds of scenes are of hues."""
+    values = dataclasses.asdict(source)
+    if values["scene_kind"] == "hues":
+        del values["scene_kind"]
+    return values
 
 
 def _votes(

@@ -92,7 +92,7 @@ def _training(trained: Trained) -> str:
 
 def _images(data: SourceConfig) -> str:
     if data.name == "scenes":
-        return f"{data.count} synthetic scenes"
+        return f"{data.count} synthetic scenes" + (f" ({data.scene_kind})" if data.scene_kind != "hues" else "")
     named = data.dataset or Path(data.root).name
     return f"{named} ({data.name}{f', {data.split}' if data.name == 'tfds' else ''}), without labels"
 

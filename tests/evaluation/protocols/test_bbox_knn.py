@@ -259,12 +259,17 @@ def test_features_are_kept_read_back_and_not_mistaken(tmp_path: Path) -> None:
     kept = evaluate(PIXELS, _scene_settings(features=str(stored)), batch_size=16)
     assert json.loads((stored / "manifest.json").read_text())["parts"] == {"train": 1, "val": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
+    # Features of versions before there were kinds of scenes are read as those of hues.
+    assert "scene_kind" not in json.loads((stored / "manifest.json").read_text())["protocol"]["train"]
     opened = open_data(_scene_settings(features=str(stored)), patch_size=4, image_size=16)
     assert opened.train is None  # nothing is read but the features
     again = evaluate(PIXELS, _scene_settings(features=str(stored), bank_dtype="float32"), batch_size=16, data=opened)
     assert plain.metrics == kept.metrics == again.metrics
     other_k = evaluate(PIXELS, _scene_settings(features=str(stored), k=1), batch_size=16)
     assert other_k.metrics != again.metrics
+    other_kind = dataclasses.replace(_scene_settings().train, scene_kind="textures")
+    with pytest.raises(UserError, match=r"made with train .* instead of .*textures"):
+        evaluate(PIXELS, _scene_settings(features=str(stored), train=other_kind), batch_size=16)
     with pytest.raises(UserError, match=r"made with inv_temp 0\.4 instead of 0\.5"):
         evaluate(PIXELS, _scene_settings(features=str(stored), inv_temp=0.5), batch_size=16)
 

@@ -1,8 +1,8 @@
 # Two commands for a fresh machine: `make quickstart` and `make test`. PYTHON=python3.12 takes another interpreter.
 PYTHON ?= python3
 VENV ?= .venv
-WORKDIR ?= runs/quickstart
 DATA ?=
+WORKDIR ?= runs/$(if $(DATA),photos,quickstart)
 FLAGS ?=
 # PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
 TORCH ?= torch==2.13.0
@@ -27,8 +27,8 @@ $(STAMP): requirements.txt setup.cfg setup.py pyproject.toml
 	@touch $@
 
 quickstart: $(STAMP)  ## Train a small model on synthetic scenes, or on your photos with DATA=/some/folder
-	$(BIN)/python -m flsl_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR) \
-	  $(if $(DATA),--config.data.name=folder --config.data.root="$(DATA)" --config.evaluation.every_epochs=0.0) $(FLAGS)
+	$(BIN)/python -m flsl_jax.main --config=configs/$(if $(DATA),photos,quickstart).py --workdir=$(WORKDIR) \
+	  $(if $(DATA),--config.data.root="$(DATA)") $(FLAGS)
 
 test: $(STAMP)  ## Run the whole test suite, on a CPU and without network
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -26,14 +26,14 @@ from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.setup import Training, build_training, describe
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
-from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_features, metric_key
+from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 log = logging.getLogger(__name__)
 
-# Images in the picture of the features that a run leaves.
+# Images in the pictures of the tokens that a run leaves.
 _SHOWN_IMAGES = 8
 
 
@@ -190,7 +190,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     if finished and reached.images is not None:  # without a step the picture exists already
         evaluated = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
         shown = reached.images if evaluated is None else evaluated
-        draw_features(run.training, reached.state.teacher, shown, run.workdir / "features.png")
+        draw_tokens(run.training, reached.state.teacher, shown, run.workdir)
     return Outcome(step=reached.step, finished=finished)
 
 

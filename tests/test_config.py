@@ -20,6 +20,8 @@ CONFIGS = (
     "tiny_imagenet",
     "textures",
     "posttrain_vits14",
+    "dino_vits16",
+    "photos",
 )
 
 

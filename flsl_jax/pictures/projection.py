@@ -1,12 +1,10 @@
 """Tokens as colours: their first three principal components as red, green and blue."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from flsl_jax.pictures.sheet import agg_pyplot, save_figure
-from flsl_jax.typing import Bool, Float, UInt8
+from flsl_jax.typing import Bool, Float
 
 
 def pca_rgb(tokens: Float[np.ndarray, "I h w D"]) -> Float[np.ndarray, "I h w 3"]:
@@ -84,21 +82,3 @@ def _foreground(rows: Float[np.ndarray, "N D"], grids: Sequence[Float[np.ndarray
     shares = [at_border[side].mean() if side.any() else 1.0 for side in (above, ~above)]
     shown = above if shares[0] <= shares[1] else ~above
     return shown if shown.sum() >= 3 else np.ones_like(shown)
-
-
-def save_features(
-    images: UInt8[np.ndarray, "I H W 3"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
-) -> None:
-    """Writes a PNG with the images in the first row, and below them a row of `pca_rgb` for each set of tokens, by name."""
-    plt = agg_pyplot()
-    rows = {"image": np.asarray(images)} | {name: pca_rgb(values) for name, values in tokens.items()}
-    figure, axes = plt.subplots(
-        len(rows), len(images), figsize=(1.5 * len(images), 1.6 * len(rows)), squeeze=False, layout="constrained"
-    )
-    for line, (name, pictures) in zip(axes, rows.items()):
-        line[0].set_ylabel(name, fontsize=10)
-        for axis, picture in zip(line, pictures):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-    figure.suptitle("tokens by their first three principal components, one basis in a row", fontsize=9)
-    save_figure(figure, path)

@@ -15,7 +15,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.tasks import check_names, open_task, run_task
-from flsl_jax.pictures.projection import save_features
+from flsl_jax.pictures.strips import save_clusters, save_features
 from flsl_jax.training.setup import Training
 from flsl_jax.typing import UInt8
 
@@ -153,12 +153,17 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
 
 
-def draw_features(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], path: Path) -> None:
-    """Writes the picture of a network's tokens below those of the untrained one; all processes call it, the first writes."""
+def draw_tokens(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], workdir: Path) -> None:
+    """Writes `features.png` and `clusters.png`: a network's tokens below those of the untrained one.
+
+    All processes call it, the first writes.
+    """
     untrained = jax.jit(lambda: training.init().teacher)()
     encoders = [local_encoder(training, untrained, name="untrained"), local_encoder(training, params, name="trained")]
     if jax.process_index() == 0:
-        save_features(images, {encoder.name: np.asarray(encoder.tokens(images)) for encoder in encoders}, path)
+        tokens = {encoder.name: np.asarray(encoder.tokens(images)) for encoder in encoders}
+        save_features(images, tokens, workdir / "features.png")
+        save_clusters(images, tokens, workdir / "clusters.png")
 
 
 def _identity(tree: Any) -> Any:

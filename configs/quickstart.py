@@ -19,9 +19,10 @@ def get_config() -> ConfigDict:
     config.epochs = 3
     config.model.update({"patch_size": 8, "width": 64, "depth": 2, "num_heads": 2, "drop_path": 0.0})
     config.head.update({"hidden": 512, "bottleneck": 64, "centroids": 128})
-    # Tokens have a squared norm of about D = 64: with the paper's constants every mode would be the mean of its view.
-    config.objective.self_inv_temp = vits16.schedule(4.0, 4.0)
-    config.objective.cross_inv_temp = vits16.schedule(4.0, 4.0)
+    # The release's constants, 0.1·√384 and 0.2·√384 on this scale. At 5 and more a mode is hardly more than its own query.
+    config.objective.inv_temp_scale = "mean"
+    config.objective.self_inv_temp = vits16.schedule(1.96, 1.96)
+    config.objective.cross_inv_temp = vits16.schedule(3.92, 3.92)
     # At the start a query hardly finds its object in the other view by its features: its place there helps, then fades.
     config.objective.projected_weight = vits16.schedule(1.0, 0.0)
     config.objective.teacher_temp = vits16.schedule(0.04, 0.04, kind="constant")
@@ -34,7 +35,10 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = vits16.schedule(0.05, 0.05)
     config.teacher.momentum = vits16.schedule(0.98, 1.0)
     config.compute.workers = 0
-    config.evaluation.every_epochs = 1.0
+    config.evaluation.update({"every_epochs": 1.0, "tasks": ("bbox_knn", "discovery", "separability")})
+    config.evaluation.best_metric = "discovery/modes_corloc"
+    for held_out in (config.evaluation.discovery.data, config.evaluation.separability.data):
+        held_out.update({"name": "scenes", "count": 300, "scene_size": 64, "split": "test"})
     config.evaluation.bbox_knn.train.update({"name": "scenes", "count": 50, "scene_size": 64, "split": "val"})
     config.evaluation.bbox_knn.val.update({"name": "scenes", "count": 300, "scene_size": 64, "split": "test"})
     config.checkpoint.every_epochs = 1.0

@@ -162,7 +162,7 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
         values = np.load(Path(prior), allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f'config.objective.prior = {prior!r} is neither "uniform" nor a readable .npy file') from error
-    if values.shape != (centroids,) or values.min() < 0 or abs(values.sum() - 1) > 1e-4:
+    if values.shape != (centroids,) or not (values.min() >= 0 and abs(values.sum() - 1) <= 1e-4):
         raise UserError(
             f"config.objective.prior = {prior!r} holds {values.shape} numbers from {values.min():.3g} that sum to "
             f"{values.sum():.6g}; expected {centroids} (config.head.centroids), none negative, that sum to 1"

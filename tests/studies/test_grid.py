@@ -19,7 +19,8 @@ def test_every_shipped_study_is_a_grid_over_every_base(name, base, tmp_path):
     assert [cell.index for cell in plan.cells] == list(range(len(plan.cells)))
     assert [cell.seed for cell in plan.cells] == [cell.config.seed for cell in plan.cells]
     assert len({cell.folder for cell in plan.cells}) == len(plan.cells)
-    assert plan.tasks == ("bbox_knn",)
+    measured = ("bbox_knn", "discovery", "separability") if base == "quickstart" else ("bbox_knn",)
+    assert plan.tasks == measured
 
 
 def test_over_the_papers_base_the_values_are_the_papers(tmp_path):

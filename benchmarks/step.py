@@ -2,7 +2,7 @@
 
     python -m benchmarks.step --config=configs/vits16.py --batch=8 [--torch=eager,compile] [--parts] [--compile]
     python -m benchmarks.step --batch=64 --steps=10 --variants=xla:unroll,cudnn:unroll,cudnn:scan --torch=tuned  # a GPU
-    python -m benchmarks.step --beside=dino_vits16 --torch=  # the price of the method
+    python -m benchmarks.step --beside=dino_vits16,dino_vits16:0 --torch=  # the price of the method
 
 Every side has a process of its own, so that none shares an allocator and threads with another. The sides take turns for
 `--blocks` rounds; the medians are reported with their ranges and their ratio to our first variant. Inputs are random.
@@ -14,6 +14,7 @@ and memory are printed. The limit is the device's peak over the step's FLOPs; if
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import statistics
 import time
@@ -176,7 +177,8 @@ def compare(sides: Sequence[Side], figures: dict[str, Any]) -> dict[str, dict[st
             "memory": first["facts"]["compiled_gib"] / other["facts"]["compiled_gib"],
             "peak memory": first["peak_gib"] / other["peak_gib"],
         }
-        words = ", ".join(f"{name} {value:.3f} ×" for name, value in ratios[side.name].items())
+        # A CPU does not count its peak.
+        words = ", ".join(f"{name} {value:.3f} ×" for name, value in ratios[side.name].items() if math.isfinite(value))
         print(f"{sides[0].name} over {side.name}: {words}", flush=True)
     return ratios
 

@@ -18,5 +18,5 @@ def test_a_prior_is_read_and_made_to_sum_to_1(tmp_path):
 )
 def test_what_is_no_distribution_over_the_centroids_is_refused(tmp_path, values):
     np.save(tmp_path / "prior.npy", np.array(values))
-    with pytest.raises(UserError, match="expected 3 .*none negative, that sum to 1"):
+    with pytest.raises(UserError, match=r"expected 3 .*none negative, that sum to 1"):
         read_prior(str(tmp_path / "prior.npy"), centroids=3)

@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.objective.self_inv_temp = vits16.schedule(4.0, 4.0)
     config.objective.cross_inv_temp = vits16.schedule(4.0, 4.0)
     config.data.name = "folder"
-    config.evaluation.every_epochs = 0.0
+    config.evaluation.update({"every_epochs": 0.0, "recorded": ()})
     return config

@@ -6,7 +6,7 @@ Time:     about a second for 200 photos on 2 cores, and half a minute of compili
 Expect:   features that follow colour and light. Nothing is measured, because there is no ground truth.
 
 Its mean-shift is sharp, so that a mode is hardly more than its own query: in a short training on photos, modes as soft as the
-quickstart's lost what single tokens knew (docs/evidence.md).
+quickstart's lost what single tokens knew (docs/evidence.md). The monitor says that it is hard (`hard_attention`).
 """
 
 from ml_collections import ConfigDict

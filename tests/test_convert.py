@@ -84,7 +84,7 @@ def test_a_written_file_is_an_input_again(workdir, tmp_path):
         ((), "--input is missing"),
         (("--input={}/nowhere", "--format=timm", "--output={}/vit"), "nowhere does not exist"),
         (("--input={}", "--format=detectron", "--output={}/x.pth"), 'did you mean "detectron2"'),
-        (("--input={}", "--format=dinov2", "--output={}/x.pth"), "always has a class token"),
+        (("--input={}", "--format=dinov2", "--output={}/x.safetensors"), "always has a class token"),
         (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
         (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),
         (("--input={}/checkpoints/6", "--format=timm", "--output={}/vit"), "does not exist"),

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from configs import vits16
 
-# Means over three seeds of `python -m flsl_jax.study --study=methods --config=quickstart --seeds=0,1,2`.
+# Of this config as it is: means over three seeds of `python -m flsl_jax.study --study=methods --config=quickstart --seeds=0,1,2`.
 TWIN = (
-    "DINO twin",
+    "DINO twin after 600 steps",
     "discovery/modes_corloc=0.103",
     "discovery/corloc=0.401",
     "bbox_knn/token=0.563",

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import vits16
 
-# Of this config as it is: means over three seeds of `python -m flsl_jax.study --study=methods --config=quickstart --seeds=0,1,2`.
+# Means over three seeds of this config as it is, by the study "methods" (docs/quickstart.md).
 TWIN = (
     "DINO twin after 600 steps",
     "discovery/modes_corloc=0.103",

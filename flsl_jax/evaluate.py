@@ -17,8 +17,8 @@ from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "What to judge: a run's workdir, WORKDIR/checkpoints/STEP, a weight file; or, to compare with, untrained:WORKDIR (that "
-    "run's network before training), pixels:WORKDIR (raw pixels in its patches), or pixels (with --patch_size).",
+    "What to judge: a run's workdir, WORKDIR/checkpoints/STEP, a weight file; or, to compare with, untrained:WORKDIR (what "
+    "that run started from), pixels:WORKDIR (raw pixels in its patches), or pixels (with --patch_size).",
 )
 _TASK = flags.DEFINE_list("task", None, f"One or more of {', '.join(TASKS)}, with commas between them.")
 _OUTPUT = flags.DEFINE_string(

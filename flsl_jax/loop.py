@@ -29,6 +29,7 @@ from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
+from flsl_jax.weights.start import write_start
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     if not has_checkpoint(workdir):
         initial = read_initial(config) if config.init_from else None
         write_config(config, workdir)
+        if jax.process_index() == 0:
+            write_start(initial, config, workdir)
     best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.checkpoints import committed_step
@@ -13,6 +15,7 @@ from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, Pixe
 from flsl_jax.models import ViT
 from flsl_jax.networks import build_network
 from flsl_jax.weights.load import load_network
+from flsl_jax.weights.start import read_start
 from flsl_jax.workdir import read_run_config
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> Opene
 
     Args:
         source: a run's workdir (its newest checkpoint), a checkpoint (`WORKDIR/checkpoints/STEP`), a weight file of any
-            format that `flsl_jax.load` reads, `untrained:WORKDIR` (the network of that run's config, freshly initialised),
+            format that `flsl_jax.load` reads, `untrained:WORKDIR` (what that run started from),
             `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`). Empty: no model.
         patch_size: of `pixels` alone, in pixels.
         num_heads: attention heads of a weight file that does not say how many; 0: channels of 64 each.
@@ -81,8 +84,7 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
     if kind == "pixels":
         encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
     else:
-        backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
-        encoder = _encoder(backbone, config, name=f"{workdir}, untrained")
+        encoder = open_start(config, workdir=workdir)
     step = 0 if kind == "untrained" else None
     return OpenedModel(
         encoder=encoder,
@@ -92,6 +94,21 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
         workdir=workdir,
         results=workdir / "results" / kind,
     )
+
+
+def open_start(config: Config, *, workdir: Path) -> NetworkEncoder:
+    """The network that the run in `workdir` started from, with the backbone of `config.init_from` if it names one.
+
+    Raises:
+        UserError: the run keeps no copy of that backbone, and it cannot be read again.
+    """
+    start = read_start(config, workdir=workdir)
+    backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
+    if start is None:
+        return _encoder(backbone, config, name=f"{workdir}, untrained")
+    graph = nnx.split(backbone, nnx.Param)[0]
+    model = nnx.merge(graph, jax.tree.map(jnp.asarray, start))
+    return _encoder(model, config, name=f"{workdir}, at its start")
 
 
 def _trained(source: str, *, num_heads: int) -> OpenedModel:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from flax import nnx
 from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
+from flsl_jax.evaluation.open_model import open_start
 from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.tasks import check_names, open_task, run_task
 from flsl_jax.pictures.strips import save_clusters, save_features
 from flsl_jax.training.setup import Training
 from flsl_jax.typing import UInt8
+
+log = logging.getLogger(__name__)
 
 _KNN = "bbox_knn"
 _PIXELS = "pixels_"
@@ -154,16 +158,22 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
 
 
 def draw_tokens(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], workdir: Path) -> None:
-    """Writes `features.png` and `clusters.png`: a network's tokens below those of the untrained one.
+    """Writes `features.png` and `clusters.png`: a network's tokens below those of what the run in `workdir` started from.
 
-    All processes call it, the first writes.
+    All processes call it, the first writes. A start that cannot be read any more is left out with a warning.
     """
-    untrained = jax.jit(lambda: training.init().teacher)()
-    encoders = [local_encoder(training, untrained, name="untrained"), local_encoder(training, params, name="trained")]
-    if jax.process_index() == 0:
-        tokens = {encoder.name: np.asarray(encoder.tokens(images)) for encoder in encoders}
-        save_features(images, tokens, workdir / "features.png")
-        save_clusters(images, tokens, workdir / "clusters.png")
+    encoders = {"trained": local_encoder(training, params, name="trained")}
+    if jax.process_index() > 0:
+        return
+    config = training.pure_step.config
+    try:
+        start = {"at the start" if config.init_from else "untrained": open_start(config, workdir=workdir)}
+    except UserError as error:
+        log.warning("features.png and clusters.png show the trained network alone: %s", error)
+        start = {}
+    tokens = {name: np.asarray(encoder.tokens(images)) for name, encoder in (start | encoders).items()}
+    save_features(images, tokens, workdir / "features.png")
+    save_clusters(images, tokens, workdir / "clusters.png")
 
 
 def _identity(tree: Any) -> Any:

@@ -94,6 +94,7 @@ def _discard_output() -> None:
 _PLAIN_WORDS = (
     (r"invalid literal for int\(\).*", "expected a whole number"),
     (r"could not convert string to float.*", "expected a number"),
+    (r"Failed to parse .* as a ConfigDict.*", "it is a group of keys; set one of them by its name after a dot"),
     (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
     (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
     (r"\"'(\w+)'\"", r'unknown key "\1"; the file that --config names shows those that there are'),

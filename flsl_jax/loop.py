@@ -13,12 +13,13 @@ import numpy as np
 
 from flsl_jax import parallel
 from flsl_jax.checkpoints import Checkpoints, committed_step
-from flsl_jax.config import Config, to_dict
+from flsl_jax.config import Config, advice, to_dict
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
+from flsl_jax.training.compiling import announced
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
@@ -173,6 +174,8 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     start = run.checkpoints.latest_step or 0
     state = _restore(run, start) if start else _initialise(run.training, initial)
     log.info("%s", describe(run.config, run.training))
+    for line in advice(run.config):
+        log.warning("%s", line)
     recorder = Recorder(
         run.config,
         workdir=run.workdir,
@@ -224,7 +227,8 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
     with contextlib.closing(feed):
         for batch in feed:
             recorder.waited(batch.wait_seconds)
-            with jax.transfer_guard("disallow"), _memory_hint():
+            compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
+            with jax.transfer_guard("disallow"), _memory_hint(), compiling:
                 state, metrics = run.training.step(state, batch.images, batch.sample)
             step += 1
             images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images

@@ -10,7 +10,7 @@ from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import parse_config
-from flsl_jax.config.files import config_names, define_config_flag, describe_config
+from flsl_jax.config.files import config_names, define_config_flag, describe_config, given_keys
 from flsl_jax.errors import UserError
 
 _CONFIG = define_config_flag(
@@ -27,8 +27,10 @@ _WORKDIR = flags.DEFINE_string(
 # What --help prints.
 __doc__ = f"""{__doc__}
 Keys of a config with their values in vits16. --config.batch_size=64 and --config.model.depth=6 set two of them, and
---config.evaluation.TASK.KEY those of an evaluation task, which `python -m flsl_jax.evaluate --help` lists. The dataclasses
-in flsl_jax/config say what each key means.
+--config.evaluation.TASK.KEY those of an evaluation task, which `python -m flsl_jax.evaluate --help` lists. Several values have
+commas between them: --config.evaluation.tasks=video,bbox_knn and --config.views.student_area=0.4,1.0. A schedule moves from
+.start to .end; --config.objective.teacher_temp=0.05 keeps it at one number. The dataclasses in flsl_jax/config say what each
+key means.
 
 {describe_config("vits16")}
 """
@@ -43,6 +45,11 @@ def main() -> int:
         raise UserError("--config is missing; name a config, such as --config=quickstart, or a file with get_config()")
     workdir = Path(required(_WORKDIR, "runs/first"))
     config = parse_config(_CONFIG.value.to_dict())
+    if "evaluation.tasks" in given_keys("config") and not config.evaluation.every_epochs:
+        raise UserError(
+            f"--config.evaluation.tasks={','.join(config.evaluation.tasks)} would never be measured, because "
+            "config.evaluation.every_epochs is 0; add --config.evaluation.every_epochs=1.0"
+        )
     show_log()
 
     from flsl_jax.loop import summary, train

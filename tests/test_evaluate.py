@@ -68,7 +68,7 @@ def test_a_run_is_judged_and_its_result_kept_beside_it(workdir):
         (["--model=pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing"),
         (["--model={run}", "--task=bbox_knn"], "--bbox_knn.train.root is missing"),
         (["--task=bbox_knn", *SCENES], "--model is missing"),
-        (["--model={run}", "--task=video"], "root of the video task is empty"),
+        (["--model={run}", "--task=video"], "--video.root is missing; --video.name=davis needs it"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(workdir, arguments, message):

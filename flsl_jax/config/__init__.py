@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from flsl_jax.config.checks import check
+from flsl_jax.config.checks import advice, check
 from flsl_jax.config.evaluation import (
     BboxKnnConfig,
     ClusteringConfig,
@@ -66,6 +66,7 @@ __all__ = [
     "TeacherConfig",
     "VideoConfig",
     "ViewsConfig",
+    "advice",
     "check_sources",
     "check_task",
     "cross_inv_temp",

@@ -26,6 +26,18 @@ def check(config: Config) -> None:
     _check_compute(config)
 
 
+def advice(config: Config) -> list[str]:
+    """What is allowed and probably not meant: a line for each, which names the key and what to set it to."""
+    objective, lines = config.objective, []
+    if objective.method == "flsl" and objective.targets != "softmax" and objective.volume_weight > 1:
+        lines.append(
+            f"config.objective.targets = {objective.targets!r} stands in for the volume term, but "
+            f"config.objective.volume_weight is {objective.volume_weight}; set it to 0.0 (the paper's tables have at most 1 "
+            "beside such targets)"
+        )
+    return lines
+
+
 def _check_model(config: Config) -> None:
     model, warmup = config.model, config.head.warmup_epochs
     require(
@@ -117,7 +129,8 @@ def _check_evaluation(config: Config) -> None:
         require(
             task in evaluation.tasks and bool(metric),
             f"config.evaluation.best_metric is {evaluation.best_metric!r}; expected TASK/METRIC, with a task of "
-            f"config.evaluation.tasks: {', '.join(evaluation.tasks)}",
+            f"config.evaluation.tasks: {', '.join(evaluation.tasks)}; set it too, such as "
+            f"--config.evaluation.best_metric={evaluation.tasks[0]}/METRIC",
         )
 
 

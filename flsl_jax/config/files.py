@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from flsl_jax.config.overrides import mark_schedules, register_parsers
 from flsl_jax.config.parsing import nearest_key
 from flsl_jax.errors import UserError
 
@@ -150,9 +151,15 @@ def offer_configs() -> None:
 
 def define_config_flag(name: str, *, help_string: str) -> flags.FlagHolder:
     """The flag `--NAME=CONFIG`, as `load_config` takes it, and with it `--NAME.key=value` for every key of that config."""
+    register_parsers()
     holder = config_flags.DEFINE_config_file(name, help_string=help_string)
     flags.FLAGS[name].parser = _ConfigParser()
     return holder
+
+
+def given_keys(name: str) -> frozenset[str]:
+    """The keys that the command line sets by `--NAME.key=value`, by their dotted names below the config."""
+    return frozenset(config_flags.get_override_values(flags.FLAGS[name]))
 
 
 def describe_config(name: str) -> str:
@@ -168,7 +175,7 @@ class _ConfigParser(flags.ArgumentParser):
     """Reads a config by `load_config`, instead of a file alone."""
 
     def parse(self, argument: str) -> ConfigDict:
-        return load_config(argument).lock()
+        return mark_schedules(load_config(argument)).lock()
 
     def flag_type(self) -> str:
         return "config"

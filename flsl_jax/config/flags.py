@@ -137,7 +137,7 @@ class _NumbersParser(flags.ArgumentParser):
     def parse(self, argument: str | tuple[Any, ...]) -> tuple[Any, ...]:
         if not isinstance(argument, str):
             return tuple(argument)
-        return tuple(self._kind(part) for part in argument.strip("() ").split(",") if part.strip())
+        return tuple(self._kind(part) for part in argument.strip("()[] ").split(",") if part.strip())
 
 
 def _shown(value: Any) -> str:

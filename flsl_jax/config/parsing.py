@@ -15,6 +15,8 @@ _T = TypeVar("_T")
 def parse(kind: type[_T], values: Any, *, path: str) -> _T:
     """A dataclass, with dataclasses inside, from a nested mapping; a key that is left out takes its default.
 
+    A dataclass inside that has a `constant`, as `ScheduleConfig` does, can be given as one number.
+
     Args:
         kind: the dataclass.
         values: the mapping.
@@ -103,6 +105,8 @@ def _fields_without_default(kind: type) -> list[str]:
 
 def _convert(hint: Any, value: Any, *, path: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if hasattr(hint, "constant") and isinstance(value, int | float) and not isinstance(value, bool):
+            return hint.constant(_convert(float, value, path=path))
         return parse(hint, value, path=path)
     origin = typing.get_origin(hint)
     if origin is Literal:

@@ -19,13 +19,18 @@ LOSS_WEIGHT = Range(0, unit="weight in the loss")
 class ScheduleConfig:
     """A value that moves from `start` to `end` over the first `epochs` epochs (0: the whole run) and then stays.
 
-    The range of `start` and `end` is that of the field that holds the schedule.
+    The range of `start` and `end` is that of the field that holds the schedule. One number in the schedule's place is both.
     """
 
     start: float
     end: float
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     epochs: Epochs = 0.0
+
+    @classmethod
+    def constant(cls, value: float) -> "ScheduleConfig":
+        """A value that does not move."""
+        return cls(start=value, end=value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

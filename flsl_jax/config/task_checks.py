@@ -1,12 +1,14 @@
 """Checks an evaluation's values: each in its range, then those that belong together."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
-from flsl_jax.config.evaluation import ClusteringConfig
+from flsl_jax.config.evaluation import ClusteringConfig, VideoConfig
 from flsl_jax.config.parsing import require
 from flsl_jax.config.ranges import check_ranges
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+
+_Source: TypeAlias = SourceConfig | MaskedSourceConfig | VideoConfig
 
 
 def check_task(settings: Any, *, path: str) -> None:
@@ -28,14 +30,14 @@ def check_together(settings: Any, *, path: str) -> None:
 
 def check_sources(settings: Any, *, path: str) -> None:
     """Refuses a task that is about to run if one of its sources does not say where its images are; names that source."""
-    for field in dataclasses.fields(settings):
-        value, name = getattr(settings, field.name), f"{path}.{field.name}"
-        if isinstance(value, SourceConfig | MaskedSourceConfig):
+    values = {f"{path}.{field.name}": getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    for name, value in (values | {path: settings}).items():  # the videos' settings are their source too
+        if isinstance(value, _Source):
             for key in _needed(value):
                 require(bool(getattr(value, key)), f"{name}.{key} is missing; {name}.name={value.name} needs it")
 
 
-def _needed(source: SourceConfig | MaskedSourceConfig) -> tuple[str, ...]:
+def _needed(source: _Source) -> tuple[str, ...]:
     if source.name == "scenes":
         return ("count", "scene_size")
     if isinstance(source, MaskedSourceConfig):

@@ -108,7 +108,7 @@ def make_plan(
     Raises:
         UserError: one line that names the study or the variant and what is wrong.
     """
-    study = parse(Study, load_study_file(name, base.copy_and_resolve_references()), path=f"study {name}")
+    study = parse(Study, load_study_file(name, ConfigDict(base.to_dict()).lock()), path=f"study {name}")
     _check_study(name, study)
     values = base.to_dict()
     own = parse_config(values)

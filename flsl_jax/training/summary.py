@@ -36,7 +36,8 @@ def summarise(config: Config, lines: Sequence[Mapping[str, Any]]) -> str:
             beside = [name for name in ("raw pixels", recorded_values(config.evaluation.recorded).name) if name]
             return f"on held-out images, {start} → trained ({', '.join(beside)}): {', '.join(parts)}"
         return f"{best}: {start} {first[metric_key(best)]:.4g} → trained {last[metric_key(best)]:.4g}"
-    shown = ", ".join(f"{name} {lines[-1][name]:.3g}" for name in _STATE if name in lines[-1])
+    newest = next((line for line in reversed(lines) if "loss" in line), {})  # others hold measurements alone
+    shown = ", ".join(f"{name} {newest[name]:.3g}" for name in _STATE if name in newest)
     return f"{shown} (ln K is {np.log(config.head.centroids):.3g})"
 
 

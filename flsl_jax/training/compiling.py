@@ -1,0 +1,37 @@
+"""Says that the step is being compiled, for which a run stands still, and how long that took the last time."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+log = logging.getLogger(__name__)
+
+# In the workdir: the seconds of the last compilation there.
+COMPILATION_FILE = "compilation.json"
+
+
+@contextlib.contextmanager
+def announced(workdir: Path) -> Iterator[None]:
+    """Around the first step of a run: logs one line before it, and keeps in the workdir what it took."""
+    before = _last_seconds(workdir)
+    log.info(
+        "compiling the step; %s", "this can take minutes" if before is None else f"it took {before:.0f} s last time"
+    )
+    start = time.perf_counter()
+    yield
+    if jax.process_index() == 0:
+        seconds = round(time.perf_counter() - start, 1)
+        (workdir / COMPILATION_FILE).write_text(json.dumps({"seconds": seconds}) + "\n")
+
+
+def _last_seconds(workdir: Path) -> float | None:
+    """None before the first compilation, or where its file is not what was written."""
+    try:
+        return float(json.loads((workdir / COMPILATION_FILE).read_text())["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
@@ -43,7 +44,10 @@ _INV_TEMP = flags.DEFINE(
     FloatParser(Range(0, unit="times √D")), "inv_temp", 1.0, "Of clusters: τ of the mean shift of unit tokens, over √D."
 )
 _SIMILARITY = flags.DEFINE(
-    FloatParser(Range(-1, 1, unit="cosine")), "mode_similarity", 0.9, "Of clusters: from which two modes are one."
+    FloatParser(Range(-1, 1, unit="cosine")),
+    "mode_similarity",
+    MODE_SIMILARITY,
+    "Of clusters: from which two modes are one.",
 )
 _SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; default: those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)

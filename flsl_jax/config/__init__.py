@@ -11,6 +11,7 @@ from typing import Any
 
 from flsl_jax.config.checks import advice, check
 from flsl_jax.config.evaluation import (
+    MODE_SIMILARITY,
     BboxKnnConfig,
     ClusteringConfig,
     DiscoveryConfig,
@@ -42,6 +43,7 @@ from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 from flsl_jax.config.task_checks import check_sources, check_task
 
 __all__ = [
+    "MODE_SIMILARITY",
     "BboxKnnConfig",
     "CheckpointConfig",
     "ClusteringConfig",

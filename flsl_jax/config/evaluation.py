@@ -11,6 +11,10 @@ from typing import Annotated, Literal
 from flsl_jax.config.ranges import Range, Seed
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 
+# From which cosine on two modes are one, wherever clusters are measured or drawn: of several thresholds, the one that agrees
+# best with the masks of scenes (docs/objects.md).
+MODE_SIMILARITY = 0.8
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BboxKnnConfig:
@@ -121,7 +125,7 @@ class DiscoveryConfig:
     features: Literal["keys", "queries", "values", "tokens"] = "keys"
     k_patches: Annotated[int, Range(1, unit="patches")] = 100
     inv_temp: Annotated[float, Range(0, unit="inverse temperature, times √D")] = 1.0
-    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = 0.8
+    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = MODE_SIMILARITY
     min_tokens: Annotated[int, Range(1, unit="tokens")] = 2
     iou: Annotated[float, Range(0, 1, unit="intersection over union")] = 0.5
 
@@ -171,7 +175,7 @@ class SeparabilityConfig:
     size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 0
     fit: Literal["square", "crop", "ratio"] = "crop"
     inv_temp: Annotated[float, Range(0, unit="inverse temperature, times √D")] = 1.0
-    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = 0.8
+    mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = MODE_SIMILARITY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
 from flsl_jax.evaluation.mode_clusters import mode_clusters
@@ -37,7 +38,7 @@ class PictureSettings:
     places: tuple[tuple[float, float], ...] = ()
     foreground: bool = False
     inv_temp: float = 1.0
-    mode_similarity: float = 0.9
+    mode_similarity: float = MODE_SIMILARITY
     search: Sequence[ShownImage] = ()
     neighbours: int = 6
     seed: int = 0

@@ -45,8 +45,10 @@ def test_a_checkpoint_of_eight_devices_converts_on_one_with_a_card(workdir, tmp_
     assert "![Curves of the training](curves.png)" in card
     assert (tmp_path / "vit" / "curves.png").read_bytes() == (workdir / "curves.png").read_bytes()
     assert "Licence: **not stated**" in card
-    assert "| bbox k-NN in training | knn_any | 0.725 | 7 |" in card
-    assert "| segmentation | miou | 0.375 | 7 |" in card
+    assert "| task | metric | **this model**, step 7 | untrained |" in card
+    assert "| bbox_knn, in training | any | 0.725 | 0.025 |" in card
+    assert "| segmentation | miou | 0.375 | – |" in card
+    assert "| started from | random values |" in card
     assert "32 synthetic scenes" in card
     assert 'timm.create_model("local-dir:' in card
 

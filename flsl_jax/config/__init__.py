@@ -39,7 +39,7 @@ from flsl_jax.config.run import (
     TeacherConfig,
     ViewsConfig,
 )
-from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+from flsl_jax.config.source import MaskedSourceConfig, SourceConfig, describe_source
 from flsl_jax.config.task_checks import check_sources, check_task
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "check_sources",
     "check_task",
     "cross_inv_temp",
+    "describe_source",
     "nearest_key",
     "parse",
     "parse_config",

@@ -29,6 +29,17 @@ class SourceConfig:
     on_corrupt: Literal["replace", "fail"] = "replace"
 
 
+def describe_source(data: SourceConfig) -> str:
+    """Where the images come from, for people; keys that this kind of source does not read are left out."""
+    if data.name == "scenes":
+        count = min(data.count, data.limit or data.count)
+        kind = "" if data.scene_kind == "hues" else f" ({data.scene_kind})"
+        return f"{count:,} synthetic scenes of {data.scene_size} px{kind}"
+    named = {"tfds": f"tfds {data.dataset}, split {data.split}", "shards": f"shards in {data.root}"}
+    limit = f", the first {data.limit:,} images" if data.limit else ""
+    return named.get(data.name, f"folder {data.root}") + limit
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedSourceConfig:
     """Where images with segmentation masks come from.

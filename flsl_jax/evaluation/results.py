@@ -45,9 +45,9 @@ def result(
         "rows": [dict(row) for row in measured.scores.rows],
         "settings": dataclasses.asdict(settings),
         "batch_size": batch_size,
-        "images": measured.images,
+        "images": measured.scores.images,
         "seconds": round(measured.seconds, 3),
-        "images_per_sec": round(measured.images / max(measured.seconds, 1e-9), 3),
+        "images_per_sec": round(measured.scores.images / max(measured.seconds, 1e-9), 3),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "versions": {"flsl_jax": __version__, "python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in _LIBRARIES},

@@ -18,12 +18,13 @@ class Scores:
     """What an evaluation measured.
 
     `metrics`: numbers by name; the first one is the protocol's own. `rows`: a table beside them, such as a row for each
-    class or video, all with the same keys. `images`: how many images the result is about; None: as many as were encoded.
+    class or video, all with the same keys. `images`: how many different images were encoded for the metrics, those of a
+    bank or memory included; the copies that fill a batch up do not count. 0 where finished predictions are judged.
     """
 
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, float | int | str]] = ()
-    images: int | None = None
+    images: int
 
 
 @runtime_checkable
@@ -87,8 +88,7 @@ class Task(Generic[_Settings, _Data]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one call of a task gave: `scores`, the number of `images`, and the `seconds` that it took."""
+    """What one call of a task gave: `scores`, and the `seconds` that it took."""
 
     scores: Scores
-    images: int
     seconds: float

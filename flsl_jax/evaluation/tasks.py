@@ -71,14 +71,7 @@ def run_task(
     Raises:
         UserError: bad input.
     """
-    images = 0
-
-    def count(number: int) -> None:
-        nonlocal images
-        images += number
-        if poll is not None:
-            poll()
-
     start = time.perf_counter()
-    scores = TASKS[name].evaluate(watched(encoder, count), settings, batch_size=batch_size, data=data)
-    return TaskResult(scores=scores, images=scores.images or images, seconds=time.perf_counter() - start)
+    polled = encoder if poll is None else watched(encoder, lambda _: poll())
+    scores = TASKS[name].evaluate(polled, settings, batch_size=batch_size, data=data)
+    return TaskResult(scores=scores, seconds=time.perf_counter() - start)

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from flsl_jax.config import Config, to_dict
+from flsl_jax.config import Config, describe_source, to_dict
+from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.pictures.curves import compare_curves, save_curves
 from flsl_jax.pictures.gallery import CURVES, Drawing, Subject, metrics_by_name
 from flsl_jax.pictures.page import Section, escape, figure, number, table, write_page
@@ -48,11 +49,20 @@ def _trained(subject: Subject) -> str:
     run = subject.run
     heading = f"<h3>{escape(subject.name)}</h3>"
     if run is None:
-        size = f"{subject.encoder.image_size} px, patches of {subject.encoder.patch_size} px"
-        return f"{heading}<p>{size}. Not a run of this program: nothing is known about its training.</p>"
-    rows = [(escape(name), escape(value)) for name, value in _facts(run)]
+        patches = f"{subject.encoder.image_size} px, patches of {subject.encoder.patch_size} px"
+        if isinstance(subject.encoder, PixelEncoder):
+            return f"{heading}<p>{patches}. The levels of each patch as its feature: a baseline without training.</p>"
+        return f"{heading}<p>{patches}. Not a run of this program: nothing is known about its training.</p>"
     config = escape(json.dumps(to_dict(run.config), indent=2))
-    return f"{heading}{table(rows)}<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
+    details = f"<details><summary>Every key of its config</summary><pre>{config}</pre></details>\n"
+    if not run.step:
+        return f"{heading}<p>A network before its first update: {escape(_start(run.config))}.</p>{details}"
+    rows = [(escape(name), escape(value)) for name, value in _facts(run)]
+    return f"{heading}{table(rows)}{details}"
+
+
+def _start(config: Config) -> str:
+    return f"the backbone of {config.init_from}" if config.init_from else f"random values, seed {config.seed}"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -68,7 +78,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ),
         ("parameters", f"{sum(run.parameters.values()):,} ({parts})"),
         ("views", f"{config.views.recipe} recipe, {config.views.size} px"),
-        ("data", _data(config)),
+        ("started from", _start(config)),
+        ("data", describe_source(config.data)),
         ("updates", f"{updates}; config: {config.epochs} epochs"),
         (
             "objective",
@@ -84,13 +95,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if run.training_seconds is not None:
         facts.append(("time", f"{_duration(run.training_seconds)} of steps, without evaluations and checkpoints"))
     return facts
-
-
-def _data(config: Config) -> str:
-    data = config.data
-    words = [data.name, data.dataset, data.root, f"{data.count} of {data.scene_size} px" if data.count else ""]
-    words += [data.scene_kind] if data.scene_kind != "hues" else []
-    return " ".join(filter(None, words))
 
 
 def _ends(schedule: Any) -> str:
@@ -130,7 +134,7 @@ def _training(subject: Subject) -> str:
             wide=True,
         )
     if not run.alarms:
-        return f"<h3>{escape(subject.name)}</h3>{curves}<p>The monitor raised no alarm.</p>\n"
+        return f"<h3>{escape(subject.name)}</h3>{curves}<p>{escape(run.silence)}</p>\n"
     rows = [(f"{alarm.step:,}", f"{escape(alarm.name)}: {escape(alarm.message)}") for alarm in run.alarms]
     caption = "Alarms of the monitor: where each was first raised, and where it was repeated."
     alarms = table(rows, head=("step", "alarm"), caption=caption)

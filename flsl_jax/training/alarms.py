@@ -63,6 +63,9 @@ class Monitor:
         self._config = config
         self._limits = thresholds or Thresholds()
         self._streaks: dict[str, int] = {}
+        self._readings = 0
+        # How often each alarm was judged; those whose values no line had are not in it.
+        self._judged: dict[str, int] = {}
 
     def update(self, step: int, values: Mapping[str, float]) -> list[Alarm]:
         """Alarms that this reading raises or repeats.
@@ -75,10 +78,13 @@ class Monitor:
         settled = values.get("epoch", math.inf) >= self._limits.settled * self._config.epochs
         reading = _Reading(values=values, config=self._config, limits=self._limits, settled=settled)
         alarms = []
+        self._readings += 1
         for check in _CHECKS:
             found = None
-            if (settled or check.early) and all(name in values for name in check.needs):
-                found = check.judge(reading)
+            if all(name in values for name in check.needs):
+                judged = settled or check.early
+                self._judged[check.name] = self._judged.get(check.name, 0) + judged
+                found = check.judge(reading) if judged else None
             streak = self._streaks[check.name] = self._streaks.get(check.name, 0) + 1 if found else 0
             if (
                 found
@@ -87,6 +93,22 @@ class Monitor:
             ):
                 alarms.append(Alarm(name=check.name, step=step, value=found.value, message=found.message))
         return alarms
+
+    def silence(self) -> str:
+        """What it means that there was no alarm: which ones were possible with the readings so far."""
+        needed = self._limits.readings
+        waiting = [name for name, judged in self._judged.items() if judged < needed]
+        if len(waiting) == len(self._judged):
+            return (
+                f"No alarm was possible yet: each needs {needed} written lines in a row, and the run has {self._readings}. "
+                f"A line is written every {self._config.logging.every_steps} steps (config.logging.every_steps)."
+            )
+        if not waiting:
+            return "The monitor raised no alarm."
+        return (
+            f"The monitor raised no alarm. Not possible yet were {', '.join(waiting)}: they need {needed} written lines after "
+            f"{self._limits.settled:.0%} of the run."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

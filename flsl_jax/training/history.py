@@ -27,24 +27,28 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
         UserError: a file among the results is not a result.
     """
     metrics = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= step]
+    alarms, silence = _alarms(metrics, config=config)
     return Run(
         config=config,
         step=step,
         parameters=_parameters(config),
         metrics=metrics if step else (),  # before the first step there is no curve
-        alarms=_alarms(metrics, config=config),
+        alarms=alarms,
+        silence=silence,
         results=read_results(results) if results is not None and results.is_dir() else (),
     )
 
 
-def _alarms(metrics: list[dict[str, Any]], *, config: Config) -> list[Alarm]:
-    """The alarms that training raised. They are not in metrics.jsonl; the monitor raises them again from its lines."""
-    monitor = Monitor(config)
-    alarms = []
+def _alarms(metrics: list[dict[str, Any]], *, config: Config) -> tuple[list[Alarm], str]:
+    """The alarms that training raised, and what it means if there are none.
+
+    They are not in metrics.jsonl; the monitor raises them again from its lines.
+    """
+    monitor, alarms = Monitor(config), []
     for line in metrics:
         if "mean_entropy" in line:  # evaluations have lines of their own
             alarms += monitor.update(line["step"], {name: float(value) for name, value in line.items()})
-    return alarms
+    return alarms, monitor.silence()
 
 
 def _parameters(config: Config) -> dict[str, int]:

@@ -14,7 +14,7 @@ from flsl_jax.workdir import read_results
 
 def _result(**metrics):
     rows = ({"class": "ant", "token": 0.25}, {"class": "elephant", "token": math.nan})
-    outcome = TaskResult(scores=Scores(metrics=metrics, rows=rows), images=30, seconds=2.0)
+    outcome = TaskResult(scores=Scores(metrics=metrics, rows=rows, images=30), seconds=2.0)
     return result("bbox_knn", BboxKnnConfig(k=3), outcome, model={"name": "runs/a, step 3", "step": 3}, batch_size=8)
 
 

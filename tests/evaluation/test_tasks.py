@@ -5,7 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flsl_jax.config import EvaluationConfig, ImageKnnConfig
+from flsl_jax.config import (
+    ClusteringConfig,
+    DiscoveryConfig,
+    EvaluationConfig,
+    ImageKnnConfig,
+    LinearProbeConfig,
+    MaskedSourceConfig,
+    RetrievalConfig,
+    SeparabilityConfig,
+    SourceConfig,
+    VideoConfig,
+)
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, PixelEncoder
 from flsl_jax.evaluation.task import Scores, Task
@@ -34,7 +45,27 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         check_names(["video", "vide"])
 
 
-def test_images_are_counted_and_each_batch_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+_BOXED = SourceConfig(name="scenes", count=5, scene_size=32, split="val")
+_MASKED = MaskedSourceConfig(name="scenes", count=5, scene_size=32, split="val")
+_VIDEO = VideoConfig(name="scenes", count=2, scene_size=32, split="val", short_side=32, side_multiple=8, frames=3)
+_SETTINGS = {
+    "discovery": (DiscoveryConfig(data=_BOXED), 5),
+    "separability": (SeparabilityConfig(data=_MASKED), 5),
+    "clustering": (ClusteringConfig(data=_MASKED, size=32, clusters=(2,), seeds=1), 5),
+    "retrieval": (RetrievalConfig(train=dataclasses.replace(_MASKED, count=7), val=_MASKED, size=32), 12),
+    "linear_probe": (LinearProbeConfig(train=_MASKED, val=_MASKED, size=32, epochs=2, keep_gib=0.0), 10),
+    "video": (_VIDEO, 6),
+}
+
+
+@pytest.mark.parametrize("name", _SETTINGS)
+def test_every_image_counts_once_however_often_it_is_encoded(name: str) -> None:
+    settings, images = _SETTINGS[name]
+    encoder = PixelEncoder(patch_size=8, image_size=32)
+    assert run_task(name, settings, encoder=encoder, batch_size=4).scores.images == images
+
+
+def test_each_batch_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, polled = [], []
 
     def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> tuple[int, int]:
@@ -44,7 +75,7 @@ def test_images_are_counted_and_each_batch_is_announced(monkeypatch: pytest.Monk
         calls.append((settings.k, batch_size, data, len(polled)))
         for number in (3, 2):
             encoder.tokens(np.zeros((number, 8, 8, 3), np.uint8))
-        return Scores(metrics={"number": 1.0})
+        return Scores(metrics={"number": 1.0}, images=5)
 
     task = Task(name="image_knn", settings=ImageKnnConfig, open=open_data, evaluate=evaluate, judges="", needs="")
     monkeypatch.setitem(TASKS, "image_knn", task)
@@ -53,7 +84,7 @@ def test_images_are_counted_and_each_batch_is_announced(monkeypatch: pytest.Monk
     found = run_task(
         "image_knn", settings, encoder=encoder, batch_size=4, data=data, poll=lambda: polled.append(len(polled))
     )
-    assert (found.images, found.scores.metrics, calls, polled) == (5, {"number": 1.0}, [(7, 4, (8, 16), 0)], [0, 1])
+    assert (found.scores.metrics, calls, polled) == ({"number": 1.0}, [(7, 4, (8, 16), 0)], [0, 1])
 
     def stop() -> None:
         raise KeyboardInterrupt

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.pictures.gallery import Subject, draw
 from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.report import write_report
@@ -96,6 +97,30 @@ def test_it_says_what_was_trained_and_measured(page):
                   "one_centroid: collapse to &lt;few&gt; centroids", "who &lt;is&gt; it?", "paper: 76.7 %",
                   "nothing is known about its training"):  # fmt: skip
         assert words in text, words
+
+
+def test_a_folder_is_no_scenes_and_a_start_is_no_training(tmp_path):
+    config = tiny_config(data={"name": "folder", "root": "/my/photos"}, init_from="runs/other")
+    run = Run(
+        config=config, step=2, parameters={}, metrics=[{"step": 2, "loss": 1.0}], silence="No alarm was possible yet."
+    )
+    start = Run(config=config, step=0, parameters={})
+    subjects = [
+        Subject(name="mine", encoder=RegionEncoder(), run=run),
+        Subject(name="start", encoder=RegionEncoder(), run=start),
+        Subject(name="raw pixels", encoder=PixelEncoder(patch_size=8, image_size=32)),
+    ]
+    write_report(tmp_path / "report.html", subjects, [])
+    text = re.sub("<details>.*?</details>", "", (tmp_path / "report.html").read_text(), flags=re.S)
+    assert "<th>data</th><td>folder /my/photos</td>" in text
+    assert "32 of 40 px" not in text
+    assert "<p>No alarm was possible yet.</p>" in text
+    assert "raised no alarm" not in text
+    assert "<th>started from</th><td>the backbone of runs/other</td>" in text
+    assert "A network before its first update: the backbone of runs/other." in text
+    assert text.count("<th>optimiser</th>") == 1
+    assert "a baseline without training" in text
+    assert "nothing is known" not in text
 
 
 def test_equal_protocols_share_a_table(page):

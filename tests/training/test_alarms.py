@@ -248,3 +248,26 @@ def test_a_training_without_a_collapse_raises_nothing(training_alarms):
 )
 def test_a_training_that_collapses_raises_the_alarm(training_alarms, changes, expected):
     assert expected in training_alarms(**changes)
+
+
+def test_silence_says_which_alarms_were_possible():
+    monitor = Monitor(tiny_config(epochs=30))
+    assert "written lines in a row, and the run has 0. A line is written every 1 steps" in monitor.silence()
+    early = HEALTHY | {"epoch": 1.0}
+    monitor.update(1, early)
+    assert monitor.silence().startswith(
+        "No alarm was possible yet: each needs 3 written lines in a row, and the run has 1."
+    )
+    for step in (2, 3, 4):
+        monitor.update(step, early)
+    assert "raised no alarm. Not possible yet were undecided, dead_centroids, one_mode" in monitor.silence()
+    for step in (5, 6, 7):
+        monitor.update(step, HEALTHY | {"epoch": 3.0})
+    assert monitor.silence() == "The monitor raised no alarm."
+
+
+def test_alarms_whose_values_an_objective_lacks_are_not_waited_for():
+    monitor, lacking = Monitor(tiny_config()), {"intra", "attention_share", "mode_similarity", "normalised_inv_temp"}
+    for step in (1, 2, 3):
+        monitor.update(step, {name: value for name, value in HEALTHY.items() if name not in lacking})
+    assert monitor.silence() == "The monitor raised no alarm."

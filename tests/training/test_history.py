@@ -44,6 +44,7 @@ def test_what_is_not_trained_has_no_curves(workdir):
     assert not run.metrics
     assert not run.alarms
     assert run.training_seconds is None
+    assert run.silence.startswith("No alarm was possible yet")
 
 
 def test_parameters_are_counted_by_part(workdir):

@@ -91,7 +91,7 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
         if len(calls) == stopped_call:
             os.kill(os.getpid(), signal.SIGTERM)
         encoder.tokens(np.zeros((8, 32, 32, 3), np.uint8))
-        return Scores(metrics={"top1": float(len(calls))})
+        return Scores(metrics={"top1": float(len(calls))}, images=8)
 
     task = Task(name="image_knn", settings=ImageKnnConfig, open=nothing, evaluate=evaluate, judges="", needs="")
     monkeypatch.setitem(TASKS, "image_knn", task)

@@ -83,7 +83,7 @@ def evaluate(
             for seed, run in enumerate(runs)
             for way, scores in run.items()
         ]
-    return Scores(metrics=metrics, rows=rows)
+    return Scores(metrics=metrics, rows=rows, images=len(source))
 
 
 def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int) -> MaskedSource:

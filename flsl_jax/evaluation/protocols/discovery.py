@@ -129,7 +129,8 @@ def evaluate(
         "modes_precision": regions["precision"],
         "modes_regions": regions["boxes"],
     }
-    return Scores(metrics=metrics, rows=[{"method": name, **row} for name, row in rows.items()])
+    images = sum(map(len, data.groups.values()))
+    return Scores(metrics=metrics, rows=[{"method": name, **row} for name, row in rows.items()], images=images)
 
 
 def lost(features: Float[np.ndarray, "h w D"], *, k_patches: int) -> Seed:

@@ -152,7 +152,7 @@ def evaluate(
     if not confusion.any():
         raise UserError(f"{val.name}: every pixel is ignored; nothing can be judged")
     scores = mask_scores(confusion)
-    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names))
+    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names), images=len(train) + len(val))
 
 
 def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) -> tuple[MaskedSource, MaskedSource]:

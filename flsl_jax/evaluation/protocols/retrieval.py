@@ -70,7 +70,7 @@ def evaluate(
         scores = mask_scores(matched(confusion, hungarian_match(confusion, by="iou")), absent="zero")
     else:
         scores = mask_scores(confusion)
-    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names))
+    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names), images=len(train) + len(val))
 
 
 def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) -> tuple[MaskedSource, MaskedSource]:

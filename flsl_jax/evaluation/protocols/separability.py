@@ -74,7 +74,7 @@ def evaluate(
         for layer in range(len(names))
     ]
     rows = [{"layer": name, **values} for name, values in zip(names, means)]
-    return Scores(metrics=means[-1] | {"images": float(len(measured))}, rows=rows)
+    return Scores(metrics=means[-1] | {"images": float(len(measured))}, rows=rows, images=len(data))
 
 
 def open_data(settings: SeparabilityConfig, *, patch_size: int, image_size: int) -> MaskedSource:

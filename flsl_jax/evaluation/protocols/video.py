@@ -71,7 +71,8 @@ def evaluate(
             {
                 v.name: _judge(v, read_predictions(v, settings))
                 for v in tqdm(data, desc="videos", unit="video", disable=None)
-            }
+            },
+            images=0,
         )
     found = {}
     for video in data:
@@ -79,7 +80,7 @@ def evaluate(
         if settings.output:
             write_masks(Path(settings.output) / video.name, masks, frames=video.frames)
         found[video.name] = _judge(video, masks[1:-1])
-    return summary(found)
+    return summary(found, images=sum(len(video.frames) for video in data))
 
 
 def read_predictions(video: Video, settings: VideoConfig) -> UInt8[np.ndarray, "T H W"]:
@@ -148,11 +149,12 @@ def frame_size(video: Video, settings: VideoConfig, *, patch_size: int) -> tuple
     return size
 
 
-def summary(found: dict[str, list[ObjectScores]]) -> Scores:
+def summary(found: dict[str, list[ObjectScores]], *, images: int) -> Scores:
     """Means over all objects, and a row for each.
 
     Args:
         found: the objects of each video, by its name, in the order of their ids from 1.
+        images: frames that were encoded.
     """
     objects = [scores for video in found.values() for scores in video]
     kinds = {"j": "region", "f": "boundary"}
@@ -166,7 +168,8 @@ def summary(found: dict[str, list[ObjectScores]]) -> Scores:
         for name, video in found.items()
         for number, scores in enumerate(video, start=1)
     ]
-    return Scores(metrics={"jf_mean": (means["j_mean"] + means["f_mean"]) / 2} | means, rows=rows)
+    metrics = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2} | means
+    return Scores(metrics=metrics, rows=rows, images=images)
 
 
 def _judge(video: Video, predicted: UInt8[np.ndarray, "T H W"]) -> list[ObjectScores]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flsl_jax._version import __version__
-from flsl_jax.config import SourceConfig
+from flsl_jax.config import SourceConfig, describe_source
+from flsl_jax.weights.export.numbers import read_numbers
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
-from flsl_jax.workdir import METRICS_FILE, read_metrics, read_results
 
 _PAPER = "[Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023"
 
@@ -78,6 +78,7 @@ def _training(trained: Trained) -> str:
         return f"## Training\n\nNot known: converted from the weight file {trained.source}.\n"
     rows = {
         "images": _images(config.data),
+        "started from": _start(config.init_from),
         "recipe": config.views.recipe,
         "step": f"{trained.step}, at {config.batch_size} images a step; {config.epochs} epochs planned",
         "image size": f"{config.views.size} × {config.views.size}",
@@ -90,33 +91,41 @@ def _training(trained: Trained) -> str:
     return f"## Training\n\n{_table(('', ''), rows.items())}"
 
 
+def _start(init_from: str) -> str:
+    """Without the folders of the machine that it was trained on."""
+    path = Path(init_from)
+    if path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name}, step {path.name}"
+    return path.name or "random values"
+
+
 def _images(data: SourceConfig) -> str:
     if data.name == "scenes":
-        return f"{data.count} synthetic scenes" + (f" ({data.scene_kind})" if data.scene_kind != "hues" else "")
+        return describe_source(data)
     named = data.dataset or Path(data.root).name
     return f"{named} ({data.name}{f', {data.split}' if data.name == 'tfds' else ''}), without labels"
 
 
 def _numbers(trained: Trained) -> str:
-    """The last k-NN of the training and every result in the run's folder, up to the step that was converted."""
+    """What was measured of the model, and beside it, in columns of their own, what it is compared with."""
     if trained.workdir is None:
         return ""
-    lines = [line for line in read_metrics(trained.workdir / METRICS_FILE) if line["step"] <= (trained.step or 0)]
-    measured = [line for line in lines if "knn_any" in line]
-    rows: list[tuple[Any, ...]] = []
-    if measured:
-        last = measured[-1]
-        rows += [
-            ("bbox k-NN in training", name, f"{last[name]:.4g}", last["step"])
-            for name in last
-            if name.startswith("knn")
-        ]
-    for result in read_results(trained.workdir / "results"):
-        step = result["model"].get("step", "")
-        rows += [(result["task"], name, f"{value:.4g}", step) for name, value in result["metrics"].items()]
-    if not rows:
+    numbers = read_numbers(trained)
+    if not numbers.rows:
         return "## Evaluation\n\nNot measured; `python -m flsl_jax.evaluate --help` says how.\n"
-    return f"## Evaluation\n\n{_table(('task', 'metric', 'value', 'step'), rows)}"
+    rows = [
+        (row.task, row.metric, *(_value(row.values.get(column)) for column in (numbers.own, *numbers.others)))
+        for row in numbers.rows
+    ]
+    note = ""
+    if numbers.others:
+        note = f"To compare with, and not this model: {', '.join(numbers.others)}.\n\n"
+    header = ("task", "metric", f"**this model**, {numbers.own}", *numbers.others)
+    return f"## Evaluation\n\n{note}{_table(header, rows)}"
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _file(metadata: Mapping[str, str], allowances: Sequence[str], parities: Mapping[str, Parity | None]) -> str:

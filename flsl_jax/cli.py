@@ -6,6 +6,7 @@ import sys
 from typing import NoReturn
 
 from flsl_jax._version import __version__
+from flsl_jax.command_line import answer_version
 
 # Command -> its module, and what it is for.
 COMMANDS = {
@@ -24,7 +25,7 @@ usage: flsl COMMAND [--flag=value ...]
 
 {commands}
 
-flsl COMMAND --help lists the flags of a command. To begin:
+flsl COMMAND --help lists the flags of a command, and flsl --version prints the version. To begin:
 
   flsl train --config=quickstart --workdir=runs/quickstart                    (two minutes on a CPU; needs no images)
   flsl train --config=vits16 --workdir=runs/mine --config.data.root=FOLDER    (your own images, on a GPU)
@@ -37,9 +38,8 @@ def main() -> NoReturn:
     if command in ("--help", "-h", "help"):
         print(_help(), end="")
         sys.exit(0)
-    if command == "--version":
-        print(f"flsl_jax {__version__}")
-        sys.exit(0)
+    if command in ("--version", *COMMANDS):  # of a command too: some import much before they look at their flags
+        answer_version(sys.argv[1:])
     if not command:
         sys.stderr.write(_help())
         sys.exit(2)

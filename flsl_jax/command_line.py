@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 
 from absl import app, flags
 
+from flsl_jax._version import __version__
 from flsl_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -21,11 +22,13 @@ _BROKEN_PIPE = 141
 def run_main(main: Callable[[], int]) -> NoReturn:
     """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error, 141 if nobody reads the output.
 
-    `--help` prints the command's own flags and exits with 0. A `UserError` is printed as one line. So is an unknown flag, a
-    flag of a wrong type, an argument that is not a flag, and a key that the config does not have.
+    `--help` prints the command's own flags, `--version` the version, and both exit with 0. A `UserError` is printed as one
+    line. So is an unknown flag, a flag of a wrong type, an argument that is not a flag, and a key that the config does not have.
     """
     app.define_help_flags()
+    flags.DEFINE_bool("version", False, "Print the version and end.", module_name=sys.argv[0])
     try:
+        answer_version(sys.argv[1:])
         stray = parse_flags(flags.FLAGS, sys.argv)[1:]
         if stray:
             raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
@@ -38,6 +41,13 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     sys.exit(code)
+
+
+def answer_version(arguments: Sequence[str]) -> None:
+    """Prints the version and ends the program if that is asked for, whatever else is on the command line."""
+    if {"--version", "-version"} & set(arguments):
+        print(f"flsl_jax {__version__}")
+        sys.exit(0)
 
 
 def required(flag: flags.FlagHolder[_T | None], example: str) -> _T:

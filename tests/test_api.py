@@ -1,6 +1,8 @@
 """Training and loading from Python: the same runs and the same one-line errors as on the command line."""
 
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,15 @@ def test_a_worker_that_runs_the_script_again_ends_with_one_line(asked, monkeypat
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(flsl_jax.UserError, match="name a folder of images"):
         flsl_jax.pretrain(tmp_path / "none", workdir=tmp_path / "run", model=TINY)
+
+
+def test_submodules_need_no_import_of_their_own_and_come_when_they_are_asked_for():
+    code = (
+        "import sys, flsl_jax; named = dir(flsl_jax); before = 'jax' in sys.modules; "
+        "found = [flsl_jax.objective.mean_shift, flsl_jax.models.ViT, flsl_jax.config.parse_config, "
+        "flsl_jax.schedules.Schedule, flsl_jax.errors.UserError]; "
+        "print(before, all(map(callable, found)), {'objective', 'models', 'config', 'load'} <= set(named), "
+        "hasattr(flsl_jax, 'nothing'), 'jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("False True True False True\n", "")

@@ -52,3 +52,21 @@ def test_a_commands_help_and_errors_are_those_of_its_module(command):
         same = subprocess.run([*module, flag], cwd=ROOT, capture_output=True, text=True, timeout=120)
         done = flsl(command, flag)
         assert (done.returncode, done.stdout, done.stderr) == (same.returncode, same.stdout, same.stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_the_version_whatever_else_is_said(command):
+    expected = (0, f"flsl_jax {flsl_jax.__version__}\n", "")
+    module = [sys.executable, "-m", f"flsl_jax.{COMMANDS[command][0]}", "--nonsense=1", "--version"]
+    done = subprocess.run(module, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == expected
+    assert "--[no]version: Print the version" in flsl(command, "--help").stdout
+    done = flsl(command, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == expected
+
+
+def test_the_version_of_a_command_takes_no_jax():
+    code = "import sys; from flsl_jax.cli import main\ntry: main()\nfinally: print('jax' in sys.modules)"
+    arguments = [sys.executable, "-c", code, "evaluate", "--version"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"flsl_jax {flsl_jax.__version__}\nFalse\n"

@@ -105,8 +105,9 @@ def _fields_without_default(kind: type) -> list[str]:
 
 def _convert(hint: Any, value: Any, *, path: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if hasattr(hint, "constant") and isinstance(value, int | float) and not isinstance(value, bool):
-            return hint.constant(_convert(float, value, path=path))
+        constant = getattr(hint, "constant", None)
+        if constant is not None and isinstance(value, int | float) and not isinstance(value, bool):
+            return constant(_convert(float, value, path=path))
         return parse(hint, value, path=path)
     origin = typing.get_origin(hint)
     if origin is Literal:

@@ -3,10 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from flsl_jax.errors import UserError
-from flsl_jax.evaluation.open_model import OpenedModel, open_model
+from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
 from flsl_jax.evaluation.results import check_writable
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
 from flsl_jax.pictures.images import queries, read_images
@@ -49,7 +48,7 @@ def make_album(album: Album) -> list[Path]:
         UserError: a model, an image or a picture does not exist, or they do not fit together.
     """
     models = [open_model(source, patch_size=album.patch_size, num_heads=album.num_heads) for source in album.models]
-    subjects = [_subject(model, name) for model, name in zip(models, _names(models))]
+    subjects = [_subject(model, name) for model, name in zip(models, short_names(models))]
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)
     images = read_images(album.images, limit=album.limit, size=size, multiple=multiple)
@@ -74,12 +73,3 @@ def _subject(model: OpenedModel, name: str) -> Subject:
     if model.config is not None and model.workdir is not None and model.step is not None:  # raw pixels have no step
         run = read_run(model.config, workdir=model.workdir, step=model.step, results=model.results)
     return Subject(name=name, encoder=model.encoder, run=run)
-
-
-def _names(models: Sequence[OpenedModel]) -> list[str]:
-    """The models' names without the folders before them, unless two would become equal."""
-    full = [model.encoder.name for model in models]
-    if twice := {name for name in full if full.count(name) > 1}:
-        raise UserError(f"--model names {', '.join(sorted(twice))} more than once; name every model once")
-    short = [PurePath(name).name for name in full]
-    return short if len(set(short)) == len(short) else full

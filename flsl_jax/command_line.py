@@ -23,7 +23,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error, 141 if nobody reads the output.
 
     `--help` prints the command's own flags, `--version` the version, and both exit with 0. A `UserError` is printed as one
-    line. So is an unknown flag, a flag of a wrong type, an argument that is not a flag, and a key that the config does not have.
+    line. So is an unknown flag, a flag of a wrong type, an argument that is not a flag, and a key that the config lacks.
     """
     app.define_help_flags()
     flags.DEFINE_bool("version", False, "Print the version and end.", module_name=sys.argv[0])

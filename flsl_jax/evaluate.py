@@ -1,10 +1,16 @@
 """Judges frozen features: `python -m flsl_jax.evaluate --model=runs/quickstart --task=bbox_knn --bbox_knn.train.root=DIR …`.
 
 Every task takes every model: a run's workdir, a checkpoint, a weight file, or a baseline to compare with. A task prints a
-table and writes TASK.json with its numbers, every parameter of its protocol, and the model and machine that gave them.
+table and writes TASK.json with its numbers, every parameter of its protocol, and the model and machine that gave them. With
+several models the table has a column for each: `--model=runs/quickstart,untrained:runs/quickstart,pixels:runs/quickstart`.
 """
 
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -14,17 +20,22 @@ from flsl_jax.config.flags import define_group, describe_group, describe_kind
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
-_MODEL = flags.DEFINE_string(
+if typing.TYPE_CHECKING:
+    from flsl_jax.evaluation.open_model import OpenedModel
+
+_MODEL = flags.DEFINE_list(
     "model",
     None,
-    "What to judge: a run's workdir, WORKDIR/checkpoints/STEP, a weight file; or, to compare with, untrained:WORKDIR (what "
-    "that run started from), pixels:WORKDIR (raw pixels in its patches), or pixels (with --patch_size).",
+    "What to judge, several with commas between them: a run's workdir, WORKDIR/checkpoints/STEP, a weight file; or, to compare "
+    "with, untrained:WORKDIR (what that run started from), pixels:WORKDIR (raw pixels in its patches), or pixels (with "
+    "--patch_size).",
 )
 _TASK = flags.DEFINE_list("task", None, f"One or more of {', '.join(TASKS)}, with commas between them.")
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Folder for the TASK.json files; default: WORKDIR/results, where the run's report finds them.",
+    "Folder for the TASK.json files, with a folder in it for each of several models; default: WORKDIR/results, where the run's "
+    "report finds them.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images encoded at a time.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
@@ -43,7 +54,38 @@ __doc__ = f"{__doc__}\nTasks, each with its flags and their defaults:\n{_TASK_HE
 
 
 def main() -> int:
-    """Checks the flags, then opens the model and all data, then runs one task after another."""
+    """Checks the flags, then opens the models and all data, then runs one task after another."""
+    settings = _checked_settings()
+    show_log()
+
+    from flsl_jax.evaluation import results
+    from flsl_jax.evaluation.open_model import open_model, short_names
+    from flsl_jax.host_memory import keep_host_memory
+
+    keep_host_memory()
+    models = [
+        open_model(source, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value) for source in _MODEL.value or [""]
+    ]
+    names = short_names(models)
+    folders = _folders(models, names)
+    data = {name: _open_data(name, values, models) for name, values in settings.items()}
+    for folder in folders:
+        results.check_writable(folder)
+    for name, values in settings.items():
+        found, paths = [], []
+        for model, folder, opened in zip(models, folders, data.pop(name)):
+            measured = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=opened)
+            found.append(
+                results.result(name, values, measured, model=model.description(), batch_size=_BATCH_SIZE.value)
+            )
+            paths.append(str(results.write_result(found[-1], folder)))
+        table = results.table(found[0]) if len(found) == 1 else results.comparison(found, names)
+        print("\n".join([table, *paths, ""]), flush=True)
+    return 0
+
+
+def _checked_settings() -> Mapping[str, Any]:
+    """The settings of every task that is asked for, by its name."""
     if not _TASK.value:
         raise UserError(f"--task is missing; name one or more of {', '.join(TASKS)}")
     check_names(_TASK.value)
@@ -53,26 +95,32 @@ def main() -> int:
         check_sources(values, path=f"--{name}")
         if not _MODEL.value and not TASKS[name].without_model(values):
             raise UserError("--model is missing; name a run's workdir, a checkpoint, a weight file or pixels")
-    show_log()
+        key = TASKS[name].folder
+        if key and getattr(values, key) and len(_MODEL.value or ()) > 1:
+            raise UserError(f"--{name}.{key} is a folder for one model; leave it out, or name one --model at a time")
+    return settings
 
-    from flsl_jax.evaluation import results
-    from flsl_jax.evaluation.open_model import open_model
-    from flsl_jax.host_memory import keep_host_memory
 
-    keep_host_memory()
-    model = open_model(_MODEL.value or "", patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value)
-    folder = Path(_OUTPUT.value) if _OUTPUT.value else model.results
-    if folder is None:
-        raise UserError(f"--output is missing; {model.source} has no workdir for its results")
-    sizes = {"patch_size": model.encoder.patch_size, "image_size": model.encoder.image_size}
-    data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
-    results.check_writable(folder)
-    for name, values in settings.items():
-        measured = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=data.pop(name))
-        result = results.result(name, values, measured, model=model.description(), batch_size=_BATCH_SIZE.value)
-        path = results.write_result(result, folder)
-        print(f"{results.table(result)}\n{path}\n", flush=True)
-    return 0
+def _folders(models: Sequence[OpenedModel], names: Sequence[str]) -> list[Path]:
+    """The folder of each model's results."""
+    from flsl_jax.pictures.images import file_stem
+
+    if _OUTPUT.value:
+        return [Path(_OUTPUT.value, file_stem(name) if len(models) > 1 else "") for name in names]
+    for model in models:
+        if model.results is None:
+            raise UserError(f"--output is missing; {model.source} has no workdir for its results")
+    return [model.results for model in models if model.results is not None]
+
+
+def _open_data(name: str, settings: Any, models: Sequence[OpenedModel]) -> list[Any]:
+    """The data of a task for each model; models of the same sizes share them."""
+    sizes = [(model.encoder.patch_size, model.encoder.image_size) for model in models]
+    opened = {
+        (patch_size, image_size): open_task(name, settings, patch_size=patch_size, image_size=image_size)
+        for patch_size, image_size in dict.fromkeys(sizes)
+    }
+    return [opened[size] for size in sizes]
 
 
 if __name__ == "__main__":

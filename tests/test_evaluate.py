@@ -61,9 +61,37 @@ def test_a_run_is_judged_and_its_result_kept_beside_it(workdir):
     assert 0 <= result["metrics"]["token"] <= result["metrics"]["any"] <= 1
 
 
+def test_several_models_are_one_table_and_a_file_each(workdir, tmp_path):
+    models = f"{workdir},untrained:{workdir},pixels:{workdir}"
+    done = evaluate(f"--model={models}", "--task=bbox_knn", f"--output={tmp_path}", *SCENES)
+    assert done.returncode == 0, done.stderr
+    names = [f"{workdir.name}, step 2", f"{workdir.name}, untrained", "raw pixels"]
+    assert done.stdout.splitlines()[:2] == ["bbox_knn of 3 models, 36 images", " " * 20 + "  ".join(names)]
+    for name, stem in zip(names, (f"{workdir.name}_step_2", f"{workdir.name}_untrained", "raw_pixels"), strict=True):
+        written = json.loads((tmp_path / stem / "bbox_knn.json").read_text())
+        assert written["model"]["name"].endswith(name)
+        assert f"{written['metrics']['token']:.4f}" in next(
+            line for line in done.stdout.splitlines() if line.startswith("  token ")
+        )
+        assert str(tmp_path / stem / "bbox_knn.json") in done.stdout
+
+
+def test_every_model_is_opened_before_the_first_is_judged(workdir, tmp_path):
+    done = evaluate(f"--model={workdir},{tmp_path}/nowhere", "--task=bbox_knn", f"--output={tmp_path}/out", *SCENES)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "nowhere does not exist" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--model={run},{run}", "--task=bbox_knn", *SCENES], "more than once; name every model once"),
+        (
+            ["--model={run},pixels:{run}", "--task=bbox_knn", "--bbox_knn.features=/x", *SCENES],
+            "--bbox_knn.features is a folder for one model; leave it out",
+        ),
+        (["--model={run},pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing; pixels has no"),
         (["--model={run}", "--task=bbox_kn"], "there is no task 'bbox_kn'; did you mean \"bbox_knn\"?"),
         (["--model=pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing"),
         (["--model={run}", "--task=bbox_knn"], "--bbox_knn.train.root is missing"),

@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,19 @@ def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> Opene
             raise UserError(f"--model={source} names no run; write --model={kind}:WORKDIR")
         return _baseline(kind, Path(place))
     return _trained(source, num_heads=num_heads)
+
+
+def short_names(models: Sequence[OpenedModel]) -> list[str]:
+    """The models' names without the folders before them, unless two would become equal.
+
+    Raises:
+        UserError: a model is named more than once.
+    """
+    full = [model.encoder.name for model in models]
+    if twice := {name for name in full if full.count(name) > 1}:
+        raise UserError(f"--model names {', '.join(sorted(twice))} more than once; name every model once")
+    short = [PurePath(name).name for name in full]
+    return short if len(set(short)) == len(short) else full
 
 
 def _baseline(kind: str, workdir: Path) -> OpenedModel:

@@ -87,15 +87,43 @@ def table(values: Mapping[str, Any]) -> str:
     model = values["model"]
     lines = [f"{values['task']} of {model['name']}"]
     lines += _aligned([(name, _shown(value)) for name, value in values["metrics"].items()])
-    rows: Sequence[Mapping[str, Any]] = values["rows"]
-    if rows:
-        shown = rows if len(rows) <= _MAX_ROWS else rows[:_MAX_ROWS]
-        lines += ["", *_aligned([tuple(rows[0]), *(tuple(map(_shown, row.values())) for row in shown)])]
-        lines += [f"  … {len(rows) - len(shown)} more in {values['task']}.json"] * (len(shown) < len(rows))
+    lines += _rows(values["rows"], file=f"{values['task']}.json")
     if values["reference"]:
         lines += [f"to compare: {values['reference']}"]
     lines += [f"{values['images']} images in {values['seconds']:.1f} s, {values['images_per_sec']:.1f} images/s"]
     return "\n".join(lines)
+
+
+def comparison(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Results of one task for the terminal: a line for each metric, a column for each model.
+
+    Args:
+        results: of several models, as `result` gives them.
+        names: what the columns are called.
+    """
+    first = results[0]
+    metrics = dict.fromkeys(metric for values in results for metric in values["metrics"])
+    lines = [("", *names)]
+    for metric in metrics:  # a model without a mean shift of its own has no values of modes
+        lines.append((metric, *(_shown(values["metrics"].get(metric, "-")) for values in results)))
+    reference = [f"to compare: {first['reference']}"] if first["reference"] else []
+    return "\n".join(
+        [f"{first['task']} of {len(results)} models, {first['images']} images", *_aligned(lines), *reference]
+    )
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], *, file: str) -> list[str]:
+    """The table of the rows below an empty line; without classes that do not occur, and cut off where it becomes long."""
+    occurring = [row for row in rows if row.get("pixel_share") != 0]
+    if not occurring:
+        return []
+    shown, left = occurring[:_MAX_ROWS], len(rows) - len(occurring)
+    lines = ["", *_aligned([tuple(shown[0]), *(tuple(map(_shown, row.values())) for row in shown)])]
+    if len(shown) < len(occurring):
+        lines.append(f"  … {len(occurring) - len(shown)} more in {file}")
+    if left:
+        lines.append(f"  without {left} class{'es' * (left > 1)} of which no pixel is in the masks; {file} has them")
+    return lines
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -73,7 +73,8 @@ class Task(Generic[_Settings, _Data]):
     `name`: of the task and of its group in `EvaluationConfig`. `settings`: the dataclass of that group. `open` and
     `evaluate`: see `OpenData` and `Evaluate`. `judges`, `needs`: which question it answers and which data it needs, for a
     person who has not seen it. `reference`: what the paper or another work reports under the same protocol; empty where
-    nobody does. `without_model`: whether these settings judge finished predictions, so that no model is needed.
+    nobody does. `without_model`: whether these settings judge finished predictions, so that no model is needed. `folder`: the
+    setting, if there is one, that names a folder for what is made of one model; several models cannot share it.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Task(Generic[_Settings, _Data]):
     needs: str
     reference: str = ""
     without_model: Callable[[_Settings], bool] = lambda settings: False
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

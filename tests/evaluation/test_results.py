@@ -7,7 +7,7 @@ import pytest
 
 from flsl_jax.config import BboxKnnConfig
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.results import check_writable, result, table, write_result
+from flsl_jax.evaluation.results import check_writable, comparison, result, table, write_result
 from flsl_jax.evaluation.task import Scores, TaskResult
 from flsl_jax.workdir import read_results
 
@@ -63,3 +63,34 @@ def test_the_table_lines_up():
     assert lines[4:7] == ["  class      token", "  ant       0.2500", "  elephant     nan"]
     assert "72.4 %" in lines[7]
     assert "15.0 images/s" in lines[-1]
+
+
+def test_the_table_leaves_out_classes_that_do_not_occur_and_says_so():
+    names = ("bird", "never", "only guessed", "cat")
+    shares, ious = (0.75, 0.0, 0.0, 0.25), (0.5, 0.0, 0.0, 1.0)
+    rows = [{"class": name, "iou": iou, "pixel_share": share} for name, share, iou in zip(names, shares, ious)]
+    values = _result(any=0.5) | {"rows": rows}
+    lines = table(values).splitlines()
+    assert lines[3:6] == [
+        "  class     iou  pixel_share",
+        "  bird   0.5000       0.7500",
+        "  cat    1.0000       0.2500",
+    ]
+    assert lines[6] == "  without 2 classes of which no pixel is in the masks; bbox_knn.json has them"
+    many = [{"class": str(number), "pixel_share": float(number < 40)} for number in range(99)]
+    lines = table(values | {"rows": many}).splitlines()
+    assert lines[34:36] == [
+        "  … 10 more in bbox_knn.json",
+        "  without 59 classes of which no pixel is in the masks; bbox_knn.json has them",
+    ]
+
+
+def test_models_stand_side_by_side_and_what_one_of_them_lacks_is_a_dash():
+    lines = comparison([_result(any=0.5, modes_any=0.25), _result(any=0.75)], ["first", "raw pixels"]).splitlines()
+    assert lines[:4] == [
+        "bbox_knn of 2 models, 30 images",
+        "              first  raw pixels",
+        "  any        0.5000      0.7500",
+        "  modes_any  0.2500           -",
+    ]
+    assert "72.4 %" in lines[4]

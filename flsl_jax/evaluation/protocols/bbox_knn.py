@@ -231,4 +231,5 @@ TASK = Task(
     needs="images with boxes, for the bank (train) and for the questions (val): a folder and its COCO JSON, VOC or ILSVRC "
     "XML; shards or tfds with boxes; scenes",
     reference="paper, ImageNet-1k, any of 9 tokens, ViT-S/16: 76.7 % (1600 effective epochs), 72.4 % (100 epochs)",
+    folder="features",
 )

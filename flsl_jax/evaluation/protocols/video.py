@@ -214,4 +214,5 @@ TASK = Task(
     "with predictions, a folder of masks to judge instead of a model",
     reference="paper, DAVIS-2017 val, J&F: 65.6 % (ViT-S/16), 66.1 % (ViT-B/16), 73.5 % (ViT-S/8)",
     without_model=lambda settings: bool(settings.predictions),
+    folder="output",
 )

@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-torch lint docs package hooks clean
+.PHONY: help install quickstart test test-torch lint pages docs package hooks clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ lint: $(STAMP)  ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+pages: $(STAMP)  ## Write what of the pages is generated anew: docs/config.md and marked blocks
+	$(BIN)/python -m docs.generate
 
 docs: $(STAMP)  ## Build the documentation into site/; a broken link or reference is an error
 	$(BIN)/python -m pip install --quiet -c requirements.txt --no-build-isolation -e '.[docs]'

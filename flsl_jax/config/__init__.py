@@ -22,19 +22,16 @@ from flsl_jax.config.evaluation import (
     SeparabilityConfig,
     VideoConfig,
 )
+from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.inverse_temperature import cross_inv_temp, self_inv_temp
 from flsl_jax.config.parsing import nearest_key, parse, require, without_unknown
 from flsl_jax.config.run import (
-    CheckpointConfig,
-    ComputeConfig,
     Config,
     GuideConfig,
     HeadConfig,
-    LoggingConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    ParallelConfig,
     ScheduleConfig,
     TeacherConfig,
     ViewsConfig,

@@ -18,13 +18,22 @@ MODE_SIMILARITY = 0.8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BboxKnnConfig:
-    """Bbox-aligned k-NN (paper, Appendix F): single patch features of boxed objects, `train` as bank, `val` as queries.
+    """Bbox-aligned k-NN (paper, Appendix F): single patch features of boxed objects.
 
-    Images are resized to a short side of `size` (0: the size the model was trained at) and centre-cropped. Each image gives the
-    9 patches of a 3×3 grid on its largest box; `k` · `k_scale` neighbours vote with exp(cos / `temp`). `modes`: judge the
-    modes of the mean shift too, at `inv_temp` (0: that of the model's own training; without one, tokens only).
-    `bank_dtype`: the dtype in which features are kept and compared. `features`: a folder to keep them in, or to read them
-    back from instead of encoding; empty: none.
+    Images are resized to a short side of `size` and centre-cropped. Each image gives the 9 patches of a 3×3 grid on its
+    largest box; `k` · `k_scale` neighbours vote with exp(cos / `temp`).
+
+    Attributes:
+        train: the bank, images with boxes.
+        val: the queries, images with boxes.
+        size: the side of the images.
+        k: the protocol's number of neighbours.
+        k_scale: so many times `k` vote.
+        temp: the temperature of their votes.
+        modes: whether the modes of the mean shift are judged too.
+        inv_temp: the mean shift's inverse temperature; 0: that of the model's own training; without one, tokens only.
+        bank_dtype: the dtype in which features are kept and compared.
+        features: a folder to keep features in, or to read them back from instead of encoding; empty: none.
     """
 
     train: SourceConfig = SourceConfig()
@@ -43,14 +52,27 @@ class BboxKnnConfig:
 class VideoConfig:
     """Video label propagation, semi-supervised (DINO's protocol), judged as DAVIS-2017 judges it.
 
-    `name`: "davis" (`root` in DAVIS-2017 layout, videos of `split` in folder `resolution`) or "scenes" (embedded films:
-    `count` of them of `split` and `scene_kind`, `scene_size` pixels, `frames` long). `limit` > 0 keeps only the first
-    `limit` videos.
+    Each patch takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context`
+    frames' patches at most `radius` rows and columns away.
 
-    Frames are resized to a short side of `short_side`, the other side floored to a multiple of `side_multiple`. Each patch
-    takes its label from the `top_k` nearest, by exp(cos / `temp`), among the first frame's and the last `context` frames'
-    patches at most `radius` rows and columns away (0: anywhere). `output`: a folder for the predicted masks (indexed PNG,
-    one folder per video); empty: none. `predictions`: such a folder of masks to judge as they are, without a model.
+    Attributes:
+        name: "davis": files in DAVIS-2017 layout; "scenes": embedded films.
+        root: the folder of "davis".
+        split: the list of videos of "davis", ImageSets/2017/SPLIT.txt; for "scenes" train, val or test.
+        resolution: the folder of "davis" below JPEGImages and Annotations.
+        count: the number of films.
+        scene_size: their height and width.
+        scene_kind: see `SourceConfig`.
+        frames: the length of a film.
+        limit: only the first so many are judged.
+        short_side: to which frames are resized.
+        side_multiple: the other side is floored to a multiple of it.
+        context: frames before the present one that give labels, besides the first.
+        radius: how far away they may be looked for.
+        top_k: patches that give a label.
+        temp: the temperature of their votes.
+        output: a folder for the predicted masks (indexed PNG, one folder a video); empty: none.
+        predictions: such a folder of masks to judge as they are, without a model.
     """
 
     name: Literal["davis", "scenes"] = "davis"
@@ -76,10 +98,17 @@ class VideoConfig:
 class RetrievalConfig:
     """Dense nearest-neighbour retrieval ("Hummingbird"): labels of `val` patches read out of a memory of `train` patches.
 
-    Images are brought to `size` (0: the size the model was trained at) by `fit`; see `flsl_jax/data/mask_fit.py`. `memory`:
-    how many patches are kept, the same number from each image (0: all); `sampling` "balanced" chooses them by the rarity of
-    their classes. The `k` nearest answer with softmax(cos / `temp`). `matching`: classes are themselves ("identity"), or
-    Hungarian-matched and absent ones counted as 0, as the public code does.
+    Attributes:
+        train: the memory, images with masks.
+        val: the questions, images with masks.
+        size: the size of the images.
+        fit: how images are brought to `size`; docs/segmentation.md, "Images with masks".
+        memory: how many patches are kept, the same number from each image.
+        sampling: whether patches are chosen by the rarity of their classes, or evenly.
+        k: patches that answer, with softmax(cos / `temp`).
+        temp: the temperature of their answer.
+        matching: whether classes are themselves, or Hungarian-matched and absent ones counted as 0, as the public code does.
+        seed: decides which patches are kept.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
@@ -98,9 +127,16 @@ class RetrievalConfig:
 class ClusteringConfig:
     """Unsupervised segmentation: k-means over the l2-normalised tokens of `data`, clusters matched to its classes.
 
-    Images are brought to `size` (0: the size the model was trained at) by `fit`. `clusters`: numbers of clusters, each
-    tried with `seeds` seeds; 0 is the number of classes that occur. Up to that number, clusters are matched by
-    the Hungarian method; more clusters are matched by majority. `upsample` brings cluster maps to the masks' size.
+    Up to the number of classes that occur, clusters are matched by the Hungarian method; more clusters are matched by
+    majority.
+
+    Attributes:
+        data: images with masks.
+        size: the size of the images.
+        fit: how images are brought to `size`; docs/segmentation.md, "Images with masks".
+        clusters: numbers of clusters, each tried on its own; 0: as many as classes occur.
+        seeds: how many seeds each is tried with.
+        upsample: how cluster maps are brought to the masks' size.
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
@@ -113,12 +149,19 @@ class ClusteringConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscoveryConfig:
-    """Unsupervised object discovery on `data` with boxes: LOST, and objects as connected regions of one mean-shift mode.
+    """Unsupervised object discovery: LOST, and objects as connected regions of one mean-shift mode.
 
-    LOST compares `features` of the last block at the images' own sizes and expands its seed among the `k_patches` patches
-    of lowest degree. Modes are those of l2-normalised tokens at `inv_temp` · √D; tokens whose modes have a cosine of
-    `mode_similarity` or more are of one cluster, and a connected part of a cluster with `min_tokens` tokens or more is an
-    object. A box is right at an IoU of `iou` with any ground-truth box.
+    Images keep their own sizes. Tokens whose modes have a cosine of `mode_similarity` or more are of one cluster, and a
+    connected part of a cluster is an object.
+
+    Attributes:
+        data: images with boxes.
+        features: what LOST compares of the last block.
+        k_patches: LOST expands its seed among so many patches of lowest degree.
+        inv_temp: the mean shift's inverse temperature, for l2-normalised tokens.
+        mode_similarity: two modes at least so alike are one.
+        min_tokens: a smaller part of a cluster is no object.
+        iou: a box with at least so much overlap with a ground-truth box is right.
     """
 
     data: SourceConfig = SourceConfig(split="val")
@@ -134,9 +177,19 @@ class DiscoveryConfig:
 class LinearProbeConfig:
     """One linear layer from frozen tokens to classes, trained on `train`'s masks, judged on `val`'s by mIoU.
 
-    Images are brought to `size` (0: the size the model was trained at) by `fit`. The layer is trained for `epochs` with
-    AdamW at `lr`, falling to 0 by a cosine; a step takes as many tokens as `batch_size` images of `size` × `size` have.
-    Tokens of `train` that take at most `keep_gib` GiB of host memory are kept, others are computed again in every epoch.
+    A step takes as many tokens as `batch_size` images of `size` × `size` have.
+
+    Attributes:
+        train: images with masks.
+        val: images with masks.
+        size: the size of the images.
+        fit: how images are brought to `size`; docs/segmentation.md, "Images with masks".
+        epochs: passes over the tokens of `train`.
+        batch_size: images of a step.
+        lr: AdamW's learning rate; it falls to 0 by a cosine.
+        weight_decay: AdamW's weight decay.
+        keep_gib: tokens of `train` that take at most so much are kept, others are computed again in every epoch.
+        seed: decides the order of the images.
     """
 
     train: MaskedSourceConfig = MaskedSourceConfig()
@@ -153,7 +206,15 @@ class LinearProbeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageKnnConfig:
-    """Weighted k-NN on the mean token of each image, for completeness; labels are those of the sources."""
+    """Weighted k-NN on the mean token of each image, for completeness; labels are those of the sources.
+
+    Attributes:
+        train: the bank, images with labels.
+        val: the queries, images with labels.
+        size: the short side to which images are resized; the central square is used.
+        k: neighbours that vote with exp(cos / `temp`).
+        temp: the temperature of their votes.
+    """
 
     train: SourceConfig = SourceConfig()
     val: SourceConfig = SourceConfig(split="val")
@@ -167,8 +228,14 @@ class SeparabilityConfig:
     """Per block of the network: in-cluster variance and separation Δ (paper, Appendix A), with the masks as clusters; NMI
     and ARI of mean-shift clusters against the masks.
 
-    Images are brought to `size` (0: the size the model was trained at) by `fit`. Modes are those of l2-normalised tokens
-    at `inv_temp` · √D; tokens whose modes have a cosine of `mode_similarity` or more are of one cluster.
+    Tokens whose modes have a cosine of `mode_similarity` or more are of one cluster.
+
+    Attributes:
+        data: images with masks.
+        size: the size of the images.
+        fit: how images are brought to `size`; docs/segmentation.md, "Images with masks".
+        inv_temp: the mean shift's inverse temperature, for l2-normalised tokens.
+        mode_similarity: two modes at least so alike are one.
     """
 
     data: MaskedSourceConfig = MaskedSourceConfig(split="val")
@@ -180,11 +247,23 @@ class SeparabilityConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What is measured of a run's features every `every_epochs` epochs (0: never): the `tasks`, each with its own group.
+    """What is measured of a run's features during training: the `tasks`, each with its own group.
 
-    `best_metric` chooses the best checkpoint: TASK/METRIC, the largest value of a metric of one of the `tasks`, such as
-    "bbox_knn/any" or "linear_probe/miou". `batch_size`: images encoded at a time. `recorded`: what the run's last line shows
-    beside its own numbers: a name, then TASK/METRIC=VALUE, ….
+    Attributes:
+        every_epochs: how often the tasks are measured, besides before the first step and at the end.
+        tasks: names of the groups below.
+        best_metric: chooses the best checkpoint: TASK/METRIC, the largest value of a metric of one of the `tasks`, such as
+            "bbox_knn/any" or "linear_probe/miou".
+        batch_size: images that are encoded at a time.
+        recorded: what the run's last line shows beside its own numbers: a name, then TASK/METRIC=VALUE, ….
+        bbox_knn: bbox-aligned k-NN.
+        video: label propagation.
+        retrieval: dense nearest neighbours.
+        clustering: unsupervised segmentation.
+        discovery: objects without labels.
+        linear_probe: one linear layer.
+        image_knn: k-NN of whole images.
+        separability: tokens against masks, block by block.
     """
 
     every_epochs: Annotated[float, Range(0, unit="epochs; 0: never")] = 0.0

@@ -5,7 +5,6 @@ one line yet. These flags are therefore plain absl flags with a dot in their nam
 """
 
 import dataclasses
-import inspect
 import textwrap
 import typing
 from collections.abc import Callable, Iterator
@@ -13,11 +12,12 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
+from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.parsing import parse
 from flsl_jax.config.ranges import Range, range_of
 
 _T = TypeVar("_T")
-_WIDTH, _FLAG_WIDTH = 100, 40
+_WIDTH, _FLAG_WIDTH, _INDENT = 100, 40, " " * 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,39 +55,43 @@ def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
 
 
 def describe_group(name: str, kind: type) -> str:
-    """A group for `--help`: the dataclass's docstring, then a line for each flag with its default and its range.
+    """A group for `--help`: what the dataclass is, then each flag with its default, its range and its meaning.
 
     A group of keys inside it has one line with its name; `describe_kind` lists its keys once for all that share them.
     """
-    values, inner = [], []
+    values, inner, told = [], [], meanings(kind)
     for field in dataclasses.fields(kind):
         default = getattr(kind(), field.name)
         if dataclasses.is_dataclass(default):
-            inner.append(f"--{name}.{field.name}.KEY=…, the keys of {type(default).__name__} below")
+            line = f"--{name}.{field.name}.KEY=…, the keys of {type(default).__name__} below"
+            inner += [line, *_indented(told.get(field.name, ""))]
         else:
-            values.append(_line(f"--{name}.{field.name}={_shown(default)}", kind, field.name))
+            values += _lines(f"--{name}.{field.name}={_shown(default)}", kind, field.name)
     return "\n".join([_paragraphs(kind), *inner, *values])
 
 
 def describe_kind(kind: type) -> str:
-    """The keys of a group that several others hold, with their defaults and ranges, for `--help`."""
+    """The keys of a group that several others hold, with their defaults, ranges and meanings, for `--help`."""
     keys = [field.name for field in dataclasses.fields(kind)]
-    lines = [_line(f"{key}={_shown(getattr(kind(), key))}", kind, key) for key in keys]
+    lines = [line for key in keys for line in _lines(f"{key}={_shown(getattr(kind(), key))}", kind, key)]
     return "\n".join([f"=== {kind.__name__} ===", _paragraphs(kind), *lines])
 
 
-def _line(flag: str, kind: type, key: str) -> str:
-    """A flag with its default, and beside it the values that it takes."""
+def _lines(flag: str, kind: type, key: str) -> list[str]:
+    """A flag with its default, the values that it takes beside it, and its meaning below."""
     hint = typing.get_type_hints(kind, include_extras=True)[key]
     within = range_of(hint)
     takes = within.describe() if within else " | ".join(map(str, typing.get_args(hint)))
-    return f"{flag:<{_FLAG_WIDTH}}{takes}".rstrip()
+    return [f"{flag:<{_FLAG_WIDTH}}{takes}".rstrip(), *_indented(meanings(kind).get(key, ""))]
+
+
+def _indented(meaning: str) -> list[str]:
+    return textwrap.wrap(meaning.replace("`", ""), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
 
 
 def _paragraphs(kind: type) -> str:
-    """The docstring, wrapped to the width of the help and without backquotes."""
-    paragraphs = inspect.cleandoc(kind.__doc__ or "").replace("`", "").split("\n\n")
-    return "\n".join(textwrap.fill(" ".join(paragraph.split()), _WIDTH) for paragraph in paragraphs)
+    """What the docstring says of the whole group, wrapped to the width of the help and without backquotes."""
+    return "\n".join(textwrap.fill(paragraph.replace("`", ""), _WIDTH) for paragraph in prose(kind))
 
 
 def _leaves(group: Any, *, path: tuple[str, ...]) -> Iterator[_Leaf]:

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from flsl_jax.config.evaluation import EvaluationConfig
+from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
 from flsl_jax.config.source import SourceConfig
 
@@ -17,9 +18,15 @@ LOSS_WEIGHT = Range(0, unit="weight in the loss")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """A value that moves from `start` to `end` over the first `epochs` epochs (0: the whole run) and then stays.
+    """A value that moves from `start` to `end`, over the first `epochs` epochs, and then stays.
 
     The range of `start` and `end` is that of the field that holds the schedule. One number in the schedule's place is both.
+
+    Attributes:
+        start: the value at the first step.
+        end: the value after `epochs` epochs and from then on.
+        kind: the way from one to the other; "constant": `start` throughout.
+        epochs: how long the way takes; 0: the whole run.
     """
 
     start: float
@@ -35,17 +42,29 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The backbone. `drop_path` is the last block's rate; rates rise linearly from 0 and act on the student only.
+    """The backbone, a `flsl_jax.models.ViT`.
 
-    `init_std` is the kernels' standard deviation at the start. With `patch_init` = "torch" the patch convolution starts as
-    torch's does instead. See `flsl_jax.models.ViT`.
+    With `init_from`, `prefix_tokens`, `num_prefix`, `layer_scale`, `mlp_ratio`, `norm_eps` and `pos_grid` say how that
+    backbone is made.
 
-    `mlp_ratio`: hidden channels of the MLP over `width`. `norm_eps`: of every LayerNorm. `pos_grid`: side of the position
-    embedding in tokens (0: that of `views.size`); for other sizes of images it is resized by `pos_resize`.
-
-    `prefix_tokens` says what becomes of the tokens before the patches (class token, registers) of the backbone in
-    `init_from`: "drop", or "keep" all `num_prefix` of them. They take part in attention, and the objective sees patch tokens
-    alone. `layer_scale` keeps that backbone's LayerScale; without it, it is folded into the kernels.
+    Attributes:
+        patch_size: the side of a patch; it divides the sizes of all views.
+        width: the channels D of a token.
+        depth: the number of blocks.
+        num_heads: attention heads of a block; they divide `width`.
+        pos_embed: the position embedding: learned, or fixed 2-D sines and cosines.
+        pos_resize: how the position embedding is resized for images of another size than `pos_grid` is for; docs/method.md,
+            "Networks".
+        drop_path: the rate of stochastic depth of the last block; rates rise linearly from 0 and act on the student only.
+        init_std: the standard deviation of the kernels at the start.
+        patch_init: how the patch convolution starts: as the other kernels, or as torch's convolutions do.
+        mlp_ratio: hidden channels of the MLP over `width`.
+        norm_eps: the epsilon of every LayerNorm.
+        pos_grid: the side of the position embedding.
+        prefix_tokens: what becomes of the tokens before the patches (class token, registers) of the backbone in `init_from`:
+            they are dropped, or all kept. They take part in attention, and the objective sees patch tokens alone.
+        num_prefix: how many such tokens that backbone has.
+        layer_scale: whether the LayerScale of that backbone is kept; without it, it is folded into the kernels.
     """
 
     patch_size: Annotated[int, Range(1, unit="pixels")]
@@ -67,10 +86,17 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The projection head; `centroids` is K. `last_layer_init` is how the last layer starts; see `flsl_jax.models.Head`.
+    """The projection head, a `flsl_jax.models.Head`: from a mode to logits over the centroids.
 
-    For the first `warmup_epochs` epochs the backbone is frozen and only the head learns: for a new head on a backbone from
-    `init_from`, whose features it would spoil at first. The head's last layer has its own `optimizer.freeze_last_layer_epochs`.
+    Attributes:
+        hidden: the channels of its two hidden layers.
+        bottleneck: the channels before the last layer, where features are l2-normalised.
+        centroids: the number K of clusters over all images.
+        norm_last_layer: whether every centroid has length 1; otherwise its length is learned.
+        last_layer_init: how the last layer starts: as the other kernels, or as torch's linear layers do.
+        warmup_epochs: for so long the backbone is frozen and only the head learns: for a new head on a backbone from
+            `init_from`, whose features it would spoil at first. (The last layer has its own
+            `optimizer.freeze_last_layer_epochs`).
     """
 
     hidden: Annotated[int, Range(1, unit="channels")]
@@ -83,22 +109,36 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The loss. Inverse temperatures multiply, temperatures divide. `prior` is "uniform" or a .npy file of K numbers.
+    """The loss. Inverse temperatures multiply, temperatures divide.
 
-    `method`: "flsl", or "dino", its instance-level twin: the cross-entropy between the mean tokens of an image's views
-    (Caron et al. 2021). DINO reads the temperatures of student and teacher, `targets`, `sinkhorn_iterations` and
-    `center_momentum` alone, and `views.recipe` must be "multicrop".
+    A token after LayerNorm has a squared norm of about the width, so with `inv_temp_scale` = "mean" one constant is equally
+    soft at every width. On that scale the release's constants, made for a width of 384, are 0.1 · √384 = 1.96 and
+    0.2 · √384 = 3.92. DINO reads the temperatures of student and teacher, `targets`, `sinkhorn_iterations` and
+    `center_momentum` alone.
 
-    `targets`: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to
-    replace the volume term (set `volume_weight` to 0 with them). `local_query_window` is that of the released recipe's
-    small student views. `projected_weight` is the share of the positives that are the teacher's features at the
-    queries' own places; the rest are their modes. 1 → 0 over the first epochs helps while features do not match by
-    themselves yet.
-
-    `inv_temp_scale` says what `self_inv_temp` and `cross_inv_temp` multiply: "sum", the products of tokens, as in Eq. 4;
-    "mean", the mean of a product over the channels. A token after LayerNorm has a squared norm of about the width, so with
-    "mean" one constant is equally soft at every width. On that scale the release's constants, made for a width of 384, are
-    0.1 · √384 = 1.96 and 0.2 · √384 = 3.92.
+    Attributes:
+        method: "flsl", or "dino", its instance-level twin: the cross-entropy between the mean tokens of an image's views
+            (Caron et al. 2021), for which `views.recipe` must be "multicrop".
+        query_window: the side of the windows of the tokens' grid, each of which gives one query.
+        local_query_window: the same in the released recipe's small student views.
+        query_random: whether a query is any token of its window, drawn anew in every step, or the first one.
+        cross_query: what asks for the positive in the teacher's view: the student's token, or its mode.
+        self_inv_temp: how sharp the self-attention is that makes modes.
+        cross_inv_temp: how sharp the cross-attention is that makes positives.
+        inv_temp_scale: what these two multiply: "sum", the products of tokens, as in Eq. 4; "mean", the mean of a product
+            over the channels.
+        student_temp: divides the student's logits.
+        teacher_temp: divides the teacher's logits.
+        projected_weight: the share of the positives that are the teacher's features at the queries' own places; the rest are
+            their modes. 1 → 0 over the first epochs helps while features do not match by themselves yet.
+        intra_weight: υ, of the distance between queries and their modes.
+        inter_weight: η, of the cross-entropy between the assignments of teacher and student.
+        volume_weight: γ, of the divergence of the mean assignment from the prior.
+        prior: the shares of the centroids: "uniform", or a .npy file of K numbers.
+        targets: "softmax" is the paper's main recipe; "sinkhorn" and "centering" are its ablations and are meant to replace
+            the volume term (set `volume_weight` to 0 with them).
+        sinkhorn_iterations: how many "sinkhorn" takes.
+        center_momentum: what a step of "centering" keeps of the running mean of the teacher's logits.
     """
 
     method: Literal["flsl", "dino"] = "flsl"
@@ -127,10 +167,15 @@ class ObjectiveConfig:
 class GuideConfig:
     """A second stage: the frozen backbone of an earlier run helps to choose the teacher's tokens for the positives.
 
-    `model`: a run, one of its checkpoints or a weight file ("": no second stage). `num_heads`: for a weight file that does not
-    give it (0: heads of 64 channels). `block`: the block whose output is compared; negative numbers count from the last.
-    `inv_temp` and `sharpness` multiply, see `flsl_jax.objective.guided_weights`. `weight` is the guide's share of the
-    positives' attention; the rest is the teacher's own.
+    See docs/second_stage.md and `flsl_jax.objective.guided_weights`.
+
+    Attributes:
+        model: a run, one of its checkpoints or a weight file; "": no second stage.
+        num_heads: for a weight file that does not give it.
+        block: the block whose output is compared; negative numbers count from the last.
+        inv_temp: multiplies the products of the guide's tokens.
+        sharpness: how sharply tokens with more than the mean attention are chosen; 1e4 gives all of them equal weights.
+        weight: the guide's share of the positives' attention; the rest is the teacher's own.
     """
 
     model: str
@@ -150,10 +195,28 @@ _NO_GUIDE = GuideConfig(
 class ViewsConfig:
     """Crops and pixel augmentations.
 
-    `recipe`: "paper", "released" or, for DINO, "multicrop": two crops of `student_area` for teacher and student alike.
-    The latter two have `local_count` small student views, of `local_size` and `local_area`.
+    Pairs are (low, high). A strength s draws factors from [max(0, 1 - s), 1 + s].
 
-    Pairs are (low, high). A strength s draws factors from [max(0, 1 - s), 1 + s]; `hue` shifts from [-hue, hue].
+    Attributes:
+        recipe: "paper", "released" or, for DINO, "multicrop": two crops of `student_area` for teacher and student alike. The
+            latter two have small student views too.
+        size: the side of the teacher's views and of the large student views.
+        local_size: the side of the small student views.
+        local_count: their number.
+        base_area: the area of the one crop in which all views of an image lie.
+        student_area: the area of a large student view.
+        local_area: the area of a small student view.
+        aspect: the ratio of the sides of every crop.
+        flip: whether base crops are mirrored, half of them.
+        jitter_probability: how often brightness, contrast, saturation and hue are changed.
+        brightness: how much.
+        contrast: how much.
+        saturation: how much.
+        hue: shifts are drawn from [-hue, hue].
+        grayscale_probability: how often a view loses its colours.
+        blur_probability: how often a view is blurred.
+        blur_sigma: the standard deviation of that blur.
+        solarise_probability: how often levels from 128 on are inverted.
     """
 
     recipe: Literal["paper", "released", "multicrop"]
@@ -178,10 +241,21 @@ class ViewsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. `lr` is per 256 images: the run uses lr · batch_size / 256. `clip` "tensor" clips each tensor by its own norm.
+    """AdamW. The learning rate rises from 0 to `lr` · `batch_size` / 256, then falls by a cosine to `final_lr`.
 
-    `layer_decay` d multiplies the learning rate of block l of L (from 0) by d^(L - l), and that of patch projection, position
-    embedding and prefix tokens by d^(L + 1); the last norm and the head have the whole one. 1: all are the same.
+    Attributes:
+        lr: the largest learning rate for 256 images; that of the run is `lr` · `batch_size` / 256.
+        final_lr: the learning rate at the end, whatever the batch size.
+        warmup_epochs: how long the learning rate rises.
+        weight_decay: how fast parameters shrink, except biases, norms and others of one dimension.
+        b1: AdamW's β₁.
+        b2: AdamW's β₂.
+        clip: what `clip_norm` bounds: the gradient of each tensor, that of all tensors together, or nothing.
+        clip_norm: the largest norm; larger gradients are scaled down.
+        freeze_last_layer_epochs: for so long the head's last layer does not learn.
+        layer_decay: d multiplies the learning rate of block l of L (from 0) by d^(L - l), and that of patch projection,
+            position embedding and prefix tokens by d^(L + 1); the last norm and the head have the whole one. 1: all are the
+            same.
     """
 
     lr: Annotated[float, Range(0, above=True, unit="learning rate for 256 images")]
@@ -198,76 +272,39 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The exponential moving average that makes the teacher."""
+    """The exponential moving average that makes the teacher.
+
+    Attributes:
+        momentum: what a step keeps of the teacher; the rest is taken from the student.
+    """
 
     momentum: Annotated[ScheduleConfig, Range(0, 1, unit="share of the teacher that a step keeps")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
-    """Speed and memory only; the numbers stay the same up to rounding.
-
-    "auto": bfloat16 on accelerators and float32 on CPU; blocks scanned on TPU, and on CPU with `remat`,
-    unrolled otherwise.
-    `micro_batches` > 1 encodes the batch in that many parts (exact: the loss is still that of the whole batch). `workers`:
-    processes that decode images (0: in the training process). `prefetch`: batches made ready ahead of the step.
-    `compile_cache`: folder of the persistent compile cache ("": off).
-    """
-
-    dtype: Literal["auto", "float32", "bfloat16"]
-    scan_blocks: Literal["auto", "scan", "unroll"]
-    attention: Literal["xla", "cudnn"]
-    remat: Literal["none", "dots", "full"]
-    micro_batches: Annotated[int, Range(1, unit="parts of the batch")]
-    workers: Annotated[int, Range(0, unit="processes; 0: in the training process")]
-    prefetch: Annotated[int, Range(1, unit="batches")]
-    compile_cache: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
-    """The device mesh (`data` × `fsdp`; -1: all devices that are left) and how several processes find each other.
-
-    With `distributed`, an empty `coordinator` and -1 are detected from the cluster (SLURM, TPU pod, Open MPI).
-    """
-
-    data: Annotated[int, Range(1, also=-1, unit="devices; -1: all that are left")] = -1
-    fsdp: Annotated[int, Range(1, unit="devices")] = 1
-    distributed: bool = False
-    coordinator: str = ""
-    num_processes: Annotated[int, Range(1, also=-1, unit="processes; -1: detected")] = -1
-    process_id: Annotated[int, Range(0, also=-1, unit="number of this process; -1: detected")] = -1
-    timeout_seconds: Annotated[int, Range(1, unit="seconds")] = 300
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When state is saved: every `every_epochs` epochs, on SIGTERM and SIGINT, at `max_hours` (0: no limit) and at the end.
-
-    The newest `keep` and, with `keep_best`, the best by `evaluation.best_metric` are kept.
-    """
-
-    every_epochs: Annotated[float, Range(0, above=True, unit="epochs")]
-    keep: Annotated[int, Range(1, unit="checkpoints")]
-    keep_best: bool
-    max_hours: Annotated[float, Range(0, unit="hours; 0: no limit")]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """A line of metrics every `every_steps` steps, to `metrics.jsonl` and to the writers that are switched on."""
-
-    every_steps: Annotated[int, Range(1, unit="steps")]
-    tensorboard: bool
-    wandb: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One training run. `stop_at_step` > 0 ends it early, with every schedule as for the whole run.
+    """One training run.
 
-    `init_from`: a weight file, a folder of timm or transformers, or another run. Student and teacher start from its
-    backbone, and from its head if that has the same shapes ("": random). A run that continues ignores it.
+    Attributes:
+        seed: decides all random numbers: first parameters, order of the data, crops, views, queries.
+        batch_size: images of a step, over all devices and processes.
+        epochs: passes over the data.
+        stop_at_step: ends the run early, with every schedule as for the whole run.
+        init_from: a weight file, a folder of timm or transformers, or another run. Student and teacher start from its
+            backbone, and from its head if that has the same shapes; "": random. A run that continues ignores it.
+        model: the backbone.
+        head: the projection head.
+        objective: the loss.
+        guide: a second stage.
+        views: crops and pixel augmentations.
+        data: the images to train on.
+        optimizer: AdamW and its learning rate.
+        teacher: the moving average.
+        evaluation: what is measured during training.
+        compute: speed and memory.
+        parallel: devices and processes.
+        checkpoint: when state is saved.
+        logging: where metrics go.
     """
 
     seed: Seed

@@ -8,13 +8,21 @@ from flsl_jax.config.ranges import Range
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where images come from.
+    """Where images come from; docs/data.md has the layouts.
 
-    `name`: "folder" (`root`: any folder of images), "tfds" (`root`: the data_dir or empty, `dataset`: its name),
-    "shards" (`root`: a folder written by `python -m flsl_jax.prepare`), "scenes" (embedded synthetic images: `count`
-    of them, `scene_size` pixels high and wide). `scene_kind`: "hues", in which a class has a hue, a texture and a shape, or
-    "textures", in which colour says nothing of the class and objects are at least half as wide as the image. `boxes`: COCO
-    JSON file, or folder of VOC XML files, for evaluation. `limit` > 0 keeps only the first `limit` records.
+    Attributes:
+        name: "folder": any folder of images; "tfds": a prepared TensorFlow data set; "shards": a folder written by
+            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images.
+        root: the folder; for "tfds" the data_dir, which may be empty.
+        dataset: the name of a "tfds" data set.
+        split: the part of a "tfds" data set, or of "scenes": train, val or test.
+        boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
+        count: the number of "scenes".
+        scene_size: their height and width.
+        scene_kind: "hues", in which a class has a hue, a texture and a shape, or "textures", in which colour says nothing of
+            the class and objects are at least half as wide as the image.
+        limit: only the first so many are used.
+        on_corrupt: whether a file that cannot be read is named in the log and replaced by the next one, or ends the run.
     """
 
     name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
@@ -42,14 +50,22 @@ def describe_source(data: SourceConfig) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedSourceConfig:
-    """Where images with segmentation masks come from.
+    """Where images with segmentation masks come from; docs/data.md has the layouts.
 
-    `name`: "folder" (`images`: a folder, `masks`: a folder with a PNG of class ids for each image, of the same relative
-    name), "panoptic" (`masks`: a folder of COCO panoptic PNGs, `annotations`: their JSON), "scenes" (embedded synthetic
-    images: `count` of them, `scene_size` pixels high and wide, of `split` and `scene_kind`). `classes`: a file that names the
-    ids (JSON, or ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes. `names`: a text file that lists the images to
-    use, such as VOC's ImageSets/Segmentation/val.txt; empty: all. `ignore`: ids that count nowhere, 0 for ADE20K and 255 for
-    VOC. `limit` > 0 keeps only the first `limit` images.
+    Attributes:
+        name: "folder": a PNG of class ids for each image, of the same relative name; "panoptic": COCO panoptic PNGs;
+            "scenes": embedded synthetic images.
+        images: the folder of the images.
+        masks: the folder of the masks.
+        annotations: the JSON file of "panoptic".
+        classes: a file that names the ids (JSON, or ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes.
+        names: a text file that lists the images to use, such as VOC's ImageSets/Segmentation/val.txt; empty: all.
+        ignore: ids that count nowhere, 0 for ADE20K and 255 for VOC.
+        split: the part of "scenes": train, val or test.
+        count: the number of "scenes".
+        scene_size: their height and width.
+        scene_kind: see `SourceConfig`.
+        limit: only the first so many are used.
     """
 
     name: Literal["folder", "panoptic", "scenes"] = "folder"

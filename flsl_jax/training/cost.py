@@ -193,7 +193,9 @@ def estimate_memory(
 
     activations = pixels = queries = 0.0
     for group in _student_groups(config):
-        stored, everything = kept(group.size, config.compute.remat), kept(group.size, "none")
+        remat = config.compute.remat
+        everything = kept(group.size, "none")
+        stored = everything if remat == "none" else kept(group.size, remat)
         activations += part * group.count * (stored + _BLOCK_IN_FLIGHT * everything / config.model.depth)
         pixels += part * group.count * group.size**2 * 3 * 4
         queries += group.count * group.queries

@@ -69,6 +69,7 @@ class Recorder:
             start_step=start,
             tensorboard=config.logging.tensorboard,
             wandb=config.logging.wandb,
+            mlflow=config.logging.mlflow,
             is_main=jax.process_index() == 0,
         )
 

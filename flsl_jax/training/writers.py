@@ -1,18 +1,24 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, and the terminal."""
+"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, MLflow, and the terminal."""
 
 import json
+import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, first_line
 from flsl_jax.objective import TERMS
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
+log = logging.getLogger(__name__)
+
 _SHOWN = ("loss", *TERMS)
+# In the workdir: the run of MLflow that a continued run goes on with.
+_MLFLOW_RUN = "mlflow_run"
 
 
 @runtime_checkable
@@ -83,6 +89,56 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+class MlFlow:
+    """A run in the experiment that the config names, at the tracking server that MLflow's own settings name.
+
+    Values are sent in the background. A server that does not answer costs a warning at the end, no training.
+    """
+
+    def __init__(self, experiment: str, *, workdir: Path, start_step: int) -> None:
+        try:
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise UserError(
+                "config.logging.mlflow is set, but MLflow is not installed; pip install 'flsl_jax[mlflow]' or set it to ''"
+            ) from error
+        path = workdir / _MLFLOW_RUN
+        try:
+            self._client = MlflowClient()
+            if start_step > 0 and path.exists():
+                self._run = path.read_text().strip()
+                self._client.update_run(self._run, status="RUNNING")
+            else:
+                found = self._client.get_experiment_by_name(experiment)
+                number = found.experiment_id if found else self._client.create_experiment(experiment)
+                self._run = self._client.create_run(number, run_name=workdir.name).info.run_id
+                path.write_text(self._run + "\n")
+        except MlflowException as error:
+            raise UserError(
+                f"config.logging.mlflow = {experiment!r}: the server does not take it ({first_line(error)}); check "
+                "MLFLOW_TRACKING_URI, or set it to ''"
+            ) from error
+        self._sent: Any = None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._sent = self._client.log_batch(self._run, metrics=metrics, synchronous=False)
+
+    def close(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._sent is not None:
+                self._sent.wait()  # values are sent in order
+            self._client.set_terminated(self._run)
+        except MlflowException as error:
+            log.warning("MLflow may lack values (%s); metrics.jsonl has all", first_line(error))
+
+
 class Terminal:
     """A progress bar with the loss terms on a terminal, plain lines elsewhere."""
 
@@ -139,18 +195,21 @@ class Writers:
 
 
 def open_writers(
-    workdir: Path, *, total_steps: int, start_step: int, tensorboard: bool, wandb: str, is_main: bool
+    workdir: Path, *, total_steps: int, start_step: int, tensorboard: bool, wandb: str, mlflow: str, is_main: bool
 ) -> Writers:
     """The writers of a run that starts after `start_step`.
 
     Raises:
-        UserError: Weights & Biases is asked for but not installed.
+        UserError: Weights & Biases or MLflow is asked for but not installed, or MLflow's server refuses the run.
     """
     if not is_main:
         return Writers([], terminal=None)
-    writers: list[Writer] = [JsonLines(workdir / METRICS_FILE, start_step=start_step)]
+    others: list[Writer] = []  # opened first: what refuses one must not leave the file of the metrics open
     if tensorboard:
-        writers.append(TensorBoard(workdir / "tensorboard"))
+        others.append(TensorBoard(workdir / "tensorboard"))
     if wandb:
-        writers.append(WeightsAndBiases(wandb, workdir=workdir))
+        others.append(WeightsAndBiases(wandb, workdir=workdir))
+    if mlflow:
+        others.append(MlFlow(mlflow, workdir=workdir, start_step=start_step))
+    writers = [JsonLines(workdir / METRICS_FILE, start_step=start_step), *others]
     return Writers(writers, terminal=Terminal(start_step=start_step, total_steps=total_steps))

@@ -1,7 +1,11 @@
-"""metrics.jsonl and the terminal."""
+"""metrics.jsonl, the terminal, and what writes elsewhere where it is installed."""
 
+import importlib.util
 import json
 
+import pytest
+
+from flsl_jax.errors import UserError
 from flsl_jax.training.writers import JsonLines, open_writers
 from flsl_jax.workdir import read_metrics
 
@@ -45,13 +49,64 @@ def test_values_without_a_json_number_are_written_as_strings(tmp_path):
     assert json.loads(path.read_text(), parse_constant=lambda name: 1 / 0) == {"step": 1, "loss": "nan", "inter": "inf"}
 
 
+def opened(folder, *, start_step=0, tensorboard=False, wandb="", mlflow="", is_main=True):
+    return open_writers(
+        folder,
+        total_steps=2,
+        start_step=start_step,
+        tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
+        is_main=is_main,
+    )
+
+
 def test_tensorboard_events_are_written_and_other_processes_write_nothing(tmp_path, capsys):
     for is_main, folder in ((True, tmp_path / "main"), (False, tmp_path / "other")):
         folder.mkdir()
-        writers = open_writers(folder, total_steps=2, start_step=0, tensorboard=True, wandb="", is_main=is_main)
+        writers = opened(folder, tensorboard=True, is_main=is_main)
         writers.tick(1, {"loss": 1.0})
         writers.write(2, {"loss": 0.5})
         writers.close()
     assert list((tmp_path / "main" / "tensorboard").glob("events.*"))
     assert not list((tmp_path / "other").iterdir())
     assert capsys.readouterr().err == "step 2/2  loss 0.5\n"
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_a_package_that_is_not_installed_is_named_with_its_extra(package, tmp_path):
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(
+        UserError, match=rf"config.logging.{package} is set, but .+ pip install 'flsl_jax\[{package}\]'"
+    ):
+        opened(tmp_path, **{package: "mine"})
+
+
+@pytest.mark.filterwarnings("default")  # of MLflow's own
+def test_mlflow_has_the_values_and_a_continued_run_goes_on_with_its_run(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "server").as_uri())
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for start_step, step in ((0, 1), (1, 2)):
+        writers = opened(workdir, start_step=start_step, mlflow="mine")
+        writers.write(step, {"loss": 1.0 / step, "bbox_knn/any": 0.5})
+        writers.close()
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5)]
+    assert run.data.metrics["bbox_knn/any"] == 0.5
+
+
+@pytest.mark.filterwarnings("default")  # of its own
+def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    writers = opened(tmp_path, wandb="mine")
+    writers.write(1, {"loss": 1.0})
+    writers.close()
+    assert list(tmp_path.glob("wandb/offline-run-*"))

@@ -1,0 +1,28 @@
+"""Which pages are generated, and by what."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from docs.generate import config_keys, planning
+from docs.generate.blocks import replaced
+
+ROOT = Path(__file__).parents[2]
+
+# Pages that are generated whole.
+_WHOLE: dict[str, Callable[[], str]] = {"docs/config.md": config_keys.page}
+# Pages with generated blocks, each by its name.
+_BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/planning.md": {"costs": planning.costs, "times": planning.times, "learning rates": planning.learning_rates},
+}
+
+PAGES = (*_WHOLE, *_BLOCKS)
+
+
+def rendered(page: str) -> str:
+    """What a page should be, by its path in the repository."""
+    if page in _WHOLE:
+        return _WHOLE[page]()
+    text = (ROOT / page).read_text()
+    for name, block in _BLOCKS[page].items():
+        text = replaced(text, name, block())
+    return text

@@ -1,0 +1,91 @@
+"""How a run is carried out, saved and reported: speed, memory, devices, checkpoints, logs; not what it learns."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from flsl_jax.config.ranges import Range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Speed and memory only; the numbers stay the same up to rounding.
+
+    Attributes:
+        dtype: what matrix products compute in; "auto": bfloat16 on accelerators and float32 on a CPU.
+        scan_blocks: whether the blocks are one loop or written out; "auto": a loop on TPU, and on CPU with `remat`, written
+            out otherwise.
+        attention: whose attention: ours, or cuDNN's, which is faster on NVIDIA GPUs since Ampere and takes less memory.
+        remat: what the backward pass computes again instead of keeping it: nothing, all but matrix products, or every block.
+        micro_batches: parts in which the batch is encoded; exact, as the loss is still that of the whole batch.
+        workers: processes that decode images.
+        prefetch: batches that are made ready ahead of the step.
+        compile_cache: a folder that keeps what was compiled for the next run; "": off.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16"]
+    scan_blocks: Literal["auto", "scan", "unroll"]
+    attention: Literal["xla", "cudnn"]
+    remat: Literal["none", "dots", "full"]
+    micro_batches: Annotated[int, Range(1, unit="parts of the batch")]
+    workers: Annotated[int, Range(0, unit="processes; 0: in the training process")]
+    prefetch: Annotated[int, Range(1, unit="batches")]
+    compile_cache: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """The device mesh (`data` × `fsdp`) and how several processes find each other.
+
+    With `distributed`, an empty `coordinator` and -1 are detected from the cluster (SLURM, TPU pod, Open MPI).
+
+    Attributes:
+        data: groups of devices, each with its share of the batch.
+        fsdp: devices of a group, over which parameters, teacher and optimizer state are spread.
+        distributed: whether several processes train together.
+        coordinator: host:port of process 0.
+        num_processes: how many processes the run has.
+        process_id: the number of this process, from 0.
+        timeout_seconds: how long a process waits for the others at the start.
+    """
+
+    data: Annotated[int, Range(1, also=-1, unit="devices; -1: all that are left")] = -1
+    fsdp: Annotated[int, Range(1, unit="devices")] = 1
+    distributed: bool = False
+    coordinator: str = ""
+    num_processes: Annotated[int, Range(1, also=-1, unit="processes; -1: detected")] = -1
+    process_id: Annotated[int, Range(0, also=-1, unit="number of this process; -1: detected")] = -1
+    timeout_seconds: Annotated[int, Range(1, unit="seconds")] = 300
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When state is saved: besides `every_epochs`, on SIGTERM and SIGINT, at `max_hours` and at the end.
+
+    Attributes:
+        every_epochs: how often state is saved.
+        keep: the newest so many are kept.
+        keep_best: whether the best by `evaluation.best_metric` is kept too.
+        max_hours: after so long the run saves and ends, with exit code 75.
+    """
+
+    every_epochs: Annotated[float, Range(0, above=True, unit="epochs")]
+    keep: Annotated[int, Range(1, unit="checkpoints")]
+    keep_best: bool
+    max_hours: Annotated[float, Range(0, unit="hours; 0: no limit")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """Where lines of metrics go besides `metrics.jsonl`, and how often; see docs/logging.md.
+
+    Attributes:
+        every_steps: how often a line is written.
+        tensorboard: whether TensorBoard events are written, to the workdir's folder `tensorboard`.
+        wandb: the project of Weights & Biases; "": none.
+        mlflow: the experiment of MLflow; "": none.
+    """
+
+    every_steps: Annotated[int, Range(1, unit="steps")]
+    tensorboard: bool
+    wandb: str
+    mlflow: str = ""

@@ -66,7 +66,9 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(f"config.data.name=tfds needs tensorflow_datasets ({error}); pip install it") from error
+        raise UserError(
+            f"config.data.name=tfds needs tensorflow_datasets ({error}); pip install tensorflow-datasets"
+        ) from error
 
     where = data_dir or "tfds's default folder"
     try:

@@ -78,7 +78,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise UserError(
-                "config.logging.wandb is set, but wandb is not installed; pip install 'flsl_jax[wandb]' or set it to ''"
+                "config.logging.wandb is set, but wandb is not installed; pip install wandb or set it to ''"
             ) from error
         self._run = wandb.init(project=project, dir=str(workdir), id=workdir.name, resume="allow")
 
@@ -101,7 +101,7 @@ class MlFlow:
             from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise UserError(
-                "config.logging.mlflow is set, but MLflow is not installed; pip install 'flsl_jax[mlflow]' or set it to ''"
+                "config.logging.mlflow is set, but MLflow is not installed; pip install mlflow-skinny or set it to ''"
             ) from error
         path = workdir / _MLFLOW_RUN
         try:

@@ -57,7 +57,7 @@ class ExportReport:
         for network, checked in self.parities.items():
             if checked is None:
                 lines.append(
-                    "parity: not checked, as PyTorch is not installed here; pip install 'flsl_jax[torch]' and convert again, "
+                    "parity: not checked, as PyTorch is not installed here; pip install torch and convert again, "
                     "or compare tokens where the file is loaded"
                 )
             else:

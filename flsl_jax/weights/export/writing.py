@@ -56,7 +56,7 @@ def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
         )
     elif path.suffix == ".pth" and not has_torch():
         raise UserError(
-            f"--output={path}: a .pth needs PyTorch, which is not installed; pip install 'flsl_jax[torch]', or write "
+            f"--output={path}: a .pth needs PyTorch, which is not installed; pip install torch, or write "
             f"{path.with_suffix('.safetensors')}, which the printed snippet loads as well"
         )
     if path.exists():

@@ -153,7 +153,7 @@ def _read_torch(path: Path) -> WeightFile:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a torch file and torch is not installed; pip install 'flsl_jax[torch]', or save the file as "
+            f"{path} is a torch file and torch is not installed; pip install torch, or save the file as "
             ".safetensors where torch is"
         ) from error
     with _torch_errors(path), torch.serialization.safe_globals([argparse.Namespace]):

@@ -129,7 +129,7 @@ def test_torch_missing_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"\x80\x02}q\x00.")
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "pip install 'flsl_jax[torch]'" in refused(path)
+    assert "pip install torch" in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training.compiling import announced
 from flsl_jax.training.guide import check_same_guide, open_guide
+from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.recorder import Recorder
@@ -122,7 +123,8 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / METRICS_FILE)
         if metrics:  # empty if the run was stopped before its first line
-            save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids))
+            alarms, _ = read_alarms(metrics, config=config)
+            save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
     return outcome
 
 

@@ -13,6 +13,7 @@ from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.pictures.curves import compare_curves, save_curves
 from flsl_jax.pictures.images import ShownImage, file_stem
 from flsl_jax.pictures.kinds import KINDS, PictureSettings, Sheets, check_kind
+from flsl_jax.pictures.panels import Sheet
 from flsl_jax.pictures.runs import Run
 from flsl_jax.pictures.sheet import save_sheet
 
@@ -31,11 +32,15 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A PNG, its kind of picture, and a caption that says what it shows of which image and model."""
+    """A PNG, its kind of picture, and a caption that says what it shows of which image and model.
+
+    `sheet`: what is on it, to be laid out anew; None for curves.
+    """
 
     path: Path
     kind: str
     caption: str
+    sheet: Sheet | None = None
 
 
 def choose_pictures(
@@ -109,9 +114,11 @@ def _save(name: str, sheets: Mapping[str, Sheets], *, output: Path, compare: boo
         for stem in next(iter(group.values())):
             lines = {model: sheet[stem] for model, sheet in group.items()}
             path, model = folder / f"{stem}.png", "" if len(group) > 1 else f" ({next(iter(group))})"
-            save_sheet(path, lines, title=f"{kind.shows}{model}", scale=kind.scale)
+            sheet = Sheet(lines, title=f"{kind.shows}{model}", scale=kind.scale)
+            save_sheet(path, sheet)
             image = stem.removesuffix(name).rstrip("_")
-            written.append(Drawing(path, name, f"{image}: {kind.shows}{model}" if image else f"{kind.shows}{model}"))
+            caption = f"{image}: {sheet.title}" if image else sheet.title
+            written.append(Drawing(path, name, caption, sheet=sheet))
     return written
 
 

@@ -55,6 +55,11 @@ class Query:
         """Row and column of the patch that it lies in."""
         return int(self.y // patch_size), int(self.x // patch_size)
 
+    def centred(self, patch_size: int) -> "Query":
+        """The same query with its place in the shown image at the centre of its patch."""
+        y, x = (patch_size * (number + 0.5) - 0.5 for number in self.patch(patch_size))
+        return dataclasses.replace(self, x=x, y=y)
+
 
 def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images") -> list[ShownImage]:
     """The first images of a file, a folder at any depth, or the embedded scenes (held-out split), resized.

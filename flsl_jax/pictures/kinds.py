@@ -12,18 +12,16 @@ from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
 from flsl_jax.evaluation.mode_clusters import mode_clusters
+from flsl_jax.pictures.clusters import overlaid_clusters
 from flsl_jax.pictures.embedding import patch_colours, tsne_points
 from flsl_jax.pictures.images import Query, ShownImage, queries
 from flsl_jax.pictures.maps import aggregated_similarity, attention_maps, similarity_map
 from flsl_jax.pictures.neighbours import FRAME, framed_patch, nearest_patches
+from flsl_jax.pictures.panels import ColourPanel, Line, MapPanel, Panel, PointsPanel, Scale
 from flsl_jax.pictures.projection import pca_rgb_of_set
-from flsl_jax.pictures.sheet import OKABE_ITO, ColourPanel, Line, MapPanel, Panel, PointsPanel, Scale
-from flsl_jax.typing import Float, Int, UInt8
+from flsl_jax.typing import Float, UInt8
 
 _FINAL = "tokens"
-_OTHER_CLUSTERS = "#BBBBBB"
-# The share of the tokens from which a cluster is in the legend; smaller ones are only coloured.
-_NAMED_SHARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,10 +167,9 @@ def _pca(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettin
 
 def _clusters(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
     def line(image: ShownImage) -> Line:
-        clusters = mode_clusters(
-            encode(encoder, image), inv_temp=settings.inv_temp, similarity=settings.mode_similarity
-        )
-        return Line(image, {"clusters": overlaid_clusters(image.pixels, clusters)})
+        tokens = encode(encoder, image)
+        clusters = mode_clusters(tokens, inv_temp=settings.inv_temp, similarity=settings.mode_similarity)
+        return Line(image, {"clusters": overlaid_clusters(image.pixels, clusters, tokens)})
 
     return {"clusters": [line(image) for image in images]}
 
@@ -188,7 +185,8 @@ def _neighbours(encoder: Encoder, images: Sequence[ShownImage], settings: Pictur
                 framed_patch(
                     search[found.image].pixels, row=found.row, column=found.column, patch_size=encoder.patch_size
                 ),
-                legend=((FRAME, f"cos {found.cosine:.2f}, {search[found.image].name[-20:]}"),),
+                legend=((FRAME, f"cos {found.cosine:.2f}"),),
+                note=search[found.image].name[-20:],
             )
             for rank, found in enumerate(near, 1)
         }
@@ -242,36 +240,15 @@ KINDS: Mapping[str, Kind] = {
         shows="tokens by their first three principal components, as red, green and blue, in one basis for all images",
         sheets=_pca,
     ),
-    "clusters": Kind(shows="mean-shift clusters of the tokens over the image", sheets=_clusters),
+    "clusters": Kind(
+        shows="mean-shift clusters of the tokens over the image (--inv_temp and --mode_similarity say how many); pale: smaller "
+        "clusters, each in the colour of the one whose mean is most alike",
+        sheets=_clusters,
+    ),
     "neighbours": Kind(
         shows="the patches of other images that are nearest to a query patch", sheets=_neighbours, on_request=True
     ),
 }
-
-
-def overlaid_clusters(pixels: UInt8[np.ndarray, "H W 3"], clusters: Int[np.ndarray, "h w"]) -> ColourPanel:
-    """The image under the colours of its largest clusters, all others in grey, with white lines between clusters.
-
-    Args:
-        pixels: of the image; its sides are multiples of those of the grid of clusters.
-        clusters: numbers from 0, the largest cluster first.
-    """
-    count = int(clusters.max()) + 1
-    palette = [*OKABE_ITO[: min(count, len(OKABE_ITO))], *([_OTHER_CLUSTERS] * max(0, count - len(OKABE_ITO)))]
-    rgb = np.array([[int(color[start : start + 2], 16) for start in (1, 3, 5)] for color in palette])
-    repeats = pixels.shape[0] // clusters.shape[0]
-    full = clusters.repeat(repeats, axis=0).repeat(repeats, axis=1)
-    grey = pixels.mean(axis=-1, keepdims=True)
-    blended = np.round(0.45 * grey + 0.55 * rgb[full])
-    edge = np.zeros(full.shape, bool)
-    edge[1:] |= full[1:] != full[:-1]
-    edge[:, 1:] |= full[:, 1:] != full[:, :-1]
-    blended[edge] = 255
-    shares = np.bincount(clusters.reshape(-1), minlength=count) / clusters.size
-    legend = [(color, f"{share:.0%}") for color, share in zip(OKABE_ITO, shares) if share >= _NAMED_SHARE]
-    if count > len(OKABE_ITO):
-        legend.append((_OTHER_CLUSTERS, f"{count - len(OKABE_ITO)} more: {shares[len(OKABE_ITO) :].sum():.0%}"))
-    return ColourPanel(blended.astype(np.uint8), tuple(legend))
 
 
 def check_kind(name: str, encoders: Sequence[Encoder], images: Sequence[ShownImage], settings: PictureSettings) -> None:
@@ -302,8 +279,9 @@ def _with_attention(encoder: Encoder, *, name: str) -> LayeredEncoder:
 
 
 def _asked(encoder: Encoder, image: ShownImage, settings: PictureSettings) -> list[tuple[Query, int, int]]:
-    """The queries of an image, each with the row and column of its patch."""
-    return [(query, *query.patch(encoder.patch_size)) for query in queries(image, settings.places)]
+    """The queries of an image, marked at the centre of their patch, each with that patch's row and column."""
+    size = encoder.patch_size
+    return [(query.centred(size), *query.patch(size)) for query in queries(image, settings.places)]
 
 
 def _bytes(colours: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

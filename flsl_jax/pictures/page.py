@@ -76,15 +76,30 @@ def table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: s
     return "\n".join([*filter(None, lines), "</tbody></table></div>\n"])
 
 
-def figure(path: Path, caption: str, *, width: int = 960, wide: bool = False) -> str:
-    """An embedded picture of `width` CSS pixels; `wide` ones grow with the page, and narrow screens scroll."""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    image = f'<img src="data:{_MIME[path.suffix]};base64,{data}" alt="{escape(caption)}">'
-    kind = ' class="wide"' if wide else ""
+def figure(path: Path, caption: str, *, width: int = 960, wide: bool = False, narrow: Path | None = None) -> str:
+    """An embedded picture.
+
+    Args:
+        path: of the picture.
+        caption: below it.
+        width: of the picture, in CSS pixels.
+        wide: whether it grows with the page.
+        narrow: the same picture laid out for phones, as wide as their screens; without it they scroll.
+    """
+    image = f'<img src="{_embedded(path)}" alt="{escape(caption)}">'
+    kind = "wide" if wide else ""
+    if narrow is not None:
+        image = f'<picture><source media="(max-width: 42rem)" srcset="{_embedded(narrow)}">{image}</picture>'
+        kind = f"{kind} fits".strip()
+    kind = f' class="{kind}"' if kind else ""
     return (
         f'<figure{kind} style="--width: {width}px"><div class="scroll">{image}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
+
+
+def _embedded(path: Path) -> str:
+    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def number(value: Any) -> str:

@@ -12,9 +12,11 @@ from PIL import Image
 from flsl_jax.config import Config, describe_source, to_dict
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.pictures.curves import compare_curves, save_curves
-from flsl_jax.pictures.gallery import CURVES, Drawing, Subject, metrics_by_name
+from flsl_jax.pictures.gallery import Drawing, Subject, metrics_by_name
+from flsl_jax.pictures.layout import NARROW
 from flsl_jax.pictures.page import Section, escape, figure, number, table, write_page
 from flsl_jax.pictures.runs import Run
+from flsl_jax.pictures.sheet import save_sheet
 
 
 def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Drawing]) -> None:
@@ -114,9 +116,10 @@ def _compared(subjects: Sequence[Subject]) -> str:
     if len(runs) < 2:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "curves.svg"
+        drawn, narrow = Path(folder) / "curves.svg", Path(folder) / "narrow.svg"
         compare_curves(runs, drawn)
-        return figure(drawn, f"Curves of {', '.join(runs)}.", wide=True)
+        compare_curves(runs, narrow, columns=1)
+        return figure(drawn, f"Curves of {', '.join(runs)}.", wide=True, narrow=narrow)
 
 
 def _training(subject: Subject) -> str:
@@ -126,13 +129,11 @@ def _training(subject: Subject) -> str:
     if not run.metrics:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "curves.svg"
-        save_curves(run.metrics, drawn, log_centroids=run.log_centroids, alarms=run.alarms)
-        curves = figure(
-            drawn,
-            f"Curves of {subject.name}; a dotted line marks where the monitor first raised an alarm.",
-            wide=True,
-        )
+        drawn, narrow = Path(folder) / "curves.svg", Path(folder) / "narrow.svg"
+        for path, columns in ((drawn, 2), (narrow, 1)):
+            save_curves(run.metrics, path, log_centroids=run.log_centroids, alarms=run.alarms, columns=columns)
+        marked = "; a dotted line marks where the monitor first raised an alarm" if run.alarms else ""
+        curves = figure(drawn, f"Curves of {subject.name}{marked}.", wide=True, narrow=narrow)
     if not run.alarms:
         return f"<h3>{escape(subject.name)}</h3>{curves}<p>{escape(run.silence)}</p>\n"
     rows = [(f"{alarm.step:,}", f"{escape(alarm.name)}: {escape(alarm.message)}") for alarm in run.alarms]
@@ -187,10 +188,13 @@ def _rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _pictures(drawings: Sequence[Drawing]) -> str:
     """All pictures but the curves, which have a section of their own."""
     figures = []
-    for drawing in drawings:
-        if drawing.kind != CURVES:
-            with Image.open(drawing.path) as picture:
-                figures.append(figure(drawing.path, drawing.caption, width=picture.width))
+    with tempfile.TemporaryDirectory() as folder:
+        narrow = Path(folder) / "narrow.png"
+        for drawing in drawings:
+            if drawing.sheet is not None:
+                save_sheet(narrow, drawing.sheet, style=NARROW)
+                with Image.open(drawing.path) as picture:
+                    figures.append(figure(drawing.path, drawing.caption, width=picture.width, narrow=narrow))
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 

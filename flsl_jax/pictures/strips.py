@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from flsl_jax.evaluation.mode_clusters import mode_clusters
-from flsl_jax.pictures.kinds import PictureSettings, overlaid_clusters
+from flsl_jax.pictures.clusters import overlaid_clusters
+from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.projection import pca_rgb
 from flsl_jax.pictures.sheet import agg_pyplot, save_figure
 from flsl_jax.typing import Float, UInt8
@@ -28,10 +29,11 @@ def save_clusters(
 
     def overlaid(image: UInt8[np.ndarray, "H W 3"], grid: Float[np.ndarray, "h w D"]) -> UInt8[np.ndarray, "H W 3"]:
         clusters = mode_clusters(grid, inv_temp=settings.inv_temp, similarity=settings.mode_similarity)
-        return overlaid_clusters(image, clusters).colours
+        return overlaid_clusters(image, clusters, grid).colours
 
     rows = {name: np.stack([overlaid(*pair) for pair in zip(images, grids)]) for name, grids in tokens.items()}
-    _save(images, rows, path, title="tokens that move to a common mode; colours have no meaning across pictures")
+    title = "mean-shift clusters of each image's tokens; pale: smaller ones, each in the colour of the most similar one"
+    _save(images, rows, path, title=title)
 
 
 def _save(images: UInt8[np.ndarray, "I H W 3"], rows: Mapping[str, np.ndarray], path: Path, *, title: str) -> None:

@@ -139,12 +139,13 @@ def _plots(plan: Plan, scores: Scores) -> str:
     if not scores:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "plots.svg"
+        drawn, narrow = Path(folder) / "plots.svg", Path(folder) / "narrow.svg"
         save_plots(drawn, plan, scores)
+        save_plots(narrow, plan, scores, columns=1)
         caption = (
             "Ours: means with bars of one standard deviation and a dot for each seed; horizontal lines: baselines."
         )
-        return figure(drawn, caption, wide=True)
+        return figure(drawn, caption, wide=True, narrow=narrow)
 
 
 def _order(plan: Plan, scores: Scores) -> str:
@@ -207,9 +208,10 @@ def _training(plan: Plan) -> str:
     if not metrics:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / "curves.svg"
+        drawn, narrow = Path(folder) / "curves.svg", Path(folder) / "narrow.svg"
         compare_curves(metrics, drawn)
-        return figure(drawn, f"Training of the runs with seed {plan.seeds[0]}.", wide=True)
+        compare_curves(metrics, narrow, columns=1)
+        return figure(drawn, f"Training of the runs with seed {plan.seeds[0]}.", wide=True, narrow=narrow)
 
 
 def _run(cell: Cell) -> Run:

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from flsl_jax.pictures.curves import grid_of_panels
-from flsl_jax.pictures.sheet import OKABE_ITO, save_figure
+from flsl_jax.pictures.panels import OKABE_ITO
+from flsl_jax.pictures.sheet import save_figure
 from flsl_jax.studies.grid import Plan, Variant
 from flsl_jax.studies.scores import Scores, paper_metrics, shown_metrics
 
 _BASELINE_LINES = {"untrained": "--", "pixels": ":"}
 
 
-def save_plots(path: Path, plan: Plan, scores: Scores) -> None:
+def save_plots(path: Path, plan: Plan, scores: Scores, *, columns: int = 2) -> None:
     """Writes a picture with a panel for each metric of the page and one for each of the paper's.
 
     Points are means over the seeds and bars one standard deviation; small dots are the seeds. Variants of a group are joined
@@ -22,6 +23,7 @@ def save_plots(path: Path, plan: Plan, scores: Scores) -> None:
         path: of a PNG or SVG.
         plan: of the study.
         scores: what was measured.
+        columns: of panels.
     """
     shown, papers = shown_metrics(plan, scores), paper_metrics(plan)
     panels = []
@@ -29,7 +31,7 @@ def save_plots(path: Path, plan: Plan, scores: Scores) -> None:
         panels.append((metric, False))
         panels += [(metric, True)] if metric in papers else []
     panels += [(metric, True) for metric in papers if metric not in shown]
-    figure, axes = grid_of_panels(len(panels))
+    figure, axes = grid_of_panels(len(panels), columns=columns)
     for axis, (metric, of_paper) in zip(axes, panels):
         if of_paper:
             _draw_paper(axis, plan, metric)

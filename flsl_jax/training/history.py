@@ -27,7 +27,7 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
         UserError: a file among the results is not a result.
     """
     metrics = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= step]
-    alarms, silence = _alarms(metrics, config=config)
+    alarms, silence = read_alarms(metrics, config=config)
     return Run(
         config=config,
         step=step,
@@ -39,10 +39,14 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
     )
 
 
-def _alarms(metrics: list[dict[str, Any]], *, config: Config) -> tuple[list[Alarm], str]:
+def read_alarms(metrics: list[dict[str, Any]], *, config: Config) -> tuple[list[Alarm], str]:
     """The alarms that training raised, and what it means if there are none.
 
     They are not in metrics.jsonl; the monitor raises them again from its lines.
+
+    Args:
+        metrics: lines of a metrics.jsonl.
+        config: of the run.
     """
     monitor, alarms = Monitor(config), []
     for line in metrics:

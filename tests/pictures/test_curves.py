@@ -1,10 +1,14 @@
 """Pictures of the curves of one run and of several."""
 
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 from flsl_jax.pictures.curves import compare_curves, save_curves
+from flsl_jax.training.alarms import Alarm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -16,6 +20,59 @@ def test_every_line_is_drawn(tmp_path, names):
     lines = [{"step": step} | dict.fromkeys(names, 1 / step) for step in range(1, 9)]
     save_curves(lines, tmp_path / "curves.png", log_centroids=3.0)
     assert BLUE in colors_of(tmp_path / "curves.png")
+
+
+@pytest.fixture(name="figures")
+def _figures(monkeypatch):
+    """The figures that are saved, kept open."""
+    kept = []
+    monkeypatch.setattr("flsl_jax.pictures.curves.save_figure", lambda figure, path: kept.append(figure))
+    yield kept
+    plt.close("all")
+
+
+def drawn(figure):
+    figure.canvas.draw()
+    return figure.canvas.get_renderer()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_legends_cover_no_curve_and_stay_in_the_figure(figures, columns):
+    names = ("loss", "mean_entropy", "student_entropy", "agreement", "effective_rank", "knn_any")
+    lines = [{"step": step} | dict.fromkeys(names, 1 / step) for step in range(1, 9)]
+    save_curves(lines, Path("x.png"), log_centroids=3.0, columns=columns)
+    (figure,) = figures
+    renderer, panels = drawn(figure), [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == [
+        "loss terms", "entropies (nats)", "shares", "effective rank", "bbox-aligned k-NN"
+    ]  # fmt: skip
+    for axis in panels:
+        legend = axis.get_legend().get_window_extent(renderer)
+        assert legend.x0 >= axis.get_window_extent(renderer).x1
+        assert legend.x1 <= figure.bbox.x1 + 1
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_alarms_are_numbered_in_the_panels_and_named_below_them(figures, columns):
+    lines = [{"step": step, "loss": 1.0, "mean_entropy": 1.0} for step in range(1, 100)]
+    steps = {"undecided": 20, "one_centroid": 10, "dead_centroids": 20, "position_shortcut": 21, "no_agreement": 90}
+    alarms = [Alarm(name=name, step=step, value=0.0, message="") for name, step in steps.items()]
+    save_curves(lines, Path("x.png"), log_centroids=3.0, alarms=[*alarms, *alarms], columns=columns)
+    (figure,) = figures
+    renderer = drawn(figure)
+    (text,) = (child for child in figure.texts if child.get_text().startswith("alarms"))
+    assert " ".join(text.get_text().split()) == (
+        "alarms: (1) one_centroid at step 10; (2) undecided, dead_centroids at step 20; (3) position_shortcut at step 21; "
+        "(4) no_agreement at step 90"
+    )
+    named = text.get_window_extent(renderer)
+    assert named.x0 >= 0
+    assert named.x1 <= figure.bbox.x1
+    for axis in figure.axes:
+        marks = [mark.get_window_extent(renderer) for mark in axis.texts]
+        assert [mark.get_text() for mark in axis.texts] == ["1", "2", "3", "4"]
+        assert not any(one.overlaps(other) for one in marks for other in marks if one is not other)
+        assert named.y1 < axis.get_tightbbox(renderer).y0
 
 
 def test_every_run_has_its_color_in_one_figure(tmp_path):

@@ -9,10 +9,10 @@ from PIL import Image
 
 from flsl_jax.errors import UserError
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
-from flsl_jax.pictures.kinds import KINDS, PictureSettings, overlaid_clusters
+from flsl_jax.pictures.kinds import KINDS, PictureSettings
 from flsl_jax.pictures.neighbours import framed_patch, nearest_patches
+from flsl_jax.pictures.panels import OKABE_ITO
 from flsl_jax.pictures.runs import Run
-from flsl_jax.pictures.sheet import OKABE_ITO
 from tests.pictures.regions import RegionEncoder, red_left_blue_right
 from tests.tiny import tiny_config
 
@@ -52,6 +52,14 @@ def test_a_probe_lights_the_region_it_asks_about(tmp_path):
         assert len(dark) / len(bright) == pytest.approx(lit.count(0) / lit.count(1), rel=0.1)
 
 
+def test_a_ring_is_at_the_centre_of_its_patch():
+    image = red_left_blue_right()
+    for place, centre in (((0.0, 0.0), (3.5, 3.5)), ((8.0, 7.0), (11.5, 3.5)), ((47.0, 31.0), (43.5, 27.5))):
+        (line,) = lines_of("similarity", [image], places=(place,))["two_similarity"]
+        assert (line.query.x, line.query.y) == centre
+        assert line.query.label == f"({place[0]:g}, {place[1]:g})"
+
+
 def test_ass_of_the_regions():
     (line,) = lines_of("ass", [red_left_blue_right()])["two_ass"]
     assert list(line.panels) == ["tokens"]
@@ -64,15 +72,6 @@ def test_clusters_are_the_regions_with_their_shares():
     red, blue = line.panels["clusters"].colours[0, 0], line.panels["clusters"].colours[0, -1]
     assert red[0] > red[2]  # vermillion, the second largest
     assert blue[2] > blue[0]
-
-
-def test_clusters_beyond_the_palette_are_grey_and_counted():
-    clusters = np.arange(16, dtype=np.int32).reshape(4, 4)
-    panel = overlaid_clusters(np.zeros((32, 32, 3), np.uint8), clusters)
-    assert len(panel.legend) == 8
-    assert panel.legend[-1][1] == "9 more: 56%"
-    red, green, blue = panel.colours[-1, -1]
-    assert red == green == blue
 
 
 def test_nearest_patches_are_those_of_other_images_by_cosine():

@@ -1,15 +1,18 @@
 """The page: whole, self-contained, and what it says."""
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.pictures.gallery import Subject, draw
 from flsl_jax.pictures.kinds import PictureSettings
+from flsl_jax.pictures.layout import NARROW
 from flsl_jax.pictures.report import write_report
 from flsl_jax.pictures.runs import Run
 from flsl_jax.training.alarms import Alarm
@@ -17,7 +20,7 @@ from tests.pictures.regions import RegionEncoder, red_left_blue_right
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "source"}
 
 
 class Page(HTMLParser):
@@ -80,10 +83,20 @@ def page(tmp_path_factory):
 def test_nothing_is_loaded_from_elsewhere(page):
     _, text = page
     sources = Page(text).sources
-    assert len(sources) == 2
+    assert len(sources) == 4
     assert all(source.startswith("data:image/") for source in sources)
     assert "<script" not in text
     assert not re.search(r"url\(|@import", text)
+
+
+def test_a_phone_gets_its_own_layout_of_each_picture(page):
+    _, text = page
+    narrow = re.findall(
+        r'<figure class="(?:wide )?fits".*?media="\(max-width: 42rem\)" srcset="data:([^;]+);base64,([^"]+)"', text
+    )
+    assert [kind for kind, _ in narrow] == ["image/svg+xml", "image/png"]
+    with Image.open(io.BytesIO(base64.b64decode(narrow[1][1]))) as picture:
+        assert picture.width < NARROW.dpi * (0.5 + NARROW.columns * (NARROW.cell + 0.1))
 
 
 def test_pictures_are_the_files(page):

@@ -5,7 +5,7 @@ class UserError(ValueError):
     """A wrong config, path, file or flag. The message is one line: what is wrong, where, what was expected, what to do."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -13,3 +13,16 @@ def first_line(error: Exception) -> str:
 def reason(error: Exception) -> str:
     """Why something failed, in one line: the system's words, without path and number, or the first line of the message."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def import_problem(error: Exception, *, package: str, install: str) -> str:
+    """Why a package could not be imported and what to do, in one line: it is not installed, or it is and does not work.
+
+    Args:
+        error: what the import raised.
+        package: its name where it is imported.
+        install: the command that installs it.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{package} is not installed; {install}"
+    return f"{package} is installed but cannot be imported ({type(error).__name__}: {first_line(error)}); repair it"

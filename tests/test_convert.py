@@ -16,9 +16,18 @@ ROOT = Path(__file__).parents[1]
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 
 
-def run(*flags):
+def run(*flags, **environment):
     command = [sys.executable, "-m", "flsl_jax.convert", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=ONE_DEVICE, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=ONE_DEVICE | environment, check=False
+    )
+
+
+def write_broken(folder, package, code):
+    """A package that is installed and whose import fails; returns the PYTHONPATH that finds it first."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").write_text(code)
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture(scope="module", name="workdir")
@@ -51,6 +60,30 @@ def test_a_checkpoint_of_eight_devices_converts_on_one_with_a_card(workdir, tmp_
     assert "| started from | random values |" in card
     assert "32 synthetic scenes" in card
     assert 'timm.create_model("local-dir:' in card
+
+
+def test_pytorch_that_is_installed_and_broken_is_told_from_one_that_is_missing(workdir, tmp_path):
+    path = write_broken(tmp_path / "lib", "torch", "raise OSError('libcudart.so.13: cannot open shared object file')")
+    flags = (f"--input={workdir}", "--format=timm")
+    done = run(*flags, f"--output={tmp_path / 'vit'}", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    problem = "torch is installed but cannot be imported (OSError: libcudart.so.13: cannot open shared object file)"
+    assert f"parity: not checked; {problem}; repair it and convert again, or compare" in done.stdout
+    done = run(f"--input={workdir}", "--format=detectron2", f"--output={tmp_path / 'vit.pth'}", PYTHONPATH=path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert f"a .pth needs PyTorch; {problem}; repair it, or write" in done.stderr
+
+
+def test_a_framework_that_is_installed_and_broken_is_told_in_one_line(workdir, tmp_path):
+    pytest.importorskip("torch")
+    path = write_broken(tmp_path / "lib", "timm", "raise AttributeError('torch has no attribute sdpa')")
+    done = run(f"--input={workdir}", "--format=timm", f"--output={tmp_path / 'vit'}", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "timm is installed but cannot be used (AttributeError: torch has no attribute sdpa); the comparison is with a twin in "
+        "PyTorch instead"
+    ]
+    assert "largest difference from the PyTorch twin" in done.stdout
 
 
 def test_a_card_and_curves_stand_beside_a_file(workdir, tmp_path):

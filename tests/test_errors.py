@@ -2,7 +2,7 @@
 
 import pytest
 
-from flsl_jax.errors import reason
+from flsl_jax.errors import import_problem, reason
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,18 @@ from flsl_jax.errors import reason
 )
 def test_a_reason_is_one_line(error, expected):
     assert reason(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "torch is not installed; pip install torch"),
+        (
+            ModuleNotFoundError("No module named 'sympy'", name="sympy"),
+            "torch is installed but cannot be imported (ModuleNotFoundError: No module named 'sympy'); repair it",
+        ),
+        (OSError("libc10.so\nmore"), "torch is installed but cannot be imported (OSError: libc10.so); repair it"),
+    ],
+)
+def test_what_is_not_installed_is_told_from_what_is_broken(error, expected):
+    assert import_problem(error, package="torch", install="pip install torch") == expected

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import importlib.util
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from flsl_jax.errors import first_line
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.layouts import LAYOUTS, from_layout
 from flsl_jax.weights.reading.files import read_weights
+
+log = logging.getLogger(__name__)
 
 # Frameworks whose class the printed code builds: the module of the class, and the package that gives the version. DINO's
 # code and the FLSL release are not packages: any other module called vision_transformer would be taken for them.
@@ -51,6 +56,8 @@ def open_counterpart(
 ) -> Counterpart:
     """Opens the framework's own class if it is installed, otherwise the PyTorch twin; every tensor must load.
 
+    Where the framework is installed and does not work, the twin stands in and a warning says why.
+
     Args:
         path: the written file or folder.
         name: the name of its format.
@@ -62,17 +69,34 @@ def open_counterpart(
         ValueError: the framework reports missing, unexpected or mismatched tensors.
     """
     openers = {"timm": _open_timm, "transformers": _open_ijepa, "transformers-vitdet": _open_vitdet}
-    try:
-        if name in openers:
-            return openers[name](path)
-        if name in _CLASSES:
+    package = name.partition("-")[0] if name in openers else _CLASSES.get(name, ("", ""))[1]
+    if package and importlib.util.find_spec(package):
+        try:
+            _import_alone(package)
+            if name in openers:
+                return openers[name](path)
             prefix = architecture.num_prefix
             return _open_printed(path, name=name, network=network, fields=fields, num_prefix=prefix)
-    except (ImportError, RuntimeError) as error:
-        # A framework with a broken dependency (timm with a broken torchvision) raises RuntimeError when it is imported.
-        if isinstance(error, RuntimeError) and "torchvision" not in str(error):
-            raise
+        except (ImportError, RuntimeError) as error:
+            # A framework with a broken dependency (timm with a broken torchvision) raises RuntimeError when it is imported.
+            if isinstance(error, RuntimeError) and "torchvision" not in str(error):
+                raise
+            why = error.__cause__ or error
+            log.warning(
+                "%s is installed but cannot be used (%s: %s); the comparison is with a twin in PyTorch instead",
+                package, type(why).__name__, first_line(why),
+            )  # fmt: skip
     return _open_twin(path, name, network, architecture)
+
+
+def _import_alone(package: str) -> None:
+    """Imports a framework, so that whatever is wrong with it is an ImportError and no error of the conversion."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(package)
+    except Exception as error:
+        raise ImportError(f"{package} cannot be imported: {error}") from error
 
 
 def read_canonical(path: Path, *, name: str, network: str, architecture: Architecture) -> Tensors:

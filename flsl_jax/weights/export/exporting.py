@@ -57,8 +57,8 @@ class ExportReport:
         for network, checked in self.parities.items():
             if checked is None:
                 lines.append(
-                    "parity: not checked, as PyTorch is not installed here; pip install torch and convert again, "
-                    "or compare tokens where the file is loaded"
+                    f"parity: not checked; {writing.torch_problem()} and convert again, or compare tokens where the file is "
+                    "loaded"
                 )
             else:
                 lines.append(f"parity of the {network}: {checked.table()}")
@@ -248,7 +248,7 @@ def _checked(
         raise UserError(
             f"after reading the file back, {', '.join(lost or back.keys() ^ tensors.keys())} differ; nothing was written"
         )
-    if not writing.has_torch():
+    if writing.torch_problem():
         return None
     found = parity.check_parity(
         path, name=options.format, network=network, tensors=tensors, architecture=target, fields=fields

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, import_problem
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.layouts import Layout
 
@@ -54,10 +54,10 @@ def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
             f"--output={path}: expected a name that ends in {layout.suffix}, which {layout.target} reads, or in "
             f"{'.safetensors' if layout.suffix == '.pth' else '.pth'}"
         )
-    elif path.suffix == ".pth" and not has_torch():
+    elif path.suffix == ".pth" and (problem := torch_problem()):
         raise UserError(
-            f"--output={path}: a .pth needs PyTorch, which is not installed; pip install torch, or write "
-            f"{path.with_suffix('.safetensors')}, which the printed snippet loads as well"
+            f"--output={path}: a .pth needs PyTorch; {problem}, or write {path.with_suffix('.safetensors')}, which the printed "
+            "snippet loads as well"
         )
     if path.exists():
         if not overwrite:
@@ -74,13 +74,13 @@ def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
         raise UserError(f"--output={path} cannot be written: {parent} is not a folder that can be written to")
 
 
-def has_torch() -> bool:
-    """Whether PyTorch can be imported."""
+def torch_problem() -> str | None:
+    """Why PyTorch cannot be used and what to do, in one line; None if it can."""
     try:
         import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    except Exception as error:  # a broken one raises many types
+        return import_problem(error, package="torch", install="pip install torch")
+    return None
 
 
 @contextlib.contextmanager

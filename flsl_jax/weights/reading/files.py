@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, import_problem
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -151,10 +151,10 @@ def _check_zip(path: Path) -> None:
 def _read_torch(path: Path) -> WeightFile:
     try:
         import torch
-    except ImportError as error:
+    except Exception as error:  # a broken one raises many types
+        problem = import_problem(error, package="torch", install="pip install torch")
         raise UserError(
-            f"{path} is a torch file and torch is not installed; pip install torch, or save the file as "
-            ".safetensors where torch is"
+            f"{path} is a torch file and {problem}, or save the file as .safetensors where torch is"
         ) from error
     with _torch_errors(path), torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True)

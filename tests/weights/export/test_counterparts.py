@@ -1,18 +1,25 @@
 """The frameworks' own classes, where they can be imported: the converter's comparison with them, and its printed code."""
 
 import dataclasses
+import importlib.util
+import sys
+import types
 import warnings
 
 import numpy as np
 import pytest
 
-from flsl_jax.weights.export import parity
+from flsl_jax.models import Architecture
+from flsl_jax.weights.export import counterparts, parity
 from flsl_jax.weights.export.counterparts import open_counterpart
 from flsl_jax.weights.export.metadata import snippet_fields
 from flsl_jax.weights.layouts import LAYOUTS
 from tests.frameworks import import_framework
 from tests.weights.conversion import PLAIN, SIZES, assert_equal_outputs, expected, images
 
+PLAIN_ARCHITECTURE = Architecture(
+    patch_size=8, width=32, depth=1, num_heads=2, grid=(4, 4), pos_resize="bicubic_antialias"
+)
 MODULES = {
     "flsl": "vision_transformer",
     "dino": "vision_transformer",
@@ -82,3 +89,46 @@ def test_trap_another_number_of_heads_loads_and_the_comparison_sees_it(trained, 
     )
     x = images((224, 224))
     assert np.abs(ours(x).tokens - theirs.run(x).tokens).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "code", "expected"),
+    [
+        ("timm", "timm", "import timm_needs_this", "(ModuleNotFoundError: No module named 'timm_needs_this')"),
+        (
+            "timm",
+            "timm",
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "(RuntimeError: operator torch",
+        ),
+        (
+            "transformers-vitdet",
+            "transformers",
+            "raise ValueError('numpy.dtype size changed')",
+            "(ValueError: numpy.dtype",
+        ),
+        ("mmseg", "mmseg", "assert False, 'mmcv is too new'", "(AssertionError: mmcv is too new)"),
+        ("mmpretrain", "mmpretrain", "", "(ModuleNotFoundError: No module named 'mmpretrain.models')"),
+        ("timm", "another", "", ""),
+    ],
+)
+def test_a_framework_that_is_installed_and_broken_is_named_and_the_twin_stands_in(
+    name, package, code, expected, tmp_path, monkeypatch, caplog
+):
+    if package == "another" and importlib.util.find_spec("timm"):
+        pytest.skip("timm is installed")
+    for module in [module for module in sys.modules if module.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    twin = counterparts.Counterpart(name="the twin", run=lambda images: counterparts.Outputs(blocks=[], tokens=images))
+    monkeypatch.setattr(counterparts, "_open_twin", lambda *arguments: twin)
+    opened = open_counterpart(
+        tmp_path / "file", name=name, network="teacher", architecture=PLAIN_ARCHITECTURE, fields={}
+    )
+    assert opened is twin
+    assert len(caplog.messages) == bool(expected)
+    if expected:
+        assert caplog.messages[0].startswith(f"{package} is installed but cannot be used {expected}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from flsl_jax.errors import UserError, first_line
+from flsl_jax.errors import UserError, first_line, import_problem
 from flsl_jax.objective import TERMS
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
@@ -76,10 +76,9 @@ class WeightsAndBiases:
     def __init__(self, project: str, *, workdir: Path) -> None:
         try:
             import wandb
-        except ImportError as error:
-            raise UserError(
-                "config.logging.wandb is set, but wandb is not installed; pip install wandb or set it to ''"
-            ) from error
+        except Exception as error:  # a broken one raises many types
+            problem = import_problem(error, package="wandb", install="pip install wandb")
+            raise UserError(f"config.logging.wandb is set, but {problem} or set it to ''") from error
         self._run = wandb.init(project=project, dir=str(workdir), id=workdir.name, resume="allow")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -99,10 +98,9 @@ class MlFlow:
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
-        except ImportError as error:
-            raise UserError(
-                "config.logging.mlflow is set, but MLflow is not installed; pip install mlflow-skinny or set it to ''"
-            ) from error
+        except Exception as error:  # a broken one raises many types
+            problem = import_problem(error, package="mlflow", install="pip install mlflow-skinny")
+            raise UserError(f"config.logging.mlflow is set, but {problem} or set it to ''") from error
         path = workdir / _MLFLOW_RUN
         try:
             self._client = MlflowClient()

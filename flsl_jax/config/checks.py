@@ -5,6 +5,7 @@ import tempfile
 import typing
 from pathlib import Path
 
+from flsl_jax.config.evaluation import BEST_METRICS
 from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.ranges import check_ranges, range_of
 from flsl_jax.config.recorded import recorded_values
@@ -130,7 +131,7 @@ def _check_evaluation(config: Config) -> None:
             task in evaluation.tasks and bool(metric),
             f"config.evaluation.best_metric is {evaluation.best_metric!r}; expected TASK/METRIC, with a task of "
             f"config.evaluation.tasks: {', '.join(evaluation.tasks)}; set it too, such as "
-            f"--config.evaluation.best_metric={evaluation.tasks[0]}/METRIC",
+            f"--config.evaluation.best_metric={evaluation.tasks[0]}/{BEST_METRICS[evaluation.tasks[0]]}",
         )
 
 

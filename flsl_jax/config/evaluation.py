@@ -6,6 +6,8 @@ values out for training configs, and a test holds the two equal.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from flsl_jax.config.ranges import Range, Seed
@@ -14,6 +16,20 @@ from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
 # From which cosine on two modes are one, wherever clusters are measured or drawn: of several thresholds, the one that agrees
 # best with the masks of scenes (docs/objects.md).
 MODE_SIMILARITY = 0.8
+
+# Of each task, the metric whose largest value is a good choice of the best checkpoint.
+BEST_METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "bbox_knn": "any",
+        "image_knn": "top1",
+        "video": "jf_mean",
+        "discovery": "corloc",
+        "separability": "separation",
+        "retrieval": "miou",
+        "clustering": "miou",
+        "linear_probe": "miou",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ def mark_schedules(config: ConfigDict) -> ConfigDict:
     """The same configuration, in which every schedule is a `Schedule`."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            config[key] = Schedule(value) if "start" in value and "end" in value else mark_schedules(value)
+            is_schedule = "start" in value and "end" in value
+            config[key] = Schedule(value) if is_schedule else mark_schedules(value)  # pyright: ignore[reportArgumentType]
     return config
 
 

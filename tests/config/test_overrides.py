@@ -119,7 +119,7 @@ def test_what_is_neither_is_one_line(argument, message):
         ),
         (
             ["evaluation.tasks=video", "evaluation.every_epochs=1", "evaluation.video.root=/x"],
-            "set it too, such as --config.evaluation.best_metric=video/METRIC",
+            "set it too, such as --config.evaluation.best_metric=video/jf_mean",
         ),
         (["views.student_area=0.4"], "config.views.student_area is (0.4,); expected 2 numbers"),
         (

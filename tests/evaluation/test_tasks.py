@@ -17,6 +17,7 @@ from flsl_jax.config import (
     SourceConfig,
     VideoConfig,
 )
+from flsl_jax.config.evaluation import BEST_METRICS
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, PixelEncoder
 from flsl_jax.evaluation.task import Scores, Task
@@ -30,6 +31,7 @@ def test_tasks_are_the_groups_of_the_config() -> None:
         if dataclasses.is_dataclass(field.default)
     }
     assert {name: task.settings for name, task in TASKS.items()} == groups
+    assert BEST_METRICS.keys() == groups.keys()
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -62,7 +64,9 @@ _SETTINGS = {
 def test_every_image_counts_once_however_often_it_is_encoded(name: str) -> None:
     settings, images = _SETTINGS[name]
     encoder = PixelEncoder(patch_size=8, image_size=32)
-    assert run_task(name, settings, encoder=encoder, batch_size=4).scores.images == images
+    scores = run_task(name, settings, encoder=encoder, batch_size=4).scores
+    assert scores.images == images
+    assert BEST_METRICS[name] in scores.metrics
 
 
 def test_each_batch_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:

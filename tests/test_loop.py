@@ -291,3 +291,15 @@ def test_the_last_line_names_the_metric_that_chooses_the_best_checkpoint(tmp_pat
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = summary(config, workdir=tmp_path, outcome=Outcome(step=12, finished=True))
     assert said.startswith("video/jf: untrained 0.25 → trained 0.375; step 12")
+    lines[0] |= {"knn_any": 0.5, "knn_pixels_any": 0.25}
+    lines[1] |= {"knn_any": 0.75}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = summary(config, workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+    assert "of any of 9 tokens 50.0% → 75.0% (25.0%), video/jf 0.25 → 0.375; step 12" in said
+
+
+def test_the_last_line_of_a_run_that_was_measured_once_has_the_values_of_its_last_step(tmp_path):
+    lines = [{"step": 12, "loss": 3.0}, {"step": 12, "video/jf": 0.375}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = summary(tiny_config(), workdir=tmp_path, outcome=Outcome(step=12, finished=True))
+    assert said.startswith("loss 3 (ln K is 3.18); step 12")

@@ -33,6 +33,8 @@ def summarise(config: Config, lines: Sequence[Mapping[str, Any]]) -> str:
         start = "at the start" if config.init_from else "untrained"
         parts = list(_compared(config, first, last))
         if parts:
+            if best not in _HEADLINES:
+                parts.append(f"{best} {first[metric_key(best)]:.4g} → {last[metric_key(best)]:.4g}")
             beside = [name for name in ("raw pixels", recorded_values(config.evaluation.recorded).name) if name]
             return f"on held-out images, {start} → trained ({', '.join(beside)}): {', '.join(parts)}"
         return f"{best}: {start} {first[metric_key(best)]:.4g} → trained {last[metric_key(best)]:.4g}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from flsl_jax.config.evaluation import BEST_METRICS
 from flsl_jax.errors import UserError, first_line, import_problem
 from flsl_jax.objective import TERMS
 from flsl_jax.workdir import METRICS_FILE, read_metrics
@@ -17,6 +18,8 @@ from flsl_jax.workdir import METRICS_FILE, read_metrics
 log = logging.getLogger(__name__)
 
 _SHOWN = ("loss", *TERMS)
+# Of the other evaluations, one value each.
+_MEASURED = {f"{task}/{metric}" for task, metric in BEST_METRICS.items()}
 # In the workdir: the run of MLflow that a continued run goes on with.
 _MLFLOW_RUN = "mlflow_run"
 
@@ -159,7 +162,7 @@ class Terminal:
             self.tick(step, values)
             return
         shown = [name for name in (*_SHOWN, "images_per_sec", "data_wait_share") if name in values]
-        shown += [name for name in values if name.startswith("knn")]
+        shown += [name for name in values if name.startswith("knn") or name in _MEASURED]
         line = "  ".join(f"{name} {values[name]:.4g}" for name in shown)
         print(f"step {step}/{self._total}  {line}", file=sys.stderr, flush=True)
 

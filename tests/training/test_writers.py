@@ -73,6 +73,13 @@ def test_tensorboard_events_are_written_and_other_processes_write_nothing(tmp_pa
     assert capsys.readouterr().err == "step 2/2  loss 0.5\n"
 
 
+def test_a_plain_line_has_a_value_of_every_evaluation(tmp_path, capsys):
+    writers = opened(tmp_path)
+    writers.write(2, {"knn_any": 0.5, "video/jf_mean": 0.25, "video/j_mean": 0.125, "retrieval/pixels_miou": 0.75})
+    writers.close()
+    assert capsys.readouterr().err == "step 2/2  knn_any 0.5  video/jf_mean 0.25\n"
+
+
 @pytest.mark.parametrize(("package", "named"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])
 def test_a_package_that_is_not_installed_is_named(package, named, tmp_path):
     if importlib.util.find_spec(package):

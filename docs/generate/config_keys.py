@@ -28,6 +28,8 @@ them.
 
 - A key is a flag of `flsl train` (`--config.optimizer.lr=1e-4`), an attribute in a config file (`config.optimizer.lr = 1e-4`),
   and a setting in Python (`flsl_jax.pretrain(…, settings={"optimizer.lr": 1e-4})`).
+- Several values have commas between them (`--config.views.student_area=0.4,1.0`). In place of a schedule one number will do
+  (`--config.objective.teacher_temp=0.05`): it is the start and the end.
 - Keys of [`config.evaluation.TASK`](#configevaluation) are flags of `flsl evaluate` too, without the front: `--bbox_knn.k=10`.
 - The column `vits16` has what `configs/vits16.py` says, rounded to four digits. For all that decides the result these are
   the paper's values, and [the method](method.md) says where each is from. The column "default" has what it means to leave a

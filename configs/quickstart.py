@@ -3,7 +3,7 @@
 Run:      make quickstart            (or: python -m flsl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart)
           make quickstart DATA=/some/folder trains on your own photos instead.
 Time:     75 seconds on 2 quiet cores, 3 minutes on one busy core, compilation and measurements included.
-Expect:   on held-out scenes, a mean-shift region finds an object in 56 to 61 % (untrained 8, raw pixels 5, DINO's objective in
+Expect:   on held-out scenes, a mean-shift region finds an object in 56 to 61 % (untrained 9, raw pixels 5, DINO's objective in
           its place 10), and single tokens name the class in 49 to 51 % (untrained 41, raw pixels 45, DINO 56). Three seeds, in
           docs/quickstart.md with what it takes and what is missing.
 """

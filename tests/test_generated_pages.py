@@ -7,7 +7,8 @@ import typing
 
 import pytest
 
-from docs.generate import planning
+from configs import quickstart as quickstart_config
+from docs.generate import planning, quickstart
 from docs.generate.blocks import replaced
 from docs.generate.pages import PAGES, ROOT, rendered
 from flsl_jax.config import Config
@@ -68,3 +69,10 @@ def test_docstrings_of_configs_say_what_the_start_of_a_run_prints(name):
         assert number == f"{cost.step_flops_per_image(config) / 1e9:.{decimals}f}"
     for number in re.findall(r"about (\d+) GiB", told):
         assert number == f"{planning.memory_gib(config):.0f}"
+
+
+def test_the_quickstart_config_says_what_was_measured_of_it():
+    told = " ".join(quickstart_config.__doc__.split())
+    for words in quickstart.expected():
+        assert words in told
+    assert quickstart_config.TWIN[1:] == quickstart.twin()

@@ -2,18 +2,17 @@
 
 import dataclasses
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from docs.generate.text import filled
 from flsl_jax.config import Config, MaskedSourceConfig, ScheduleConfig, SourceConfig
 from flsl_jax.config.files import load_config
 from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.ranges import Range, range_of
 
-_WIDTH = 120
 # Groups that several keys hold: one section for each, under its own name.
 _SHARED = {
     ScheduleConfig: "Schedules",
@@ -102,7 +101,7 @@ def _row(*cells: str) -> str:
 
 
 def _prose(kind: type) -> str:
-    return "\n\n".join(textwrap.fill(paragraph, _WIDTH) for paragraph in prose(kind))
+    return "\n\n".join(filled(paragraph) for paragraph in prose(kind))
 
 
 def _takes(hint: Any, *, place: str) -> str:

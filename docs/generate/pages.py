@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generate import config_keys, planning
+from docs.generate import config_keys, planning, quickstart
 from docs.generate.blocks import replaced
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +12,10 @@ ROOT = Path(__file__).parents[2]
 _WHOLE: dict[str, Callable[[], str]] = {"docs/config.md": config_keys.page}
 # Pages with generated blocks, each by its name.
 _BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"quickstart": quickstart.summary},
+    "docs/quickstart.md": {"seeds": quickstart.seeds},
+    "docs/evaluation.md": {"scenes": quickstart.tokens},
+    "docs/evidence.md": {"comparison": quickstart.comparison},
     "docs/planning.md": {"costs": planning.costs, "times": planning.times, "learning rates": planning.learning_rates},
 }
 

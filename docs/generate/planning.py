@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from docs.generate.text import table
 from flsl_jax.config import Config, parse_config
 from flsl_jax.config.files import load_config
 from flsl_jax.networks import build_network
@@ -61,7 +62,7 @@ def costs() -> str:
         "on each of 8",
         "on each of 8, `micro_batches=4`",
     )
-    return _table(header, [_costs_row(name) for name in _CONFIGS])
+    return table(header, [_costs_row(name) for name in _CONFIGS])
 
 
 def _costs_row(name: str) -> Sequence[str]:
@@ -88,7 +89,7 @@ def times() -> str:
         "peak memory, measured",
         "the same with our attention, measured; estimated",
     )
-    return _table(header, [_times_row(name) for name in _PAPER])
+    return table(header, [_times_row(name) for name in _PAPER])
 
 
 def _times_row(name: str) -> Sequence[str]:
@@ -116,7 +117,7 @@ def learning_rates() -> str:
         ("steps an epoch of ImageNet-1k", *(f"{steps[batch]:,}" for batch in _BATCHES)),
         ("steps of 300 epochs", *(f"{300 * steps[batch]:,}" for batch in _BATCHES)),
     ]
-    return _table(("`batch_size`", *map(str, _BATCHES)), rows)
+    return table(("`batch_size`", *map(str, _BATCHES)), rows)
 
 
 def config_of(name: str) -> Config:
@@ -143,8 +144,3 @@ def _estimate(config: Config) -> cost.MemoryEstimate:
 def _gib(whole: cost.MemoryEstimate, *, devices: int = 1, parts: int = 1) -> float:
     """The estimate for each of several devices that share the batch and take it in parts; they all hold the whole state."""
     return (whole.state + (whole.activations + whole.pixels) / (devices * parts) + whole.logits / devices) / 2**30
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

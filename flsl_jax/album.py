@@ -10,7 +10,9 @@ from flsl_jax.evaluation.results import check_writable
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
 from flsl_jax.pictures.images import queries, read_images
 from flsl_jax.pictures.kinds import PictureSettings
+from flsl_jax.pictures.layout import NARROW
 from flsl_jax.pictures.report import write_report
+from flsl_jax.pictures.sheet import save_sheet
 from flsl_jax.training.history import read_run
 
 
@@ -23,7 +25,8 @@ class Album:
     names; empty: the usual ones.
     `settings`: of the pictures. `size`: the images' shorter side in pixels; 0: the largest at which a model was trained.
     `search`: a file or folder of which the first `search_limit` images are searched for neighbours; empty: the drawn images.
-    `compare`: whether models are the columns of one sheet. `report`: whether report.html is written too.
+    `compare`: whether models are the columns of one sheet. `report`: whether report.html is written too. `narrow`: whether each
+    sheet is also written as NAME_narrow.png, laid out for phones.
     """
 
     models: Sequence[str]
@@ -39,6 +42,7 @@ class Album:
     num_heads: int = 0
     compare: bool = False
     report: bool = False
+    narrow: bool = False
 
 
 def make_album(album: Album) -> list[Path]:
@@ -62,10 +66,19 @@ def make_album(album: Album) -> list[Path]:
     check_writable(album.output)
     drawings = draw(names, subjects, images, settings=settings, output=album.output, compare=album.compare)
     written = [drawing.path for drawing in drawings]
+    for drawing in drawings if album.narrow else ():
+        if drawing.sheet is not None:
+            written.append(narrow_path(drawing.path))
+            save_sheet(written[-1], drawing.sheet, style=NARROW)
     if album.report:
         written.append(album.output / "report.html")
         write_report(written[-1], subjects, drawings)
     return written
+
+
+def narrow_path(sheet: Path) -> Path:
+    """Where the layout for phones of a sheet is."""
+    return sheet.with_name(f"{sheet.stem}_narrow{sheet.suffix}")
 
 
 def _subject(model: OpenedModel, name: str) -> Subject:

@@ -123,7 +123,7 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / METRICS_FILE)
         if metrics:  # empty if the run was stopped before its first line
-            alarms, _ = read_alarms(metrics, config=config)
+            alarms = read_alarms(metrics, config=config).raised
             save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
     return outcome
 

@@ -57,8 +57,9 @@ def test_every_picture_and_the_report_of_a_run_beside_its_untrained_network(work
     with Image.open(tmp_path / "scene_0_ass.png") as picture:
         assert picture.height > picture.width  # layers 0, 1, 2 and tokens below each other, two models beside the image
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png") == len(expected) - 2  # the curves are there as a drawing of their own
-    assert page.count("data:image/svg+xml") == 1
+    # Each once for wide screens and once for phones; the curves are there as a drawing of their own.
+    assert page.count("data:image/png") == 2 * (len(expected) - 2)
+    assert page.count("data:image/svg+xml") == 2
 
 
 def test_a_photo_at_its_ratio_with_raw_pixels(workdir, tmp_path):
@@ -66,8 +67,11 @@ def test_a_photo_at_its_ratio_with_raw_pixels(workdir, tmp_path):
     album = Album(
         models=[f"pixels:{workdir}"], images=str(tmp_path / "photo.png"), output=tmp_path / "out", size=24,
         pictures=["ass", "pca"],
+        narrow=True,
     )  # fmt: skip
-    assert [path.name for path in make_album(album)] == ["photo_ass.png", "pca.png"]
+    assert [path.name for path in make_album(album)] == [
+        "photo_ass.png", "pca.png", "photo_ass_narrow.png", "pca_narrow.png",
+    ]  # fmt: skip
 
 
 def test_bad_input_is_one_line_and_exit_code_2(workdir, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import html
 import importlib.resources
 import os
+import re
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,16 +65,25 @@ def write_page(path: Path, *, title: str, subtitle: str, sections: Sequence[Sect
 
 
 def table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), caption: str = "", numbers: bool = False) -> str:
-    """A table of cells that are HTML, which scrolls if it is too wide; the first column has the headings of the rows."""
+    """A table of cells that are HTML, which scrolls if it is too wide; the first column has the headings of the rows.
+
+    Headings may break after `_`, `/`, `.` and `=`, other cells after `=`, so that columns can be narrow.
+    """
     kind = ' class="number"' if numbers else ""
     lines = ['<div class="scroll"><table>', f"<caption>{caption}</caption>" if caption else ""]
     if head:
-        cells = "".join(f"<th{kind}>{cell}</th>" for cell in head[1:])
-        lines.append(f"<thead><tr><th>{head[0]}</th>{cells}</tr></thead>")
+        cells = "".join(f"<th{kind}>{_breakable(cell)}</th>" for cell in head[1:])
+        lines.append(f"<thead><tr><th>{_breakable(head[0])}</th>{cells}</tr></thead>")
     lines.append("<tbody>")
     for row in rows:
-        lines.append(f"<tr><th>{row[0]}</th>{''.join(f'<td{kind}>{cell}</td>' for cell in row[1:])}</tr>")
+        cells = "".join(f"<td{kind}>{_breakable(cell, after='=')}</td>" for cell in row[1:])
+        lines.append(f"<tr><th>{_breakable(row[0])}</th>{cells}</tr>")
     return "\n".join([*filter(None, lines), "</tbody></table></div>\n"])
+
+
+def _breakable(cell: str, *, after: str = "_/.=") -> str:
+    """HTML of a cell with places at which it may break; not within tags."""
+    return re.sub(rf"[{after}](?=\w)(?![^<>]*>)", r"\g<0><wbr>", cell)
 
 
 def figure(path: Path, caption: str, *, width: int = 960, wide: bool = False, narrow: Path | None = None) -> str:

@@ -71,7 +71,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     config = run.config
     model, objective = config.model, config.objective
     parts = ", ".join(f"{name} {count:,}" for name, count in run.parameters.items())
-    updates = f"{run.step:,} of {config.batch_size} images"
+    updates = f"{run.step:,}, each of {config.batch_size} images"
     facts = [
         (
             "network",

@@ -33,8 +33,8 @@ class Run:
     """A training run, read back from its workdir.
 
     `step`: updates done. `parameters`: their number by part of the network. `metrics`: the lines of its metrics.jsonl.
-    `alarms`: of the monitor. `silence`: what it means where there is no alarm, as few written lines make none possible.
-    `results`: the contents of the JSON files that `python -m flsl_jax.evaluate` wrote.
+    `alarms`: of the monitor; `alarms_possible`: whether enough lines were written for any, and `silence`: in words, what it
+    means if there is none. `results`: the contents of the JSON files that `python -m flsl_jax.evaluate` wrote.
     """
 
     config: Config
@@ -42,6 +42,7 @@ class Run:
     parameters: Mapping[str, int]
     metrics: Sequence[dict[str, Any]] = ()
     alarms: Sequence[AlarmMark] = ()
+    alarms_possible: bool = True
     silence: str = "The monitor raised no alarm."
     results: Sequence[Mapping[str, Any]] = ()
 

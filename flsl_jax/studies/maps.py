@@ -50,6 +50,7 @@ def draw_maps(plan: Plan, *, images: str) -> None:
                 pictures=[plan.study.picture],
                 limit=_SHOWN,
                 compare=True,
+                narrow=True,
             )
         )
     if images and finished and plan.study.picture == "ratio":

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from flsl_jax.album import narrow_path
 from flsl_jax.config import to_dict
 from flsl_jax.pictures.curves import compare_curves
 from flsl_jax.pictures.kinds import KINDS
@@ -179,7 +180,9 @@ def _maps(plan: Plan) -> str:
     if not path.exists():
         return ""
     with Image.open(path) as picture:
-        drawn = figure(path, f"{KINDS[plan.study.picture].shows}, seed {plan.seeds[0]}", width=picture.width)
+        caption = f"{KINDS[plan.study.picture].shows}, seed {plan.seeds[0]}"
+        narrow = narrow_path(path)
+        drawn = figure(path, caption, width=picture.width, narrow=narrow if narrow.exists() else None)
     measured, seeds = brightness(plan), len(plan.seeds)
     rows = [(escape(name), _plain(spread, seeds=seeds)) for name, spread in measured.items()]
     ranks = brightness_order(plan)
@@ -214,6 +217,12 @@ def _training(plan: Plan) -> str:
         return figure(drawn, f"Training of the runs with seed {plan.seeds[0]}.", wide=True, narrow=narrow)
 
 
+def _no_alarm(run: Run | None) -> str:
+    if run is None:
+        return "–"
+    return "none" if run.alarms_possible else "not possible yet"
+
+
 def _run(cell: Cell) -> Run:
     step = finished_step(cell)
     assert step is not None
@@ -230,7 +239,7 @@ def _runs(plan: Plan, runs: Mapping[str, Run]) -> str:
         rows.append(
             [
                 escape(cell.name), escape(plan.shown_changes(cell.variant)), state(cell), f"{run.step:,}" if run else "–",
-                "–" if seconds is None else f"{seconds / 60:.1f}", escape(alarms or ("none" if run else "–")),
+                "–" if seconds is None else f"{seconds / 60:.1f}", escape(alarms or _no_alarm(run)),
             ]
         )  # fmt: skip
     return table(rows, head=head)

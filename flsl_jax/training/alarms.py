@@ -94,11 +94,16 @@ class Monitor:
                 alarms.append(Alarm(name=check.name, step=step, value=found.value, message=found.message))
         return alarms
 
+    @property
+    def possible(self) -> bool:
+        """Whether any alarm was possible with the readings so far."""
+        return any(judged >= self._limits.readings for judged in self._judged.values())
+
     def silence(self) -> str:
         """What it means that there was no alarm: which ones were possible with the readings so far."""
         needed = self._limits.readings
         waiting = [name for name, judged in self._judged.items() if judged < needed]
-        if len(waiting) == len(self._judged):
+        if not self.possible:
             return (
                 f"No alarm was possible yet: each needs {needed} written lines in a row, and the run has {self._readings}. "
                 f"A line is written every {self._config.logging.every_steps} steps (config.logging.every_steps)."

@@ -1,6 +1,8 @@
 """A run as pictures and the report show it, read back from its workdir."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +29,30 @@ def read_run(config: Config, *, workdir: Path, step: int, results: Path | None) 
         UserError: a file among the results is not a result.
     """
     metrics = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] <= step]
-    alarms, silence = read_alarms(metrics, config=config)
+    watched = read_alarms(metrics, config=config)
     return Run(
         config=config,
         step=step,
         parameters=_parameters(config),
         metrics=metrics if step else (),  # before the first step there is no curve
-        alarms=alarms,
-        silence=silence,
+        alarms=watched.raised,
+        alarms_possible=watched.possible,
+        silence=watched.silence,
         results=read_results(results) if results is not None and results.is_dir() else (),
     )
 
 
-def read_alarms(metrics: list[dict[str, Any]], *, config: Config) -> tuple[list[Alarm], str]:
-    """The alarms that training raised, and what it means if there are none.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watched:
+    """The alarms of a run: those `raised`, whether any was `possible` yet, and in words what it means if there are none."""
+
+    raised: Sequence[Alarm]
+    possible: bool
+    silence: str
+
+
+def read_alarms(metrics: Sequence[dict[str, Any]], *, config: Config) -> Watched:
+    """The alarms that training raised.
 
     They are not in metrics.jsonl; the monitor raises them again from its lines.
 
@@ -52,7 +64,7 @@ def read_alarms(metrics: list[dict[str, Any]], *, config: Config) -> tuple[list[
     for line in metrics:
         if "mean_entropy" in line:  # evaluations have lines of their own
             alarms += monitor.update(line["step"], {name: float(value) for name, value in line.items()})
-    return alarms, monitor.silence()
+    return Watched(raised=alarms, possible=monitor.possible, silence=monitor.silence())
 
 
 def _parameters(config: Config) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_the_page_and_its_json_say_all_of_it_and_what_is_missing(plan):
     assert all(source.startswith("data:image/") for source in Page(text).sources)
     for words in ("Widths &amp; things", "K = &lt;24&gt;", "<td class=\"number\">0.625 ± 0.125</td>", "0.875 ± 0.177 (2 of 3)",
                   "missing", "<td class=\"number\">0.500</td>", "untrained network", "6 of 9 runs done", "n = 3 variants",
-                  "ρ = +0.87", "probability of 0.33.", "<td class=\"number\">0.151</td>", "batch_size=64",
+                  "ρ = +0.87", "probability of 0.33.", "<td class=\"number\">0.151</td>", "batch_size=<wbr>64",
                   "--study=x", "Not measured here: discovery/corloc."):  # fmt: skip
         assert words in text, words
     values = json.loads((path.parent / "study.json").read_text())

@@ -255,6 +255,7 @@ def test_silence_says_which_alarms_were_possible():
     assert "written lines in a row, and the run has 0. A line is written every 1 steps" in monitor.silence()
     early = HEALTHY | {"epoch": 1.0}
     monitor.update(1, early)
+    assert not monitor.possible
     assert monitor.silence().startswith(
         "No alarm was possible yet: each needs 3 written lines in a row, and the run has 1."
     )

@@ -2,7 +2,7 @@
 
 Run:      make quickstart DATA=/some/folder
           (or: python -m flsl_jax.main --config=configs/photos.py --workdir=runs/photos --config.data.root=/some/folder)
-Time:     about a second for 200 photos on 2 cores, and half a minute of compiling; an epoch is one pass.
+Time:     about a minute on 2 quiet cores for any number of photos: 600 steps, that is 19,200 crops of them.
 Expect:   features that follow colour and light. Nothing is measured, because there is no ground truth.
 
 Its mean-shift is sharp, so that a mode is hardly more than its own query: in a short training on photos, modes as soft as the
@@ -21,5 +21,6 @@ def get_config() -> ConfigDict:
     config.objective.self_inv_temp = vits16.schedule(4.0, 4.0)
     config.objective.cross_inv_temp = vits16.schedule(4.0, 4.0)
     config.data.name = "folder"
+    config.epoch_images = quickstart.EPOCH_IMAGES
     config.evaluation.update({"every_epochs": 0.0, "recorded": ()})
     return config

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import vits16
 
+EPOCH_IMAGES = 6400
+
 # Means over three seeds of this config as it is, by the study "methods" (docs/quickstart.md).
 TWIN = (
     "DINO twin after 600 steps",
@@ -40,7 +42,7 @@ def get_config() -> ConfigDict:
     # In the scenes a hue tells the class and the light does not: views change the light and leave the hue.
     config.views.update({"brightness": 0.8, "contrast": 0.8, "saturation": 0.1, "hue": 0.02})
     config.views.update({"grayscale_probability": 0.0, "blur_probability": 0.2, "solarise_probability": 0.0})
-    config.data.update({"name": "scenes", "count": 6400, "scene_size": 80})
+    config.data.update({"name": "scenes", "count": EPOCH_IMAGES, "scene_size": 80})
     config.optimizer.update({"lr": 6e-3, "warmup_epochs": 0.2, "freeze_last_layer_epochs": 0.0})
     config.optimizer.weight_decay = vits16.schedule(0.05, 0.05)
     config.teacher.momentum = vits16.schedule(0.98, 1.0)

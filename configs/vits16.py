@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 512
     config.epochs = 300
     config.stop_at_step = 0
+    config.epoch_images = 0
     config.init_from = ""
     config.model = ConfigDict(
         {

@@ -6,7 +6,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, Literal
 
     from ml_collections import ConfigDict
@@ -23,6 +23,7 @@ def pretrain(
     model: str = "vits16",
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    allow_changes: Sequence[str] = (),
 ) -> Outcome:
     """Trains a network on a folder of images, or continues the run in `workdir`.
 
@@ -38,6 +39,7 @@ def pretrain(
         settings: other keys of the config by their names on the command line, such as
             `{"batch_size": 64, "optimizer.lr": 1e-4}`. Nothing is measured during training unless
             `evaluation.every_epochs` is set here.
+        allow_changes: as `train` takes it.
 
     Returns:
         Which step was reached, and whether those were all; a signal or `checkpoint.max_hours` ends a run early, saved.
@@ -51,7 +53,7 @@ def pretrain(
     values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
     values |= {} if epochs is None else {"epochs": epochs}
     asked = changed(get_config(model).to_dict(), {**values, **(settings or {})}, path="config", whose="settings")
-    return train(asked, workdir=workdir)
+    return train(asked, workdir=workdir, allow_changes=allow_changes)
 
 
 def get_config(name: str) -> ConfigDict:
@@ -72,7 +74,12 @@ def get_config(name: str) -> ConfigDict:
     return load_config(name)
 
 
-def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.PathLike[str]) -> Outcome:
+def train(
+    config: ConfigDict | Mapping[str, Any] | Config,
+    *,
+    workdir: str | os.PathLike[str],
+    allow_changes: Sequence[str] = (),
+) -> Outcome:
     """Trains by a configuration, or continues the run in `workdir` from its newest complete checkpoint.
 
     In a script, call it below `if __name__ == "__main__":`, because the processes that read images run the script again.
@@ -80,6 +87,8 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
     Args:
         config: what `get_config` returns, a nested mapping of the same keys, or a checked `flsl_jax.config.Config`.
         workdir: folder of the run, created if it does not exist.
+        allow_changes: keys of the config, or groups of them, such as `["optimizer.lr", "data"]`, that may differ from those
+            that the run was trained with. Other changes are refused, but for those that leave the numbers as they are.
 
     Returns:
         Which step was reached, and whether those were all that the config asked for.
@@ -99,7 +108,7 @@ def train(config: ConfigDict | Mapping[str, Any] | Config, *, workdir: str | os.
     if isinstance(config, ConfigDict):
         config = config.to_dict()
     checked = config if isinstance(config, Config) else parse_config(config)
-    return loop.train(checked, workdir=Path(workdir))
+    return loop.train(checked, workdir=Path(workdir), allow_changes=allow_changes)
 
 
 def _leave_a_worker() -> None:

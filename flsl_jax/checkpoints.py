@@ -100,10 +100,6 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
         return restored["state"]
 
-    def description(self, step: int) -> dict[str, Any]:
-        """What was saved as `run` with a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-
     def wait(self) -> None:
         """Waits until the current save is committed; if it failed, raises its error."""
         self._manager.wait_until_finished()
@@ -194,7 +190,12 @@ def read_checkpoint(
             place / "state",
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True),
         )
-    return chosen, state, json.loads(next((place / "run").glob("*")).read_text())
+    return chosen, state, read_description(place)
+
+
+def read_description(checkpoint: Path) -> dict[str, Any]:
+    """What was saved as `run` with a committed checkpoint, a folder `checkpoints/STEP`."""
+    return json.loads(next((checkpoint / "run").glob("*")).read_text())
 
 
 def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -2,37 +2,39 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from flsl_jax import parallel
-from flsl_jax.checkpoints import Checkpoints, committed_step
-from flsl_jax.config import Config, advice, to_dict
+from flsl_jax.checkpoints import Checkpoints, committed_step, read_description
+from flsl_jax.config import Config, advice
+from flsl_jax.config.changes import Change
+from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training.compiling import announced
+from flsl_jax.training.continuing import continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.recorder import Recorder
-from flsl_jax.training.setup import Training, build_training, describe
+from flsl_jax.training.setup import Training, build_training, describe, few_images, steps_per_epoch
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
 from flsl_jax.weights.start import write_start
-from flsl_jax.workdir import METRICS_FILE, read_metrics
+from flsl_jax.workdir import CONFIG_FILE, METRICS_FILE, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,10 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What a call of `train` has opened. `end`: the step after which it stops."""
+    """What a call of `train` has opened.
+
+    `end`: the step after which it stops; `changes`: of the config since the checkpoint that it continues from.
+    """
 
     config: Config
     workdir: Path
@@ -60,6 +65,7 @@ class _Run:
     checkpoints: Checkpoints
     interrupt: Interrupt
     end: int
+    changes: tuple[Change, ...]
 
     def measures_after(self, step: int) -> bool:
         """Whether the config wants the evaluations after `step` updates; 0 is before the first one."""
@@ -80,12 +86,14 @@ class _Reached:
     images: UInt8[np.ndarray, "I S S 3"] | None = None
 
 
-def train(config: Config, *, workdir: Path) -> Outcome:
+def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -> Outcome:
     """Trains, or continues the run in `workdir` from its newest committed checkpoint.
 
     Args:
         config: a checked configuration.
         workdir: folder of the run; created if it does not exist.
+        allow_changes: keys of the config, or groups of them, that may differ from those that the run was trained with, although
+            the numbers then differ too.
 
     Raises:
         UserError: anything that the user can fix, before the first step if it can be known by then; and a
@@ -96,15 +104,27 @@ def train(config: Config, *, workdir: Path) -> Outcome:
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
     loader = open_loader(config)
+    begun = saved_step(workdir)
+    changes: tuple[Change, ...] = ()
+    if begun is not None:
+        saved = read_description(workdir / "checkpoints" / str(begun))
+        continuation = continue_with(config, saved=saved, source=loader.source, allowed=allow_changes, workdir=workdir)
+        config, changes = continuation.config, continuation.changes
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
     validation = Validation.open(config)
-    training = build_training(config, mesh=mesh, steps_per_epoch=loader.steps_per_epoch, guide=open_guide(config))
+    training = build_training(
+        config,
+        mesh=mesh,
+        steps_per_epoch=steps_per_epoch(config, steps_per_pass=loader.steps_per_pass),
+        guide=open_guide(config),
+    )
+    end = last_step(config, total_steps=training.total_steps, begun=begun or 0, workdir=workdir)
     initial = None
-    if not has_checkpoint(workdir):
+    if begun is None:
         initial = read_initial(config) if config.init_from else None
-        write_config(config, workdir)
         if jax.process_index() == 0:
+            write_first_config(config, workdir / CONFIG_FILE)
             write_start(initial, config, workdir)
     best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
@@ -117,7 +137,8 @@ def train(config: Config, *, workdir: Path) -> Outcome:
             validation=validation,
             checkpoints=checkpoints,
             interrupt=interrupt,
-            end=min(training.total_steps, config.stop_at_step or training.total_steps),
+            end=end,
+            changes=changes,
         )
         outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
@@ -145,38 +166,26 @@ def open_loader(config: Config) -> Loader:
     )
 
 
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether the folder holds a run to continue; its `init_from` then no longer matters.
+def saved_step(workdir: Path) -> int | None:
+    """The newest committed step of the run in a folder; None if there is nothing to continue.
 
     Every process must call this before any of them creates the folder, because orbax waits for all of them. All of them get
     the first process's answer.
     """
     folder = workdir / "checkpoints"
-    return parallel.as_first(folder.is_dir()) and parallel.as_first(committed_step(folder) is not None)
-
-
-def write_config(config: Config, workdir: Path) -> None:
-    """Writes `config.json` into the workdir, which is created if it does not exist. Only the first process does so.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be written ({error.strerror}); name a folder that can"
-            ) from error
+    if not parallel.as_first(folder.is_dir()):
+        return None
+    step = parallel.as_first(committed_step(folder) or 0)
+    return step or None
 
 
 def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     """Restores or initialises, evaluates, loops, draws."""
     start = run.checkpoints.latest_step or 0
     state = _restore(run, start) if start else _initialise(run.training, initial)
-    log.info("%s", describe(run.config, run.training))
-    for line in advice(run.config):
+    images = len(run.loader.source)
+    log.info("%s", describe(run.config, run.training, images=images))
+    for line in [*advice(run.config), *few_images(images)]:
         log.warning("%s", line)
     recorder = Recorder(
         run.config,
@@ -203,11 +212,12 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
 
 
 def _restore(run: _Run, step: int) -> TrainState:
-    """Restores the state of a checkpoint. Once this config is known to fit it, the run's config.json is replaced by it."""
-    check_same_guide(run.training.guide, config=run.config, saved=run.checkpoints.description(step))
+    """Restores the state of a checkpoint. Once this config is known to fit it, its changes are added to config.json."""
+    saved = read_description(run.workdir / "checkpoints" / str(step))
+    check_same_guide(run.training.guide, config=run.config, saved=saved)
     state = run.checkpoints.restore(step, run.training.abstract_state.changing())
-    write_config(run.config, run.workdir)
-    log.info("continuing from the checkpoint of step %d in %s", step, run.workdir)
+    if run.changes and jax.process_index() == 0:
+        append_changes(run.changes, run.workdir / CONFIG_FILE, step=step)
     return TrainState(**state, guide=run.training.place_guide())
 
 
@@ -276,7 +286,12 @@ def _save(run: _Run, state: TrainState, *, step: int, measured: dict[str, float]
     run.checkpoints.save(
         step,
         state.changing(),
-        run={"config": to_dict(run.config), "step": step, "guide": None if guide is None else guide.description()},
+        run=describe_run(
+            run.config,
+            step=step,
+            source=run.loader.source,
+            guide=None if guide is None else guide.description(),
+        ),
         metrics=measured,
     )
 

@@ -15,13 +15,20 @@ from flsl_jax.errors import UserError
 
 _CONFIG = define_config_flag(
     "config",
-    help_string=f"A config by its name ({', '.join(config_names())}), or a Python file with get_config(). --config.key=value "
-    "overrides any of its keys.",
+    help_string=f"A config by its name ({', '.join(config_names())}), a Python file with get_config(), or the config.json of "
+    "a run. --config.key=value overrides any of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run: checkpoints, metrics and curves. The same command again continues the run in it.",
+)
+
+_ALLOW_CHANGES = flags.DEFINE_list(
+    "allow_changes",
+    [],
+    "On continuing a run: keys or groups of the config, such as optimizer.lr,data, that may differ from those it was trained "
+    "with. Without it a run continues only with what leaves its numbers as they are.",
 )
 
 # What --help prints.
@@ -54,9 +61,14 @@ def main() -> int:
 
     from flsl_jax.loop import summary, train
 
-    outcome = train(config, workdir=workdir)
+    outcome = train(config, workdir=workdir, allow_changes=_allowed())
     print(summary(config, workdir=workdir, outcome=outcome))
     return 0 if outcome.finished else _STOPPED_EARLY
+
+
+def _allowed() -> list[str]:
+    """The names in --allow_changes, which may be written as the flags of the config are."""
+    return [name.removeprefix("config.") for name in _ALLOW_CHANGES.value]
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def as_first(answer: bool) -> bool:
-    """The first process's answer, on every process. All processes must call it."""
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
+def as_first(answer: int) -> int:
+    """The first process's number, on every process. All processes must call it."""
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
 
 
 def all_same(digest: str) -> bool:

@@ -4,24 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flsl_jax.config import Config, parse_saved_config
+from flsl_jax.config import Config
+from flsl_jax.config.saved import read_saved_config
 from flsl_jax.errors import UserError
 
+CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_run_config(workdir: Path) -> Config:
-    """The config of a run, from the `config.json` in its workdir.
+def read_run_config(workdir: Path, *, at_start: bool = False) -> Config:
+    """The config of a run, from the `config.json` in its workdir: as it was changed last or, with `at_start`, as it began.
 
     Raises:
         UserError: there is no such file, or it is not a config.
     """
-    path = workdir / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
-    return parse_saved_config(values)
+    return read_saved_config(workdir / CONFIG_FILE, at_start=at_start)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

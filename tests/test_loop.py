@@ -143,10 +143,8 @@ def test_a_config_that_does_not_fit_the_checkpoint_leaves_the_one_that_does(tmp_
     train(tiny_config(stop_at_step=1), workdir=tmp_path)
     written = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match="does not fit this config"):
-        train(tiny_config(head={"centroids": 12}), workdir=tmp_path)
+        train(tiny_config(head={"centroids": 12}), workdir=tmp_path, allow_changes=["head"])
     assert (tmp_path / "config.json").read_text() == written
-    train(tiny_config(stop_at_step=2), workdir=tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["stop_at_step"] == 2
 
 
 def free_port():

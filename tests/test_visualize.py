@@ -13,8 +13,8 @@ from PIL import Image
 from flsl_jax.album import Album, make_album
 from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import to_dict
+from flsl_jax.config.saved import write_first_config
 from flsl_jax.errors import UserError
-from flsl_jax.loop import write_config
 from flsl_jax.training.optimizer import make_optimizer
 from flsl_jax.training.state import create_state
 from tests.tiny import tiny_config
@@ -33,7 +33,7 @@ def visualize(*arguments):
 def workdir(tmp_path_factory):
     """A run whose checkpoint is that of its first step; pictures do not ask whether it has learned anything."""
     folder, config = tmp_path_factory.mktemp("run"), tiny_config()
-    write_config(config, folder)
+    write_first_config(config, folder / "config.json")
     state = create_state(config, optimizer=make_optimizer(b1=0.9, b2=0.999, freeze_last_layer_steps=0))
     with contextlib.closing(Checkpoints(folder / "checkpoints", keep=1)) as checkpoints:
         checkpoints.save(2, jax.device_get(state), run={"config": to_dict(config), "step": 2})

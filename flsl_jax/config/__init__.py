@@ -4,8 +4,6 @@ Files under `configs/` return an `ml_collections.ConfigDict`; `parse_config` tur
 keys (naming the nearest valid one), missing keys, wrong types and values out of range, each in one line that names the key.
 """
 
-import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ from flsl_jax.config.evaluation import (
 )
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.inverse_temperature import cross_inv_temp, self_inv_temp
-from flsl_jax.config.parsing import nearest_key, parse, require, without_unknown
+from flsl_jax.config.parsing import nearest_key, parse
 from flsl_jax.config.run import (
     Config,
     GuideConfig,
@@ -35,7 +33,9 @@ from flsl_jax.config.run import (
     ScheduleConfig,
     TeacherConfig,
     ViewsConfig,
+    to_dict,
 )
+from flsl_jax.config.saved import parse_saved_config
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig, describe_source
 from flsl_jax.config.task_checks import check_sources, check_task
 
@@ -78,8 +78,6 @@ __all__ = [
     "to_dict",
 ]
 
-log = logging.getLogger(__name__)
-
 
 def parse_config(values: Mapping[str, Any]) -> Config:
     """Typed configuration from a nested mapping (such as a ConfigDict).
@@ -94,33 +92,3 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     config = parse(Config, values, path="config")
     check(config)
     return config
-
-
-def parse_saved_config(values: Mapping[str, Any]) -> Config:
-    """The configuration of a run that another version may have written, to read its networks with.
-
-    Keys that this version does not know are passed over with a warning, except those of `model` and `head`, which say what
-    the network computes. Keys that are newer than the run take their defaults: what runs did before the key existed. Ranges are
-    not checked again: the run has been trained with them.
-
-    Args:
-        values: nested mapping, from a checkpoint or the `config.json` of a workdir.
-
-    Raises:
-        UserError: an unknown key of `model` or `head`, or a wrong type; the message names the key.
-    """
-    known, unknown = without_unknown(Config, values, path="config")
-    vital = [name for name in unknown if name.startswith(("config.model", "config.head"))]
-    require(
-        not vital,
-        f"the run was written by another version of flsl_jax: this one does not know {', '.join(vital)}; read it with the "
-        "version that wrote it",
-    )
-    if unknown:
-        log.warning("passed over what another version of flsl_jax wrote into the run's config: %s", ", ".join(unknown))
-    return parse(Config, known, path="config")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dictionary, as written to `config.json`; `parse_saved_config` reads it back."""
-    return dataclasses.asdict(config)

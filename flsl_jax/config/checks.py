@@ -138,6 +138,10 @@ def _check_evaluation(config: Config) -> None:
 def _check_compute(config: Config) -> None:
     compute, parallel = config.compute, config.parallel
     require(
+        config.epoch_images == 0 or config.epoch_images >= config.batch_size,
+        f"config.epoch_images is {config.epoch_images}; expected 0, or at least config.batch_size = {config.batch_size}",
+    )
+    require(
         config.batch_size % compute.micro_batches == 0,
         f"config.compute.micro_batches = {compute.micro_batches} does not divide config.batch_size = {config.batch_size}",
     )

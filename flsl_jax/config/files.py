@@ -20,6 +20,8 @@ from ml_collections import ConfigDict, config_flags
 
 from flsl_jax.config.overrides import mark_schedules, register_parsers
 from flsl_jax.config.parsing import nearest_key
+from flsl_jax.config.run import to_dict
+from flsl_jax.config.saved import read_saved_config
 from flsl_jax.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -42,13 +44,15 @@ def load_config(name: str) -> ConfigDict:
     """What `get_config()` of a config file returns.
 
     Args:
-        name: the name of a config that comes with the package, such as "quickstart", or the path of a Python file. What
-            follows a colon is given to `get_config` as its argument.
+        name: the name of a config that comes with the package, such as "quickstart", the path of a Python file, or that of the
+            `config.json` of a run. What follows a colon is given to `get_config` as its argument.
 
     Raises:
         UserError: there is no such name or file, or it is not a config file, or it fails; the message names the line.
     """
     place, colon, argument = name.partition(":")
+    if Path(place).suffix == ".json":
+        return ConfigDict(to_dict(read_saved_config(Path(place).expanduser())))
     path = _find(place, names=config_names(), folder=_shipped_folder(), kind="config", function="get_config")
     config = _call(path, "get_config", *([argument] if colon else []))
     if not isinstance(config, ConfigDict):

@@ -5,7 +5,7 @@ default: what runs did before it existed, so that their saved configs can still 
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from flsl_jax.config.evaluation import EvaluationConfig
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
@@ -288,10 +288,13 @@ class Config:
     Attributes:
         seed: decides all random numbers: first parameters, order of the data, crops, views, queries.
         batch_size: images of a step, over all devices and processes.
-        epochs: passes over the data.
+        epochs: passes over the data, or as many times `epoch_images`.
         stop_at_step: ends the run early, with every schedule as for the whole run.
+        epoch_images: how many images an epoch has, whatever the data set holds, so that everything that is measured in epochs
+            takes as long for any number of images; 0: an epoch is one pass over the data.
         init_from: a weight file, a folder of timm or transformers, or another run. Student and teacher start from its
-            backbone, and from its head if that has the same shapes; "": random. A run that continues ignores it.
+            backbone, and from its head if that has the same shapes; "": random. A run that continues has its
+            checkpoint instead.
         model: the backbone.
         head: the projection head.
         objective: the loss.
@@ -311,6 +314,7 @@ class Config:
     batch_size: Annotated[int, Range(1, unit="images")]
     epochs: Annotated[int, Range(1, MOST_EPOCHS, unit="epochs")]
     stop_at_step: Annotated[int, Range(0, unit="steps; 0: not early")]
+    epoch_images: Annotated[int, Range(0, unit="images; 0: one pass over the data")] = 0
     init_from: str = ""
     model: ModelConfig
     head: HeadConfig
@@ -325,3 +329,8 @@ class Config:
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionary, as written to `config.json`; `parse_saved_config` reads it back."""
+    return dataclasses.asdict(config)

@@ -60,9 +60,9 @@ class HostBatch:
 class GlobalOrder:
     """The order in which all processes together see the records.
 
-    It takes O(1) memory and gives access to any step. Every epoch has its own permutation, keyed by (seed, epoch): grain's
-    index shuffle or, for small data sets, where that is slow, a sort by random keys. Batch k of an epoch consists of records
-    k·B … (k+1)·B - 1 of the permutation; records that do not fill a batch are left out of that epoch.
+    It takes O(1) memory and gives access to any step. Every pass has its own permutation, keyed by (seed, pass): grain's
+    index shuffle or, for small data sets, where that is slow, a sort by random keys. Batch k of a pass consists of records
+    k·B … (k+1)·B - 1 of the permutation; records that do not fill a batch are left out of that pass.
 
     Raises:
         ValueError: the seed is not from 0 to 2³² - 1.
@@ -76,16 +76,16 @@ class GlobalOrder:
         check_seed(self.seed)
 
     @property
-    def steps_per_epoch(self) -> int:
+    def steps_per_pass(self) -> int:
         return self.num_records // self.batch_size
 
     def records(self, step: int, start: int, stop: int) -> Int64[np.ndarray, " b"]:
-        """Record numbers at the positions `start` … `stop` - 1 of a step's global batch; steps count over all epochs."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
+        """Record numbers at the positions `start` … `stop` - 1 of a step's global batch; steps count over all passes."""
+        number, batch = divmod(step, self.steps_per_pass)
         first = batch * self.batch_size
         if self.num_records <= _SMALL:
-            return _permutation(self.num_records, seed=self.seed, epoch=epoch)[first + start : first + stop].copy()
-        seed = _epoch_seed(self.seed, epoch)
+            return _permutation(self.num_records, seed=self.seed, number=number)[first + start : first + stop].copy()
+        seed = _pass_seed(self.seed, number)
         return np.array(
             [_shuffled(first + i, num_records=self.num_records, seed=seed) for i in range(start, stop)], dtype=np.int64
         )
@@ -102,16 +102,16 @@ def _shuffled(index: int, *, num_records: int, seed: int) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(num_records: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
+def _permutation(num_records: int, *, seed: int, number: int) -> Int64[np.ndarray, " n"]:
     """A whole permutation, drawn from the bit generator itself, because NumPy guarantees its stream."""
-    keys = bit_generator(Stream.ORDER, seed=seed, number=epoch).random_raw(num_records)
+    keys = bit_generator(Stream.ORDER, seed=seed, number=number).random_raw(num_records)
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
 @functools.lru_cache(maxsize=16)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """A 32-bit seed, mixed such that the second epoch of one seed differs from the first epoch of the next."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _pass_seed(seed: int, number: int) -> int:
+    """A 32-bit seed, mixed such that the second pass of one seed differs from the first pass of the next."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def sample_rng(*, seed: int, sample: int) -> np.random.Generator:
@@ -244,9 +244,14 @@ class Loader:
         self._corrupt: set[int] = set()
 
     @property
-    def steps_per_epoch(self) -> int:
+    def steps_per_pass(self) -> int:
         """How many whole batches the data set has."""
-        return self._reader.order.steps_per_epoch
+        return self._reader.order.steps_per_pass
+
+    @property
+    def source(self) -> Source:
+        """The data set."""
+        return self._reader.source
 
     @property
     def corrupt_count(self) -> int:
@@ -254,7 +259,7 @@ class Loader:
         return len(self._corrupt)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> "Batches":
-        """The batches from `start_step` on; steps count over all epochs. There is no end if `num_steps` is None.
+        """The batches from `start_step` on; steps count over all passes. There is no end if `num_steps` is None.
 
         Workers start with the first batch. They stop when the iterator ends, is closed (`contextlib.closing`) or is deleted.
         """

@@ -1,6 +1,7 @@
 """What all kinds of data sets share: records, random access to them, and one check of the index."""
 
 import dataclasses
+import hashlib
 import operator
 from typing import Protocol, SupportsIndex, runtime_checkable
 
@@ -23,7 +24,8 @@ class Record:
 class Source(Protocol):
     """A data set with random access. It must be picklable: every worker process is started with a copy.
 
-    `name` is for messages. `class_names[label]` is the name of a label; it is empty for a data set without labels.
+    `name` is for messages. `class_names[label]` is the name of a label; it is empty for a data set without labels. `digest`
+    stands for which records there are, in which order, and not for where they lie; a run that continues compares it.
     """
 
     @property
@@ -32,9 +34,21 @@ class Source(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]: ...
 
+    @property
+    def digest(self) -> str: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+def digest_of(*parts: str | bytes) -> str:
+    """SHA-256 of texts, for a source's digest; hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def checked_index(index: SupportsIndex, length: int) -> int:

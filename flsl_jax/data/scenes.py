@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.records import Record, checked_index
+from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.data.scene_kinds import KINDS, REACH, SceneKind, SceneLayout, SceneObject
 from flsl_jax.errors import UserError
 
@@ -62,6 +62,10 @@ class Scenes:
         self.name = f"scenes ({split})" if kind == "hues" else f"scenes of {kind} ({split})"
         self.class_names = KINDS[kind].class_names
         self._kind, self._count, self._size, self._seed, self._split = kind, count, size, seed, split
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.name, str(self._count), str(self._size), str(self._seed))
 
     def __len__(self) -> int:
         return self._count

@@ -155,7 +155,7 @@ class ShardSource:
 
         self.name = os.fspath(folder)
         manifest = read_manifest(Path(folder))
-        self.class_names = manifest.class_names
+        self.class_names, self.digest = manifest.class_names, manifest.checksum
         paths = [os.path.join(self.name, shard.file) for shard in manifest.shards]
         for path, shard in zip(paths, manifest.shards, strict=True):
             size = os.path.getsize(path) if os.path.isfile(path) else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.boxes import Boxes, read_boxes
-from flsl_jax.data.records import Record, Source, checked_index
+from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.shards import ShardSource
 from flsl_jax.data.tfds_source import TfdsSource
@@ -48,6 +48,11 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    @property
+    def digest(self) -> str:
+        """Of the relative paths; the files are not read."""
+        return digest_of("folder", self._paths, self._ends.tobytes())
 
     def path(self, index: int) -> str:
         """An image's path relative to the root, with forward slashes."""
@@ -102,6 +107,10 @@ class FirstRecords:
         self.name, self.class_names = source.name, source.class_names
         self._source, self._length = source, min(limit, len(source))
 
+    @property
+    def digest(self) -> str:
+        return digest_of("first", str(self._length), self._source.digest)
+
     def __len__(self) -> int:
         return self._length
 
@@ -121,6 +130,11 @@ class BoxedSource:
         self.name, self.class_names = source.name, class_names
         self._source, self._boxes = source, dict(boxes)
         self._labels = {name: label for label, name in enumerate(class_names)}
+
+    @property
+    def digest(self) -> str:
+        """Of the images, without the boxes."""
+        return self._source.digest
 
     def __len__(self) -> int:
         return len(self._source)

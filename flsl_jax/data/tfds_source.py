@@ -8,7 +8,7 @@ from PIL import Image
 
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError
-from flsl_jax.data.records import Record, checked_index
+from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.errors import UserError, first_line
 
 
@@ -32,11 +32,17 @@ class TfdsSource:
             raise UserError("config.data.dataset is empty; name a tfds data set, such as imagenet2012")
         self.name = f"tfds {dataset} {split}"
         self._arguments = (dataset, split, data_dir)
-        features, self._source = _open(dataset, split=split, data_dir=data_dir)
+        info, self._source = _open(dataset, split=split, data_dir=data_dir)
+        features, self._full_name = info.features, info.full_name
         objects = getattr(features["objects"], "feature", {}) if "objects" in features else {}
         self._boxes = "bbox" in objects
         labelled = objects if self._boxes else features
         self.class_names = tuple(getattr(labelled["label"], "names", None) or ()) if "label" in labelled else ()
+
+    @property
+    def digest(self) -> str:
+        """Of the name with its version, the split and the count; the records are not read."""
+        return digest_of(self._full_name, self._arguments[1], str(len(self)))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -62,7 +68,7 @@ class TfdsSource:
 
 
 def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
-    """(features, data source)."""
+    """(the data set's description, data source)."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -88,7 +94,7 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
             f"tfds {dataset}, split {split}, cannot be read by random access from {where} ({first_line(error)}); prepare it "
             f"with: tfds build {dataset} --file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
         ) from error
-    return features, source
+    return builder.info, source
 
 
 def _boxes(example: dict[str, Any], *, name: str) -> Boxes:

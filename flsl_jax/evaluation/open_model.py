@@ -94,7 +94,7 @@ def short_names(models: Sequence[OpenedModel]) -> list[str]:
 
 
 def _baseline(kind: str, workdir: Path) -> OpenedModel:
-    config = read_run_config(workdir)
+    config = read_run_config(workdir, at_start=True)
     if kind == "pixels":
         encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
     else:

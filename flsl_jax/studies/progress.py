@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from flsl_jax.config import Config, to_dict
+from flsl_jax.config.changes import differences
 from flsl_jax.config.parsing import require
 from flsl_jax.studies.grid import Cell
 from flsl_jax.workdir import read_run_config
@@ -15,24 +15,21 @@ State = Literal["not started", "begun", "trained", "done"]
 
 # Written into a run's folder when its training has reached its end.
 _FINISHED = "finished.json"
-# What may differ from the run in the folder: it changes no step, or only how far the run goes.
-_FREE = ("stop_at_step", "evaluation", "compute", "parallel", "checkpoint", "logging")
 
 
 def check_folder(cell: Cell) -> None:
-    """Refuses a folder that holds another run than the study wants.
+    """Refuses a folder that holds another run than the study wants, in what changes a step.
 
     Raises:
         UserError: names the first key that differs.
     """
     if not (cell.folder / "config.json").exists():
         return
-    found, wanted = (_flat(config) for config in (read_run_config(cell.folder), cell.config))
-    for key in wanted:
+    for change in differences(read_run_config(cell.folder), cell.config):
         require(
-            found.get(key) == wanted[key],
-            f"{cell.folder} holds a run with {key} = {found.get(key)!r}, but the study wants {wanted[key]!r}; name another "
-            "--workdir, or remove that folder",
+            change.is_free,
+            f"{cell.folder} holds a run with config.{change.key} = {change.old!r}, but the study wants {change.new!r}; name "
+            "another --workdir, or remove that folder",
         )
 
 
@@ -110,20 +107,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Every key that decides the result, by its dotted name."""
-
-    def leaves(group: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-        for key, value in group.items():
-            if isinstance(value, Mapping):
-                yield from leaves(value, f"{path}.{key}")
-            else:
-                yield f"{path}.{key}", value
-
-    values = {key: value for key, value in to_dict(config).items() if key not in _FREE}
-    return dict(leaves(values, "config"))
 
 
 def _as_json(values: Any) -> Any:

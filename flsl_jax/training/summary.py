@@ -30,14 +30,16 @@ def summarise(config: Config, lines: Sequence[Mapping[str, Any]]) -> str:
     measured = [line for line in lines if metric_key(best) in line]
     if len(measured) > 1:
         first, last = measured[0], measured[-1]
+        late = last["step"] < lines[-1]["step"]
+        trained = f"step {last['step']}, measured last" if late else "trained"
         start = "at the start" if config.init_from else "untrained"
         parts = list(_compared(config, first, last))
         if parts:
             if best not in _HEADLINES:
                 parts.append(f"{best} {first[metric_key(best)]:.4g} → {last[metric_key(best)]:.4g}")
             beside = [name for name in ("raw pixels", recorded_values(config.evaluation.recorded).name) if name]
-            return f"on held-out images, {start} → trained ({', '.join(beside)}): {', '.join(parts)}"
-        return f"{best}: {start} {first[metric_key(best)]:.4g} → trained {last[metric_key(best)]:.4g}"
+            return f"on held-out images, {start} → {trained} ({', '.join(beside)}): {', '.join(parts)}"
+        return f"{best}: {start} {first[metric_key(best)]:.4g} → {trained} {last[metric_key(best)]:.4g}"
     newest = next((line for line in reversed(lines) if "loss" in line), {})  # others hold measurements alone
     shown = ", ".join(f"{name} {newest[name]:.3g}" for name in _STATE if name in newest)
     return f"{shown} (ln K is {np.log(config.head.centroids):.3g})"

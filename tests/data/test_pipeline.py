@@ -28,6 +28,7 @@ class _Pixels:
 
     name = "pixels"
     class_names = ()
+    digest = "0" * 64
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -84,7 +85,7 @@ def _assert_equal(first: list[HostBatch], second: list[HostBatch]) -> None:
 def test_each_epoch_is_a_permutation_cut_into_batches(num_records: int, batch_size: int, seed: int, epoch: int) -> None:
     batch_size = min(batch_size, num_records)
     order = GlobalOrder(num_records=num_records, batch_size=batch_size, seed=seed)
-    steps = order.steps_per_epoch
+    steps = order.steps_per_pass
     assert steps == num_records // batch_size
     batches = [order.records(step, 0, batch_size) for step in range(epoch * steps, (epoch + 1) * steps)]
     seen = np.concatenate(batches)
@@ -103,7 +104,7 @@ def test_an_epoch_of_a_large_data_set_is_a_permutation(num_records: int) -> None
     order = GlobalOrder(num_records=num_records, batch_size=num_records, seed=5)
     np.testing.assert_array_equal(np.sort(order.records(1, 0, num_records)), np.arange(num_records))
     batch = GlobalOrder(num_records=num_records, batch_size=1000, seed=5)
-    first = batch.steps_per_epoch
+    first = batch.steps_per_pass
     np.testing.assert_array_equal(batch.records(first + 3, 10, 90), order.records(1, 3010, 3090))
 
 
@@ -135,7 +136,7 @@ def test_a_far_step_costs_no_more_than_the_first() -> None:
 def test_a_batch_is_the_crops_of_its_records_keyed_by_sample() -> None:
     source = _Pixels(11)
     loader = _loader(source, flip=True, area=(0.3, 1.0))
-    assert loader.steps_per_epoch == 2
+    assert loader.steps_per_pass == 2
     order = GlobalOrder(num_records=11, batch_size=4, seed=7)
     for step, batch in zip(range(5), loader.batches(), strict=False):
         assert batch.sample.tolist() == list(range(4 * step, 4 * step + 4))

@@ -1,0 +1,67 @@
+"""What differs between two configs of a run, and what of it changes the numbers that the run computes."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flsl_jax.config.parsing import nearest_key
+from flsl_jax.config.run import Config
+from flsl_jax.errors import UserError
+
+# Keys and groups of keys with which a run computes the same up to rounding, or only goes on longer.
+_FREE = ("stop_at_step", "data.on_corrupt", "data.boxes", "evaluation", "compute", "parallel", "checkpoint", "logging")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """A key of the config, such as "optimizer.lr", with its old and its new value."""
+
+    key: str
+    old: Any
+    new: Any
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the run computes the same with it, up to rounding."""
+        return any(within(self.key, name) for name in _FREE)
+
+    def __str__(self) -> str:
+        return f"{self.key} {_shown(self.old)} → {_shown(self.new)}"
+
+
+def differences(old: Config, new: Config) -> tuple[Change, ...]:
+    """Every key whose value differs, in the order of the config."""
+    before, after = (dict(_leaves(dataclasses.asdict(config), path="")) for config in (old, new))
+    return tuple(Change(key=key, old=before[key], new=value) for key, value in after.items() if before[key] != value)
+
+
+def check_names(names: Sequence[str], config: Config) -> None:
+    """Refuses a name that is neither a key of the config nor a group of keys.
+
+    Raises:
+        UserError: names the nearest key.
+    """
+    keys = [key for key, _ in _leaves(dataclasses.asdict(config), path="")]
+    groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 2)}
+    for name in names:
+        if name not in groups:
+            raise UserError(
+                f"--allow_changes names {name!r}, which the config does not have; {nearest_key(name, groups)}"
+            )
+
+
+def within(key: str, name: str) -> bool:
+    """Whether `name` is the key itself or a group that holds it."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def _leaves(values: Mapping[str, Any], *, path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path=f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if value == "" else str(value)

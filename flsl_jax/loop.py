@@ -16,12 +16,13 @@ from flsl_jax.config import Config, advice
 from flsl_jax.config.changes import Change
 from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
+from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training.compiling import announced
-from flsl_jax.training.continuing import continue_with, describe_run, last_step
+from flsl_jax.training.continuing import Continuation, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
@@ -104,12 +105,8 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
     loader = open_loader(config)
-    begun = saved_step(workdir)
-    changes: tuple[Change, ...] = ()
-    if begun is not None:
-        saved = read_description(workdir / "checkpoints" / str(begun))
-        continuation = continue_with(config, saved=saved, source=loader.source, allowed=allow_changes, workdir=workdir)
-        config, changes = continuation.config, continuation.changes
+    continuation = _continuation(config, workdir=workdir, source=loader.source, allowed=allow_changes)
+    config = continuation.config
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
     validation = Validation.open(config)
@@ -119,13 +116,8 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
         steps_per_epoch=steps_per_epoch(config, steps_per_pass=loader.steps_per_pass),
         guide=open_guide(config),
     )
-    end = last_step(config, total_steps=training.total_steps, begun=begun or 0, workdir=workdir)
-    initial = None
-    if begun is None:
-        initial = read_initial(config) if config.init_from else None
-        if jax.process_index() == 0:
-            write_first_config(config, workdir / CONFIG_FILE)
-            write_start(initial, config, workdir)
+    end = last_step(config, total_steps=training.total_steps, begun=continuation.begun, workdir=workdir)
+    initial = None if continuation.begun else _begin(config, workdir)
     best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
@@ -138,7 +130,7 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
             checkpoints=checkpoints,
             interrupt=interrupt,
             end=end,
-            changes=changes,
+            changes=continuation.changes,
         )
         outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
@@ -177,6 +169,24 @@ def saved_step(workdir: Path) -> int | None:
         return None
     step = parallel.as_first(committed_step(folder) or 0)
     return step or None
+
+
+def _continuation(config: Config, *, workdir: Path, source: Source, allowed: Sequence[str]) -> Continuation:
+    """How the run in the workdir goes on, or that a new one begins; see `continue_with`."""
+    step = saved_step(workdir)
+    if step is None:
+        return Continuation(config=config)
+    saved = read_description(workdir / "checkpoints" / str(step))
+    return continue_with(config, saved=saved, source=source, allowed=allowed, workdir=workdir)
+
+
+def _begin(config: Config, workdir: Path) -> Initial | None:
+    """Reads the weights that a new run starts from, if it names some, and writes what the workdir keeps of its beginning."""
+    initial = read_initial(config) if config.init_from else None
+    if jax.process_index() == 0:
+        write_first_config(config, workdir / CONFIG_FILE)
+        write_start(initial, config, workdir)
+    return initial
 
 
 def _execute(run: _Run, *, initial: Initial | None) -> Outcome:

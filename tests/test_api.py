@@ -19,7 +19,9 @@ TINY = str(ROOT / "tests" / "tiny.py")
 def asked(monkeypatch):
     """What the loop is asked to train, instead of training it; `make package` trains."""
     calls = []
-    monkeypatch.setattr("flsl_jax.loop.train", lambda config, *, workdir: calls.append((config, workdir)))
+    monkeypatch.setattr(
+        "flsl_jax.loop.train", lambda config, *, workdir, allow_changes: calls.append((config, workdir))
+    )
     return calls
 
 

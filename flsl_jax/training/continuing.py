@@ -20,10 +20,14 @@ _NAMED = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """How a run goes on. `config`: with what only a start decides taken from the run; `changes`: of it since the checkpoint."""
+    """How a run goes on, or that it begins.
+
+    `config`: with what only a start decides taken from the run; `changes`: of it since the checkpoint; `begun`: updates done.
+    """
 
     config: Config
-    changes: tuple[Change, ...]
+    changes: tuple[Change, ...] = ()
+    begun: int = 0
 
 
 def describe_run(config: Config, *, step: int, source: Source, guide: Mapping[str, str] | None) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def continue_with(
         log.info("changed since then: %s", "; ".join(map(str, shown)))
     if kept != config:
         log.warning("config.init_from is passed over: this run started from %s", old.init_from or "random weights")
-    return Continuation(config=kept, changes=differences(old, kept))
+    return Continuation(config=kept, changes=differences(old, kept), begun=saved["step"])
 
 
 def last_step(config: Config, *, total_steps: int, begun: int, workdir: Path) -> int:

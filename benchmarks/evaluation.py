@@ -45,7 +45,7 @@ class Jpegs:
 
     def __init__(self, *, count: int, size: int) -> None:
         scenes = Scenes(count=count, size=size, split="train")
-        self.class_names = scenes.class_names
+        self.class_names, self.digest = scenes.class_names, scenes.digest
         self._records = []
         for record in (scenes[index] for index in range(count)):
             buffer = io.BytesIO()

@@ -62,7 +62,7 @@ def test_it_leaves_runs_results_a_page_a_picture_and_numbers(done):
     assert (workdir / "pictures" / "ratio.png").exists()
     assert 'media="(max-width: 42rem)" srcset="data:image/png' in (workdir / "study.html").read_text()
     assert set(json.loads((workdir / "pictures" / "brightness.json").read_text())) == {"K8-seed0", "K24-seed0"}
-    assert (workdir / "study.html").read_text().count("data:image/") == 3
+    assert (workdir / "study.html").read_text().count("data:image/") == 6
     assert "--only" not in values["command"]
 
 

@@ -27,7 +27,7 @@ usage: flsl COMMAND [--flag=value ...]
 
 flsl COMMAND --help lists the flags of a command, and flsl --version prints the version. To begin:
 
-  flsl train --config=quickstart --workdir=runs/quickstart                    (two minutes on a CPU; needs no images)
+  flsl train --config=quickstart --workdir=runs/quickstart                    (minutes on a CPU; needs no images)    
   flsl train --config=vits16 --workdir=runs/mine --config.data.root=FOLDER    (your own images, on a GPU)
 """
 

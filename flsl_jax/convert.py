@@ -19,8 +19,8 @@ _INPUT = flags.DEFINE_string(
 _FORMAT = flags.DEFINE_string(
     "format",
     None,
-    "The code to read it: flsl (the authors' release), dino, timm, detectron2, mmdet-vitdet, mmseg, mmpretrain, transformers "
-    "(IJepaModel), transformers-vitdet (VitDetBackbone). docs/weights.md compares them.",
+    "The code to read it: flsl (the authors' release), dino, dinov2, dinov2-registers, timm, detectron2, mmdet-vitdet, mmseg, "
+    "mmpretrain, transformers (IJepaModel), transformers-vitdet (VitDetBackbone). docs/weights.md compares them.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",

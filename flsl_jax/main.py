@@ -36,8 +36,8 @@ __doc__ = f"""{__doc__}
 Keys of a config with their values in vits16. --config.batch_size=64 and --config.model.depth=6 set two of them, and
 --config.evaluation.TASK.KEY those of an evaluation task, which `python -m flsl_jax.evaluate --help` lists. Several values have
 commas between them: --config.evaluation.tasks=video,bbox_knn and --config.views.student_area=0.4,1.0. A schedule moves from
-.start to .end; --config.objective.teacher_temp=0.05 keeps it at one number. The dataclasses in flsl_jax/config say what each
-key means.
+.start to .end; --config.objective.teacher_temp=0.05 keeps it at one number. docs/config.md says what each key takes
+and means.
 
 {describe_config("vits16")}
 """

@@ -1,6 +1,7 @@
 """The real command line of `python -m flsl_jax.convert`: what it prints, its card, and every wrong input as one line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flsl_jax.weights.layouts import LAYOUTS
 from flsl_jax.weights.reading.files import read_weights
 from tests.weights.conversion import STEP, small_config, write_run
 
@@ -163,5 +165,6 @@ def test_help_names_every_flag_and_format():
         "allow_mismatch",
     ):
         assert f"--{flag}:" in text or f"--[no]{flag}:" in text
-    for name in ("flsl", "mmdet-vitdet", "mmseg", "mmpretrain", "transformers-vitdet", "docs/weights.md"):
-        assert name in text
+    assert "docs/weights.md" in text
+    formats = re.search(r"The code to read it: (.*?)\. docs/", text).group(1)
+    assert re.sub(r" \(.*?\)", "", formats).split(", ") == list(LAYOUTS)

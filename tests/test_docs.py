@@ -55,6 +55,13 @@ def test_links_lead_to_files_and_headings(page):
         assert not fragment or fragment in map(anchor, headings(target)), f"{link}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_fit_a_screen(page):
+    """Tables have long rows, and printed code of other languages is as it is."""
+    text = re.sub(r"^ *```(?:python|xml|bibtex)\n.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in text.splitlines() if len(line) > 128 and not line.startswith("|")] == []
+
+
 def test_every_citation_names_a_page_and_a_heading_that_exist():
     wrong = []
     for path in CITING:

@@ -46,6 +46,46 @@ def test_a_block_is_replaced_and_nothing_else():
         replaced(page, "y", "new")
 
 
+def in_one_line(page):
+    return " ".join((ROOT / page).read_text().split())
+
+
+def test_prose_repeats_the_numbers_of_the_tables():
+    plan, launch = in_one_line("docs/planning.md"), in_one_line("docs/launch.md")
+    measured, configs = planning.MEASURED, {name: planning.config_of(name) for name in planning.MEASURED}
+    shares = [
+        row.rate * cost.step_flops_per_image(configs[name]) / cost.peak_flops("NVIDIA H200")
+        for name, row in measured.items()
+    ]
+    assert "({:.1%} for S/16, {:.1%} for S/8, {:.1%} for B/16)".format(*shares).replace("%", " %") in plan
+    hours = configs["vits16"].epochs * 1_281_167 / measured["vits16"].rate / 8 / 3600
+    assert (
+        plan.count(f"At {measured['vits16'].rate:,} images/s a GPU, as one H200 had with 64 images, {hours:.1f} hours")
+        == 1
+    )
+    small, large = (20 * planning.parameters(configs[name]) / 2**30 for name in ("vits16", "vitb16"))
+    assert f"With gradients they are {small:.1f} GiB for S and {large:.1f} GiB for B" in plan
+    assert f"With gradients that is {large:.1f} GiB for a ViT-B" in launch
+    memory = [f"{measured[name].peak} instead of {measured[name].plain}" for name in ("vits16", "vits8")]
+    assert f"in {memory[0]} and {memory[1]} GiB" in launch
+
+
+def test_what_pages_say_of_micro_batches_is_what_the_estimates_are():
+    assert "in about a third of the memory" in in_one_line("README.md")
+    for row in planning.costs().splitlines()[2:5]:
+        whole, parts = (float(cell.removesuffix(" GiB ")) for cell in row.split("|")[6:8])
+        assert 0.25 < parts / whole < 0.42, row
+
+
+def test_points_that_the_sharp_quickstart_gained_are_those_of_the_pages_with_its_numbers():
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", (ROOT / "docs" / "second_stage.md").read_text(), flags=re.MULTILINE)
+    numbers = [[float(cell.removesuffix(" %")) for cell in row.split(" | ")] for _, row in rows]
+    without = [row[1] - row[0] for row in numbers]
+    with_place = [row[3] - row[0] for row in numbers]
+    spans = [f"{min(gains):.0f} to {max(gains):.0f}" for gains in (without, with_place)]
+    assert f"{spans[0]} points without it instead of {spans[1]}" in in_one_line("docs/quickstart.md")
+
+
 @pytest.mark.parametrize("name", planning.MEASURED)
 def test_what_planning_calls_measured_is_in_the_record_of_measurements(name):
     measured = planning.MEASURED[name]

@@ -192,14 +192,25 @@ def describe(config: Config, training: Training, *, images: int) -> str:
     return "\n".join(
         [
             f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
-            f"{dtype.name}",
+            f"{dtype.name}{_spread(config)}",
             cost.parameter_table(params),
-            f"{training.total_steps} steps, {training.steps_per_epoch} an epoch; "
+            f"{training.total_steps} steps, {training.steps_per_epoch} an epoch{_cut(config, training)}; "
             f"{training.flops_per_image / 1e9:.2f} GFLOP an image",
             f"{images:,} images, each of them about {training.total_steps * config.batch_size / images:.3g} times",
             cost.describe_memory(estimate),
         ]
     )
+
+
+def _spread(config: Config) -> str:
+    fsdp, parts = config.parallel.fsdp, config.compute.micro_batches
+    parameters = f", parameters spread over {fsdp} devices" if fsdp > 1 else ""
+    return parameters + (f", the batch in {parts} parts" if parts > 1 else "")
+
+
+def _cut(config: Config, training: Training) -> str:
+    stop = config.stop_at_step
+    return f", of which this run takes the first {stop}" if 0 < stop < training.total_steps else ""
 
 
 def few_images(images: int) -> list[str]:

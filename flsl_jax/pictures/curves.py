@@ -18,6 +18,8 @@ _PANELS = (
     ("effective rank", ("effective_rank",)),
     ("bbox-aligned k-NN", ("knn_any", "knn_majority", "knn_token")),
 )
+# The one panel of a run that ended before `config.logging.every_steps` steps and measured no k-NN.
+_NOTHING = ("no line of losses yet", list[str]())
 # What is drawn where runs are compared: one panel each.
 _COMPARED = (
     *_LOSSES, "mean_entropy", "teacher_entropy", "attention_share", "position_share", "effective_rank",
@@ -44,7 +46,7 @@ def save_curves(
         columns: of panels.
     """
     panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
-    panels = [(title, names) for title, names in panels if names]
+    panels = [(title, names) for title, names in panels if names] or [_NOTHING]
     figure, axes = grid_of_panels(len(panels), columns=columns)
     marks = _first_steps(alarms)
     for axis, (title, names) in zip(axes, panels):
@@ -58,7 +60,8 @@ def save_curves(
         _mark_alarms(axis, marks)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.25)
-        _legend_beside(axis)
+        if names:
+            _legend_beside(axis)
     _name_alarms(figure, marks)
     save_figure(figure, path)
 
@@ -71,16 +74,17 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path, *, 
         path: of a PNG or SVG.
         columns: of panels.
     """
-    names = [name for name in _COMPARED if any(name in line for metrics in runs.values() for line in metrics)]
+    lines = [line for metrics in runs.values() for line in metrics]
+    names = [name for name in _COMPARED if any(name in line for line in lines)] or [_NOTHING[0]]
     figure, axes = grid_of_panels(len(names), columns=columns)
     for axis, name in zip(axes, names):
         for number, (run, metrics) in enumerate(runs.items()):
             _draw_line(axis, metrics, name, color=OKABE_ITO[number % len(OKABE_ITO)], label=run)
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.25)
-    lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
+    handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(
-        lines.values(), lines.keys(), loc="outside lower center", ncols=min(1 + columns, len(runs)), fontsize=9,
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(1 + columns, len(runs)), fontsize=9,
         frameon=False,
     )  # fmt: skip
     save_figure(figure, path)

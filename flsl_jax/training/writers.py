@@ -18,8 +18,8 @@ from flsl_jax.workdir import METRICS_FILE, read_metrics
 log = logging.getLogger(__name__)
 
 _SHOWN = ("loss", *TERMS)
-# Of the other evaluations, one value each.
-_MEASURED = {f"{task}/{metric}" for task, metric in BEST_METRICS.items()}
+# Of the other evaluations, one value each, and what FLSL's own modes find.
+_MEASURED = {f"{task}/{metric}" for task, metric in BEST_METRICS.items()} | {"discovery/modes_corloc"}
 # In the workdir: the run of MLflow that a continued run goes on with.
 _MLFLOW_RUN = "mlflow_run"
 
@@ -141,7 +141,7 @@ class MlFlow:
 
 
 class Terminal:
-    """A progress bar with the loss terms on a terminal, plain lines elsewhere."""
+    """A progress bar with the loss terms on a terminal, with a line above it for each evaluation; plain lines elsewhere."""
 
     def __init__(self, *, start_step: int, total_steps: int) -> None:
         from tqdm import tqdm
@@ -158,13 +158,16 @@ class Terminal:
             self._bar.update(step - self._bar.n)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            self.tick(step, values)
-            return
         shown = [name for name in (*_SHOWN, "images_per_sec", "data_wait_share") if name in values]
-        shown += [name for name in values if name.startswith("knn") or name in _MEASURED]
-        line = "  ".join(f"{name} {values[name]:.4g}" for name in shown)
-        print(f"step {step}/{self._total}  {line}", file=sys.stderr, flush=True)
+        measured = [name for name in values if name.startswith("knn") or name in _MEASURED]
+        line = "  ".join(f"{name} {values[name]:.4g}" for name in (*shown, *measured))
+        line = f"step {step}/{self._total}  {line}"
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        if measured:
+            self._bar.write(line, file=sys.stderr)
+        self.tick(step, values)
 
     def close(self) -> None:
         if self._bar is not None:

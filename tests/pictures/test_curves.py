@@ -89,3 +89,10 @@ def test_every_run_has_its_color_in_one_figure(tmp_path):
 def colors_of(path):
     with Image.open(path) as picture:
         return {tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+
+
+@pytest.mark.parametrize("metrics", [[], [{"step": 4, "discovery/corloc": 0.1}]], ids=["no line", "no line of losses"])
+def test_a_run_without_a_curve_yet_has_a_picture_that_says_so(figures, metrics, tmp_path):
+    save_curves(metrics, tmp_path / "one.png", log_centroids=3.0)
+    compare_curves({"a": metrics, "b": metrics}, tmp_path / "two.png")
+    assert [[axis.get_title() for axis in figure.axes] for figure in figures] == [["no line of losses yet"]] * 2

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_a_plain_line_has_a_value_of_every_evaluation(tmp_path, capsys):
     writers.write(2, {"knn_any": 0.5, "video/jf_mean": 0.25, "video/j_mean": 0.125, "retrieval/pixels_miou": 0.75})
     writers.close()
     assert capsys.readouterr().err == "step 2/2  knn_any 0.5  video/jf_mean 0.25\n"
+
+
+def test_a_terminal_has_a_bar_and_a_line_of_each_evaluation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    writers = opened(tmp_path)
+    writers.write(1, {"loss": 0.5})
+    writers.write(2, {"discovery/corloc": 0.25, "discovery/modes_corloc": 0.75, "discovery/modes_recall": 0.125})
+    writers.close()
+    text = capsys.readouterr().err
+    assert text.count("step 2/2  discovery/corloc 0.25  discovery/modes_corloc 0.75\n") == 1
+    assert "step 1/2" not in text
+    assert "loss=0.500" in text
 
 
 @pytest.mark.parametrize(("package", "named"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])

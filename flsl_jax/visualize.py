@@ -22,7 +22,9 @@ _MODEL = flags.DEFINE_list(
     "untrained:WORKDIR, pixels:WORKDIR, or pixels (with --patch_size).",
 )
 _IMAGES = flags.DEFINE_string(
-    "images", None, 'A folder of images, one image file, "scenes" or "scenes:textures" (embedded, synthetic).'
+    "images",
+    None,
+    'A folder of images, one image file, "scenes" or "scenes:textures" (embedded, synthetic). --pictures=curves needs none.',
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.")
 _PICTURES = flags.DEFINE_list(
@@ -59,7 +61,8 @@ _NUM_HEADS = flags.DEFINE_integer(
 
 def main() -> int:
     """Checks the flags and draws."""
-    models, images = required(_MODEL, "runs/quickstart"), required(_IMAGES, "scenes")
+    models = required(_MODEL, "runs/quickstart")
+    images = "scenes" if _PICTURES.value == ["curves"] and not _IMAGES.value else required(_IMAGES, "scenes")
     output = Path(required(_OUTPUT, "pictures"))
     settings = PictureSettings(
         places=tuple(map(parse_place, _QUERY.value)),

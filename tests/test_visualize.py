@@ -62,6 +62,11 @@ def test_every_picture_and_the_report_of_a_run_beside_its_untrained_network(work
     assert page.count("data:image/svg+xml") == 2
 
 
+def test_curves_need_no_images(workdir, tmp_path):
+    done = visualize(f"--model={workdir}", "--pictures=curves", f"--output={tmp_path}")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'curves.png'}\n"), done.stderr
+
+
 def test_a_photo_at_its_ratio_with_raw_pixels(workdir, tmp_path):
     Image.effect_noise((60, 30), 80).save(tmp_path / "photo.png")
     album = Album(

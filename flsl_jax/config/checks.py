@@ -123,7 +123,10 @@ def _check_evaluation(config: Config) -> None:
     for name, group in groups.items():
         check_together(group, path=f"config.evaluation.{name}")
     if evaluation.every_epochs:
-        require(bool(evaluation.tasks), "config.evaluation.tasks is empty, but config.evaluation.every_epochs is not 0")
+        require(
+            bool(evaluation.tasks),
+            "config.evaluation.tasks is empty, but config.evaluation.every_epochs is not 0; name a task, or set that to 0",
+        )
         for name in evaluation.tasks:
             check_sources(groups[name], path=f"config.evaluation.{name}")
         task, _, metric = evaluation.best_metric.partition("/")

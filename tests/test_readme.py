@@ -3,12 +3,13 @@
 import importlib.util
 import re
 import shlex
+import typing
 from pathlib import Path
 
 import pytest
 
 from flsl_jax.cli import COMMANDS
-from flsl_jax.config import parse_config
+from flsl_jax.config import EvaluationConfig, parse_config
 from flsl_jax.config.files import config_names
 
 ROOT = Path(__file__).parents[1]
@@ -37,10 +38,30 @@ def test_commands_name_real_files_and_keys(page):
         if "-m" in words:
             module = words[words.index("-m") + 1]
             assert module in ("pip", "venv") or importlib.util.find_spec(module), words
+            check_flags(module, words)
+        elif words[0] == "flsl" and words[1] in COMMANDS:
+            check_flags(f"flsl_jax.{COMMANDS[words[1]][0]}", words)
         configs = [name for name in files if name.startswith("configs/")]
         keys = [word[len("--config.") :].split("=", 1)[0] for word in words if word.startswith("--config.")]
         if configs:
             check_keys(configs[0], keys)
+
+
+def check_flags(module, words):
+    """Flags are defined in the module; those with a dot are keys of an evaluation's settings."""
+    if not module.startswith(("flsl_jax", "benchmarks")) or module == "flsl_jax":
+        return
+    source = Path(importlib.util.find_spec(module).origin).read_text()
+    for name in (word[2:].split("=", 1)[0] for word in words if word.startswith("--")):
+        group, *keys = name.split(".")
+        if group in ("help", "version", "config"):
+            continue
+        if not keys:
+            assert re.search(rf'"(--)?{name}"', source), f"{module} has no flag --{name}"
+        kind = EvaluationConfig if keys else None
+        for key in (group, *keys) if keys else ():
+            assert key in typing.get_type_hints(kind), f"{module} has no flag --{name}"
+            kind = typing.get_type_hints(kind)[key]
 
 
 def check_keys(config, keys):

@@ -107,7 +107,7 @@ _PLAIN_WORDS = (
     (r"Failed to parse .* as a ConfigDict.*", "it is a group of keys; set one of them by its name after a dot"),
     (r"\('Non-boolean argument to boolean flag'.*", "expected True or False"),
     (r".*Did you mean \"(.*)\" instead of \"(.*)\".*", r'unknown key "\2"; did you mean "\1"?'),
-    (r"\"'(\w+)'\"", r'unknown key "\1"; the file that --config names shows those that there are'),
+    (r"\"'(\w+)'\"", r'unknown key "\1"; `flsl train --help` and docs/config.md list those that there are'),
 )
 
 

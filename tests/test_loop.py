@@ -233,7 +233,10 @@ def test_the_dense_knn_is_measured_and_the_best_checkpoint_kept(tmp_path):
         (["--config.batch_size=64"], "config.batch_size=64 is larger than the data set"),
         (["--config=nope.py"], "nope.py"),
         (["--config.modle.width=3"], 'unknown key "modle"; did you mean "model"?'),
-        (["--config.data.zzz=3"], 'unknown key "zzz"; `flsl train --help` and docs/config.md list those that there are'),
+        (
+            ["--config.data.zzz=3"],
+            'unknown key "zzz"; `flsl train --help` and docs/config.md list those that there are',
+        ),
         (["--config.model.width=wide"], "--config.model.width=wide: expected a whole number"),
         (["--config.views.recipe=papr"], 'did you mean "paper"'),
         (["--config.objective.prior={tmp}/none.npy"], "config.objective.prior"),

@@ -26,8 +26,9 @@ $(STAMP): requirements.txt setup.cfg setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-quickstart: $(STAMP)  ## Train a small model on synthetic scenes, or on your photos with DATA=/some/folder
-	$(BIN)/python -m flsl_jax.main --config=configs/$(if $(DATA),photos,quickstart).py --workdir=$(WORKDIR) \
+# exec: so that a signal to make reaches the training too, which then saves.
+quickstart: $(STAMP)  ## Train a small model on synthetic scenes, or on your photos with DATA=/some/folder (WORKDIR=, FLAGS=)
+	exec $(BIN)/python -m flsl_jax.main --config=configs/$(if $(DATA),photos,quickstart).py --workdir=$(WORKDIR) \
 	  $(if $(DATA),--config.data.root="$(DATA)") $(FLAGS)
 
 test: $(STAMP)  ## Run the whole test suite, on a CPU and without network

@@ -323,4 +323,4 @@ def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:
     """The last line of a run: how much better its features are than at the start, if that was measured."""
     lines = read_metrics(workdir / METRICS_FILE)
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
-    return f"{summarise(config, lines)}; {where}" if lines else where
+    return f"{summarise(config, lines, step=outcome.step)}; {where}"

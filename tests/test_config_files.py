@@ -11,6 +11,7 @@ from flsl_jax.config.files import config_names, load_config
 from flsl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+CHANGE = "from configs import vits16\ndef get_config():\n    config = vits16.get_config()\n    config.{}\n    return config\n"
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -39,6 +40,19 @@ def test_a_file_anywhere_builds_on_a_config_and_on_its_neighbours(tmp_path):
         assert done.stdout == "7\n", done.stderr
 
 
+@pytest.mark.parametrize(("folder", "imported"), [("mine", "import beside"), ("configs", "from configs import beside")])
+def test_a_file_outside_of_the_current_folder_has_its_neighbours_too(tmp_path, folder, imported):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "beside.py").write_text(CHANGE.format("epochs = 7"))
+    (tmp_path / folder / "mine.py").write_text(f"{imported}\n\ndef get_config():\n    return beside.get_config()\n")
+    code = (
+        f"import sys; before = list(sys.path); import flsl_jax; "
+        f"print(flsl_jax.get_config({str(tmp_path / folder / 'mine.py')!r}).epochs, sys.path == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7 True\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -46,6 +60,9 @@ def test_a_file_anywhere_builds_on_a_config_and_on_its_neighbours(tmp_path):
         ("def get_config(:\n", r"mine.py: SyntaxError"),
         ("config = 3\n", r"mine.py defines no get_config\(\)"),
         ("def get_config():\n    return 3\n", r"get_config\(\) returned int; expected an ml_collections.ConfigDict"),
+        (CHANGE.format("model.width = '192'"), r"mine.py, line 4: width is 192 \(str\); expected int$"),
+        (CHANGE.format("views.student_area = 0.4"), r"student_area is 0.4 \(float\); expected tuple$"),
+        (CHANGE.format("objective.teacher_temp = 0.05"), r"group of keys.*: teacher_temp.start = …\)$"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_line(tmp_path, text, message):

@@ -299,6 +299,24 @@ def test_the_last_line_names_the_metric_that_chooses_the_best_checkpoint(tmp_pat
     assert "of any of 9 tokens 50.0% → 75.0% (25.0%), video/jf 0.25 → 0.375; step 12" in said
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([{"step": 10, "loss": 3.0}], "at step 10, written last: loss 3 (ln K is 3.18); step 12 (not the last), "),
+        ([{"step": 0, "video/jf": 0.25}], "no line of metrics yet (config.logging.every_steps is 5); step 12 (not"),
+        ([], "no line of metrics yet (config.logging.every_steps is 5); step 12 (not the last), "),
+        (
+            [{"step": 0, "video/jf": 0.25}, {"step": 10, "video/jf": 0.5}],
+            "video/jf: untrained 0.25 → step 10, measured last 0.5; step 12 (not the last), ",
+        ),
+    ],
+)
+def test_the_last_line_says_of_which_step_its_values_are(tmp_path, lines, expected):
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = tiny_config(evaluation={"best_metric": "video/jf"}, logging={"every_steps": 5})
+    assert summary(config, workdir=tmp_path, outcome=Outcome(step=12, finished=False)).startswith(expected)
+
+
 def test_the_last_line_of_a_run_that_was_measured_once_has_the_values_of_its_last_step(tmp_path):
     lines = [{"step": 12, "loss": 3.0}, {"step": 12, "video/jf": 0.375}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

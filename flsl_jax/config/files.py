@@ -1,12 +1,15 @@
 """Config and study files: those that come with the package by their name, and any other by its path.
 
 In a checkout they are in `configs/` at the top, in an installed package in the folder `configs` of the package. A config file
-anywhere may build on them with `from configs import vits16`.
+anywhere may build on them with `from configs import vits16`, and on its neighbours with `import neighbour` or, in a folder
+`configs`, `from configs import neighbour`.
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 import textwrap
 import traceback
@@ -118,27 +121,43 @@ def _call(path: Path, function: str, *arguments: Any) -> Any:
     Raises:
         UserError: the file lacks the function, or anything in it fails; the message names the line.
     """
-    offer_configs()
     kind = function.removeprefix("get_")
     spec = importlib.util.spec_from_file_location(f"_{kind}_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a {kind} file ends in .py and defines {function}()")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, function):
-            raise UserError(
-                f"{path} defines no {function}(); a {kind} file returns its {_RETURNED[kind]} from that function"
-            )
-        return getattr(module, function)(*arguments)
+        with _neighbours(path.absolute().parent):
+            spec.loader.exec_module(module)
+            if not hasattr(module, function):
+                raise UserError(
+                    f"{path} defines no {function}(); a {kind} file returns its {_RETURNED[kind]} from that function"
+                )
+            return getattr(module, function)(*arguments)
     except UserError:
         raise
     except Exception as error:  # whatever the user's own file raises
-        raise UserError(f"{_line(path, error)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{_line(path, error)}: {_plain_words(error)}") from error
 
 
-def offer_configs() -> None:
-    """Makes `from configs import vits16` work in any config file.
+@contextlib.contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Lets a config file import those beside it; what else has such a name comes first, but for a folder `configs`."""
+    package = offer_configs()
+    before = list(package.__path__)
+    if folder.name == "configs":
+        package.__path__ = list(dict.fromkeys([str(folder), *before]))
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        package.__path__ = before
+        with contextlib.suppress(ValueError):  # the file itself may have changed the path
+            sys.path.remove(str(folder))
+
+
+def offer_configs() -> types.ModuleType:
+    """Makes `from configs import vits16` work in any config file, and returns the package.
 
     Where Python's path or the current folder has a folder `configs` of its own, its files come first and those of flsl_jax
     after them.
@@ -151,6 +170,7 @@ def offer_configs() -> None:
         sys.modules["configs"] = package
     more = [str(folder) for folder in (Path.cwd() / "configs", _shipped_folder()) if folder.is_dir()]
     package.__path__ = list(dict.fromkeys([*package.__path__, *more]))
+    return package
 
 
 def define_config_flag(name: str, *, help_string: str) -> flags.FlagHolder:
@@ -183,6 +203,25 @@ class _ConfigParser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return "config"
+
+
+# What ml_collections says where a file gives a key a value of another type.
+_OVERRIDE = re.compile(
+    r"Could not override field '(.*?)' \(reference\)\. (.*) is of original type <class '(.*?)'> "
+    r"and cannot be casted to type <class '(.*?)'>"
+)
+
+
+def _plain_words(error: Exception) -> str:
+    """An exception of a config file: its type and message, or what a key takes if it was given something else."""
+    message = " ".join(str(error).split())
+    other_type = _OVERRIDE.fullmatch(message)
+    if other_type is None:
+        return f"{type(error).__name__}: {message}"
+    key, value, given, expected = other_type.groups()
+    if expected.endswith("ConfigDict"):
+        expected = f"a group of keys, to be set one by one (.start and .end of a schedule: {key}.start = …)"
+    return f"{key} is {value} ({given}); expected {expected}"
 
 
 def _line(path: Path, error: Exception) -> str:

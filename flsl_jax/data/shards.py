@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.decode import DecodeError
 from flsl_jax.data.records import Record, checked_index
 from flsl_jax.errors import UserError
 
@@ -63,6 +64,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads(path.read_bytes())
     except FileNotFoundError as error:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not there; name the folder that python -m flsl_jax.prepare wrote") from error
         raise UserError(
             f"{path} is not there, so {folder} is no complete data set; make one, or finish it, with "
             f"python -m flsl_jax.prepare --input=IMAGES --output={folder}"
@@ -168,4 +171,16 @@ class ShardSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        return decode_record(self._records[checked_index(index, len(self))])
+        """One image.
+
+        Raises:
+            DecodeError: the bytes of the shard around it are damaged.
+        """
+        index = checked_index(index, len(self))
+        try:
+            return decode_record(self._records[index])
+        except (RuntimeError, ValueError, struct.error) as error:
+            raise DecodeError(
+                f"record {index} of {self.name} is damaged ({' '.join(str(error).split())}); "
+                f"python -m flsl_jax.prepare --output={self.name} --verify names the shard"
+            ) from error

@@ -11,7 +11,7 @@ from flsl_jax.config import SourceConfig
 from flsl_jax.data.boxes import Boxes, read_boxes
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.shards import ShardSource
+from flsl_jax.data.shards import MANIFEST_NAME, ShardSource
 from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
@@ -36,8 +36,10 @@ class FolderSource:
         self.name = os.fspath(root)
         paths = _image_paths(self.name)
         if not paths:
+            packed = os.path.isfile(os.path.join(self.name, MANIFEST_NAME))
             raise UserError(
                 f"{self.name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
+                + (", or for shards of python -m flsl_jax.prepare set name=shards beside root" if packed else "")
             )
         # One string with offsets: a list of a million strings would take ten times as much memory, in every worker.
         self._paths = b"".join(paths)

@@ -71,7 +71,7 @@ def continue_with(
         if not change.is_free and not any(within(change.key, name) for name in allowed)
     ]
     if refused:
-        raise UserError(_refusal(refused, step=saved["step"], workdir=workdir))
+        raise UserError(_refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir))
     kept = dataclasses.replace(config, init_from=old.init_from)
     log.info("continuing from the checkpoint of step %d in %s", saved["step"], workdir)
     shown = [*changes, *([images] if images else []), *_version_change(saved)]
@@ -101,13 +101,20 @@ def last_step(config: Config, *, total_steps: int, begun: int, workdir: Path) ->
             f"the run in {workdir} is at step {begun}, but config.{key} = {getattr(config, key)} ends it at step {end}: "
             "nothing is left to do; raise that, or take another --workdir"
         )
+    if begun == end:
+        more = (
+            "raise config.stop_at_step to go on"
+            if end < total_steps
+            else "a larger config.epochs with --allow_changes=epochs goes on"
+        )
+        log.info("no step is left: the run is at step %d, where it ends; %s", begun, more)
     return end
 
 
-def _refusal(refused: Sequence[Change], *, step: int, workdir: Path) -> str:
+def _refusal(refused: Sequence[Change], *, allowed: Sequence[str], step: int, workdir: Path) -> str:
     named = "; ".join(map(str, refused[:_NAMED]))
     more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
-    names = dict.fromkeys(change.key.split(".")[0] if more else change.key for change in refused)
+    names = dict.fromkeys([*allowed, *(change.key.split(".")[0] if more else change.key for change in refused)])
     allow = ",".join(name for name in names if not any(name != other and within(name, other) for other in names))
     return (
         f"the run in {workdir} was trained to step {step} with other settings ({named}{more}); take another --workdir for a "

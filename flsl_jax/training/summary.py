@@ -19,19 +19,19 @@ _HEADLINES = {
 _STATE = ("loss", "mean_entropy", "used_centroids", "effective_rank", "attention_share", "agreement")
 
 
-def summarise(config: Config, lines: Sequence[Mapping[str, Any]]) -> str:
-    """How much better a run's features are than at its start; without measurements, the values of its last step.
+def summarise(config: Config, lines: Sequence[Mapping[str, Any]], *, step: int) -> str:
+    """How much better a run's features are than at its start; without measurements, the values of its last line.
 
     Args:
         config: of the run.
         lines: of its `metrics.jsonl`, the first one first.
+        step: that the run has reached. What is of an earlier one says so.
     """
     best = config.evaluation.best_metric
     measured = [line for line in lines if metric_key(best) in line]
     if len(measured) > 1:
         first, last = measured[0], measured[-1]
-        late = last["step"] < lines[-1]["step"]
-        trained = f"step {last['step']}, measured last" if late else "trained"
+        trained = f"step {last['step']}, measured last" if last["step"] < step else "trained"
         start = "at the start" if config.init_from else "untrained"
         parts = list(_compared(config, first, last))
         if parts:
@@ -40,9 +40,12 @@ def summarise(config: Config, lines: Sequence[Mapping[str, Any]]) -> str:
             beside = [name for name in ("raw pixels", recorded_values(config.evaluation.recorded).name) if name]
             return f"on held-out images, {start} → {trained} ({', '.join(beside)}): {', '.join(parts)}"
         return f"{best}: {start} {first[metric_key(best)]:.4g} → {trained} {last[metric_key(best)]:.4g}"
-    newest = next((line for line in reversed(lines) if "loss" in line), {})  # others hold measurements alone
+    newest = next((line for line in reversed(lines) if "loss" in line), None)  # others hold measurements alone
+    if newest is None:
+        return f"no line of metrics yet (config.logging.every_steps is {config.logging.every_steps})"
     shown = ", ".join(f"{name} {newest[name]:.3g}" for name in _STATE if name in newest)
-    return f"{shown} (ln K is {np.log(config.head.centroids):.3g})"
+    when = f"at step {newest['step']}, written last: " if newest["step"] < step else ""
+    return f"{when}{shown} (ln K is {np.log(config.head.centroids):.3g})"
 
 
 def _compared(config: Config, first: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[str]:

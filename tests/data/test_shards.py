@@ -13,7 +13,7 @@ from PIL import Image
 
 from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import decode_image
+from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.packing import pack_folder
 from flsl_jax.data.records import Record
 from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
@@ -199,6 +199,33 @@ def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=rf"{path.name} is not there"):
         ShardSource(out)
+
+
+def test_damage_of_the_same_size_is_found_where_it_is_read(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = pack_folder(folder, out, records_per_shard=3)
+    path = out / manifest.shards[0].file
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes(255 - byte for byte in data[200:400]) + data[400:])
+    source = ShardSource(out)
+    with pytest.raises(
+        DecodeError, match=rf"^record 0 of {out} is damaged \(.+\); python -m .* --verify names the shard$"
+    ):
+        source[0]
+    source[len(source) - 1]  # the other shards are read as before
+
+
+def test_a_folder_that_has_moved_is_not_to_be_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone is not there; name the folder that python -m flsl_jax\.prepare wrote$"):
+        ShardSource(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"is no complete data set; make one, or finish it"):
+        ShardSource(tmp_path)
+
+
+def test_shards_taken_for_images_are_told(folder: Path, tmp_path: Path) -> None:
+    pack_folder(folder, tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds no image file.*set name=shards"):
+        FolderSource(tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', '{"format": "flsl_jax shards 1"}'])

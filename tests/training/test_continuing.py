@@ -13,7 +13,7 @@ from flsl_jax.config import to_dict
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
-from flsl_jax.training.continuing import continue_with, describe_run
+from flsl_jax.training.continuing import continue_with, describe_run, last_step
 from flsl_jax.workdir import read_run_config
 from tests.tiny import tiny_config
 
@@ -55,6 +55,12 @@ def test_what_changes_the_numbers_is_refused_and_allowed_by_its_name(changes, sh
     assert "\n" not in str(refused.value)
     continued(old, new, allowed=names.split(","))
     continued(old, new, allowed=[name.split(".")[0] for name in names.split(",")])
+
+
+def test_the_names_to_allow_include_those_that_are_allowed_already():
+    new = tiny_config(optimizer={"lr": 0.1}, seed=1)
+    with pytest.raises(UserError, match=r"\(seed 0 → 1\).*--allow_changes=optimizer\.lr,seed$"):
+        continued(tiny_config(), new, allowed=["optimizer.lr"])
 
 
 def test_many_changes_are_refused_by_their_groups():
@@ -131,6 +137,20 @@ def test_config_json_keeps_how_the_run_began_and_adds_what_changed(tmp_path):
     assert values == written
     assert read_run_config(tmp_path) == tiny_config(stop_at_step=3, optimizer={"lr": 0.1})
     assert read_run_config(tmp_path, at_start=True) == tiny_config(stop_at_step=1)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(6, "raise config.stop_at_step to go on"), (0, "a larger config.epochs with --allow_changes=epochs goes on")],
+)
+def test_a_run_that_is_at_its_end_says_how_it_goes_on(caplog, stop, expected):
+    config = tiny_config(stop_at_step=stop)
+    with caplog.at_level(logging.INFO, logger="flsl_jax"):
+        end = last_step(config, total_steps=12, begun=6, workdir=Path("runs/x"))
+        assert end == (6 if stop else 12)
+        assert ("no step is left" in caplog.text) == (stop == 6)
+        last_step(config, total_steps=6 if not stop else 12, begun=6, workdir=Path("runs/x"))
+    assert f"no step is left: the run is at step 6, where it ends; {expected}" in caplog.text
 
 
 def test_a_run_that_is_past_its_end_says_so(tmp_path):

@@ -7,6 +7,7 @@ several models the table has a column for each: `--model=runs/quickstart,untrain
 
 from __future__ import annotations
 
+import logging
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 from absl import flags
 
 from flsl_jax.command_line import run_main, show_log
-from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task
+from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task, task_advice
 from flsl_jax.config.flags import define_group, describe_group, describe_kind
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
 if typing.TYPE_CHECKING:
     from flsl_jax.evaluation.open_model import OpenedModel
+
+log = logging.getLogger("flsl_jax.evaluate")
 
 _MODEL = flags.DEFINE_list(
     "model",
@@ -63,6 +66,9 @@ def main() -> int:
     from flsl_jax.host_memory import keep_host_memory
 
     keep_host_memory()
+    for name, values in settings.items():
+        for line in task_advice(values, path=f"--{name}"):
+            log.warning("note: %s", line)
     models = [
         open_model(source, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value) for source in _MODEL.value or [""]
     ]
@@ -73,11 +79,11 @@ def main() -> int:
         results.check_writable(folder)
     for name, values in settings.items():
         found, paths = [], []
-        for model, folder, opened in zip(models, folders, data.pop(name)):
+        for number, (model, folder, opened) in enumerate(zip(models, folders, data.pop(name)), 1):
+            log.info("measuring %s of %s (%d of %d)", name, names[number - 1], number, len(models))
             measured = run_task(name, values, encoder=model.encoder, batch_size=_BATCH_SIZE.value, data=opened)
-            found.append(
-                results.result(name, values, measured, model=model.description(), batch_size=_BATCH_SIZE.value)
-            )
+            described = model.description() | {"in_workdir": folder == model.results}
+            found.append(results.result(name, values, measured, model=described, batch_size=_BATCH_SIZE.value))
             paths.append(str(results.write_result(found[-1], folder)))
         table = results.table(found[0]) if len(found) == 1 else results.comparison(found, names)
         print("\n".join([table, *paths, ""]), flush=True)

@@ -35,6 +35,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """Every result in a folder and the folders in it, such as a run's `results/`, in the order of their paths.
 
+    One that was written for the run in whose workdir it lies names that workdir as it is called now: runs are moved and
+    renamed.
+
     Raises:
         UserError: a file is not a result.
     """
@@ -49,5 +52,23 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             raise UserError(
                 f"{path}: not a result of flsl_jax.evaluate (it lacks {', '.join(sorted(missing))}); remove it"
             )
-        found.append(values)
+        found.append(values | {"model": _as_named_now(values["model"], path)})
     return found
+
+
+def _as_named_now(model: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The description of a result's model, with the present path of its workdir if the result lies in that."""
+    if not model.get("in_workdir"):
+        return model
+    kind, colon, place = model["source"].partition(":")
+    if kind not in ("untrained", "pixels"):
+        kind, colon, place = "", "", model["source"]
+    before, below = Path(place), Path()
+    if before.parent.name == "checkpoints":
+        before, below = before.parent.parent, Path(*before.parts[-2:])
+    folder = path.parent.parent if kind or below.parts else path.parent
+    if folder.name != "results":
+        return model
+    workdir, name = folder.parent, str(model["name"])
+    name = f"{workdir}{name.removeprefix(str(before))}" if name.startswith(f"{before}, ") else name
+    return model | {"name": name, "source": f"{kind}{colon}{workdir / below}"}

@@ -56,6 +56,7 @@ def test_a_run_is_judged_and_its_result_kept_beside_it(workdir):
     assert done.returncode == 0, done.stderr
     result = json.loads((workdir / "results" / "bbox_knn.json").read_text())
     assert result["model"]["step"] == 2
+    assert result["model"]["in_workdir"]
     assert result["settings"]["train"]["count"] == 24
     assert re.search(rf"any +{result['metrics']['any']:.4f}\n", done.stdout)
     assert 0 <= result["metrics"]["token"] <= result["metrics"]["any"] <= 1
@@ -66,10 +67,14 @@ def test_several_models_are_one_table_and_a_file_each(workdir, tmp_path):
     done = evaluate(f"--model={models}", "--task=bbox_knn", f"--output={tmp_path}", *SCENES)
     assert done.returncode == 0, done.stderr
     names = [f"{workdir.name}, step 2", f"{workdir.name}, untrained", "raw pixels"]
+    assert [line for line in done.stderr.splitlines() if line.startswith("measuring")] == [
+        f"measuring bbox_knn of {name} ({number} of 3)" for number, name in enumerate(names, 1)
+    ]
     assert done.stdout.splitlines()[:2] == ["bbox_knn of 3 models, 36 images", " " * 20 + "  ".join(names)]
     for name, stem in zip(names, (f"{workdir.name}_step_2", f"{workdir.name}_untrained", "raw_pixels"), strict=True):
         written = json.loads((tmp_path / stem / "bbox_knn.json").read_text())
         assert written["model"]["name"].endswith(name)
+        assert not written["model"]["in_workdir"]
         assert f"{written['metrics']['token']:.4f}" in next(
             line for line in done.stdout.splitlines() if line.startswith("  token ")
         )

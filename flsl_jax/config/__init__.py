@@ -37,7 +37,7 @@ from flsl_jax.config.run import (
 )
 from flsl_jax.config.saved import parse_saved_config
 from flsl_jax.config.source import MaskedSourceConfig, SourceConfig, describe_source
-from flsl_jax.config.task_checks import check_sources, check_task
+from flsl_jax.config.task_checks import check_sources, check_task, task_advice
 
 __all__ = [
     "MODE_SIMILARITY",
@@ -75,6 +75,7 @@ __all__ = [
     "parse_config",
     "parse_saved_config",
     "self_inv_temp",
+    "task_advice",
     "to_dict",
 ]
 

@@ -10,7 +10,7 @@ from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.ranges import check_ranges, range_of
 from flsl_jax.config.recorded import recorded_values
 from flsl_jax.config.run import LOSS_WEIGHT, Config, ObjectiveConfig, ScheduleConfig
-from flsl_jax.config.task_checks import check_sources, check_together
+from flsl_jax.config.task_checks import check_sources, check_together, task_advice
 
 
 def check(config: Config) -> None:
@@ -36,6 +36,8 @@ def advice(config: Config) -> list[str]:
             f"config.objective.volume_weight is {objective.volume_weight}; set it to 0.0 (the paper's tables have at most 1 "
             "beside such targets)"
         )
+    for task in config.evaluation.tasks if config.evaluation.every_epochs else ():
+        lines += task_advice(getattr(config.evaluation, task), path=f"config.evaluation.{task}")
     return lines
 
 

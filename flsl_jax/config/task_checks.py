@@ -1,6 +1,7 @@
 """Checks an evaluation's values: each in its range, then those that belong together."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from flsl_jax.config.evaluation import ClusteringConfig, VideoConfig
@@ -26,6 +27,28 @@ def check_together(settings: Any, *, path: str) -> None:
     """Refuses values of a task that are in their ranges but cannot be used, by their names below `path`."""
     if isinstance(settings, ClusteringConfig):
         require(bool(settings.clusters), f"{path}.clusters is empty; expected numbers such as (0, 27)")
+
+
+def task_advice(settings: Any, *, path: str) -> list[str]:
+    """What a task's values allow and is probably not meant: one line if it asks about the images that it has learned from."""
+    train, val = getattr(settings, "train", None), getattr(settings, "val", None)
+    if train is None or val is None or _images(train) != _images(val):
+        return []
+    return [
+        f"{path}.train and {path}.val are the same images, so that each one finds itself and the numbers are too high; name "
+        "others in one of them"
+    ]
+
+
+def _images(source: SourceConfig | MaskedSourceConfig) -> tuple[Any, ...]:
+    """What decides which images a source has, whatever its limits."""
+    if source.name == "scenes":
+        return (source.name, source.split, source.scene_kind, source.scene_size)
+    if isinstance(source, MaskedSourceConfig):
+        return (source.name, Path(source.images).resolve(), source.masks, source.annotations, source.names)
+    if source.name == "tfds":
+        return (source.name, source.root, source.dataset, source.split)
+    return (source.name, Path(source.root).resolve(), source.boxes)
 
 
 def check_sources(settings: Any, *, path: str) -> None:

@@ -263,7 +263,8 @@ def _check_headers(pair: _Pair) -> None:
     expected = _ID_MODES if pair.segments is None else ("RGB",)
     if mask.mode not in expected:
         kind = "one channel of class ids" if pair.segments is None else "RGB segment ids (COCO panoptic)"
-        raise UserError(f"mask {pair.mask} has pixels of mode {mask.mode}; expected a PNG with {kind}")
+        panoptic = "; COCO panoptic needs name=panoptic and its annotations" if mask.mode == "RGB" else ""
+        raise UserError(f"mask {pair.mask} has pixels of mode {mask.mode}; expected a PNG with {kind}{panoptic}")
 
 
 def _panoptic_ids(

@@ -37,6 +37,7 @@ class ImageStream:
             and dtypes for every record. None leaves the record out.
         wanted: whether a record is worth decoding.
         lacking: the end of the error message where no record is left: what is missing, and what to do.
+        lacks: what those have not that are left out, for the log: "no label".
         on_corrupt: "fail" refuses an image that cannot be decoded; otherwise it is left out with a warning.
 
     Raises:
@@ -50,11 +51,13 @@ class ImageStream:
         *,
         wanted: Callable[[Record], bool],
         lacking: str,
+        lacks: str,
         on_corrupt: str = "replace",
     ) -> None:
         self.name, self.class_names = source.name, source.class_names
         self._source, self._prepare, self._wanted, self._on_corrupt = source, prepare, wanted, on_corrupt
         self._kept: list[Item] | None = None
+        self._lacks, self._damaged, self._counted = lacks, set[int](), False
         if next(iter(self), None) is None:
             raise UserError(f"{source.name}: {lacking}")
 
@@ -72,20 +75,29 @@ class ImageStream:
             yield from self._kept
             return
         kept: list[Item] | None = []
+        left_out = 0
         for item in computed_ahead(self._item, range(len(self._source)), ahead=_AHEAD):
             if item is None:
+                left_out += 1
                 continue
             if kept is not None:
                 kept.append(item)
                 kept = kept if len(kept) * item[0].nbytes <= _KEPT_BYTES else None
             yield item
         self._kept = kept
+        self._report(left_out - len(self._damaged))
 
     def batches(self, batch_size: int) -> Iterator[list[np.ndarray]]:
         """Stacked items, `batch_size` at a time and fewer at the end; shows progress if it takes more than two seconds."""
         items = iter(tqdm(self, total=len(self), desc=self.name, unit=" images", delay=2, leave=False, disable=None))
         while batch := [item for _, item in zip(range(batch_size), items)]:
             yield [np.stack(arrays) for arrays in zip(*batch, strict=True)]
+
+    def _report(self, count: int) -> None:
+        """Says once how many images are left out; damaged ones were named before."""
+        if count and not self._counted:
+            log.info("%s: left out %d of %d images, which have %s", self.name, count, len(self), self._lacks)
+        self._counted = True
 
     def _item(self, index: int) -> Item | None:
         record = self._source[index]
@@ -100,6 +112,7 @@ class ImageStream:
                     raise UserError(
                         f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace"
                     ) from error
+                self._damaged.add(index)
                 log.warning("left out of the evaluation: %s", error)
                 return None
         return self._prepare(record, pixels)

@@ -86,7 +86,7 @@ def table(values: Mapping[str, Any]) -> str:
     """A result for the terminal: a line for each metric, the table of its rows, the reference to compare with."""
     model = values["model"]
     lines = [f"{values['task']} of {model['name']}"]
-    lines += _aligned([(name, _shown(value)) for name, value in values["metrics"].items()])
+    lines += _aligned([(name, _shown_metric(name, value)) for name, value in values["metrics"].items()])
     lines += _rows(values["rows"], file=f"{values['task']}.json")
     if values["reference"]:
         lines += [f"to compare: {values['reference']}"]
@@ -105,7 +105,7 @@ def comparison(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
     metrics = dict.fromkeys(metric for values in results for metric in values["metrics"])
     lines = [("", *names)]
     for metric in metrics:  # a model without a mean shift of its own has no values of modes
-        lines.append((metric, *(_shown(values["metrics"].get(metric, "-")) for values in results)))
+        lines.append((metric, *(_shown_metric(metric, values["metrics"].get(metric, "-")) for values in results)))
     reference = [f"to compare: {first['reference']}"] if first["reference"] else []
     return "\n".join(
         [f"{first['task']} of {len(results)} models, {first['images']} images", *_aligned(lines), *reference]
@@ -136,6 +136,10 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _shown_metric(name: str, value: float | str) -> str:
+    return f"{value:.0f}" if name == "images" and isinstance(value, float) else _shown(value)
 
 
 def _finite(values: Any) -> Any:

@@ -6,8 +6,6 @@ from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.pictures.panels import OKABE_ITO, ColourPanel
 from flsl_jax.typing import Float, Int, UInt8
 
-# The share of the tokens from which a group is in the legend; smaller ones are only coloured.
-_NAMED_SHARE = 0.005
 # The weight of the colour over the grey image: of a group's largest cluster, and of those that were merged with it.
 _FULL, _PALE = 0.6, 0.3
 
@@ -75,9 +73,16 @@ def overlaid_clusters(
     )
     blended[_edges(_repeated(groups, repeats))] = 255
     shares = np.bincount(groups.reshape(-1)) / groups.size
-    legend = tuple((color, f"{share:.0%}") for color, share in zip(OKABE_ITO, shares) if share >= _NAMED_SHARE)
-    note = f"{count} clusters" + (f", {1 - full.mean():.0%} pale" if not full.all() else "")
+    legend = tuple((color, _percent(share)) for color, share in zip(OKABE_ITO, shares))
+    note = f"{count} clusters" + (f", {_percent(1 - full.mean())} pale" if not full.all() else "")
     return ColourPanel(blended.astype(np.uint8), legend, note=note if count > 1 else "1 cluster")
+
+
+def _percent(share: float) -> str:
+    """In whole per cent; what is neither nothing nor all is not rounded to it."""
+    if share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _repeated(grid: np.ndarray, repeats: int) -> np.ndarray:

@@ -19,7 +19,7 @@ _PANELS = (
     ("bbox-aligned k-NN", ("knn_any", "knn_majority", "knn_token")),
 )
 # The one panel of a run that ended before `config.logging.every_steps` steps and measured no k-NN.
-_NOTHING = ("no line of losses yet", list[str]())
+_NOTHING = ("no line of losses yet", dict[str, str]())
 # What is drawn where runs are compared: one panel each.
 _COMPARED = (
     *_LOSSES, "mean_entropy", "teacher_entropy", "attention_share", "position_share", "effective_rank",
@@ -45,12 +45,12 @@ def save_curves(
         alarms: of the monitor; each kind is marked at its first step by a number, and named below the panels.
         columns: of panels.
     """
-    panels = [(title, [name for name in names if any(name in line for line in metrics)]) for title, names in _PANELS]
-    panels = [(title, names) for title, names in panels if names] or [_NOTHING]
+    panels = [(title, _coloured(names, metrics)) for title, names in _PANELS]
+    panels = [(title, colors) for title, colors in panels if colors] or [_NOTHING]
     figure, axes = grid_of_panels(len(panels), columns=columns)
     marks = _first_steps(alarms)
-    for axis, (title, names) in zip(axes, panels):
-        for color, name in zip(OKABE_ITO, names):
+    for axis, (title, colors) in zip(axes, panels):
+        for name, color in colors.items():
             _draw_line(axis, metrics, name, color=color, label=name)
         if title.startswith("entropies"):
             axis.axhline(log_centroids, color="0.5", linestyle="--", linewidth=1, label="ln K")
@@ -60,7 +60,7 @@ def save_curves(
         _mark_alarms(axis, marks)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.25)
-        if names:
+        if colors:
             _legend_beside(axis)
     _name_alarms(figure, marks)
     save_figure(figure, path)
@@ -84,7 +84,7 @@ def compare_curves(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path, *, 
         axis.grid(alpha=0.25)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(1 + columns, len(runs)), fontsize=9,
+        handles.values(), handles.keys(), loc="outside upper center", ncols=min(1 + columns, len(runs)), fontsize=9,
         frameon=False,
     )  # fmt: skip
     save_figure(figure, path)
@@ -99,6 +99,11 @@ def grid_of_panels(count: int, *, columns: int = 2) -> tuple[Any, list[Any]]:
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:count])
+
+
+def _coloured(names: Sequence[str], metrics: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The colours of the quantities that a run has; one quantity has the same colour in the curves of every run."""
+    return {name: color for name, color in zip(names, OKABE_ITO) if any(name in line for line in metrics)}
 
 
 def _draw_line(axis: Any, metrics: Sequence[dict[str, Any]], name: str, *, color: str, label: str) -> None:

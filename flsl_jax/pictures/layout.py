@@ -126,11 +126,15 @@ def _beside(image: Cell, strips: Sequence[_Strip], *, name: str, style: Style) -
     room = style.columns - (not below)
     chunks: list[tuple[str, Sequence[Cell]]] = [(name, [image])] if below else []
     for strip in strips:
-        for cells in _split(strip.cells, room):
+        for cells in filter(_has_panel, _split(strip.cells, room)):
             first = _EMPTY if chunks else image
             label = strip.label if below or chunks else "\n".join(filter(None, (name, strip.label)))
             chunks.append((label, cells if below else [first, *cells]))
     return chunks
+
+
+def _has_panel(cells: Sequence[Cell]) -> bool:
+    return any(cell.panel is not None for cell in cells)
 
 
 def _cell(panel: Panel | None, *, title: str, line: Line) -> Cell:

@@ -42,7 +42,7 @@ def write_report(path: Path, subjects: Sequence[Subject], drawings: Sequence[Dra
         Section("What it sees", _pictures(drawings)),
     ]
     names = " · ".join(subject.name for subject in subjects)
-    subtitle = f"FLSL features, as of {datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}"
+    subtitle = f"frozen features, as of {datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}"
     write_page(path, title=names, subtitle=subtitle, sections=sections, flag="--output")
 
 
@@ -83,11 +83,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("started from", _start(config)),
         ("data", describe_source(config.data)),
         ("updates", f"{updates}; config: {config.epochs} epochs"),
-        (
-            "objective",
-            f"υ {_ends(objective.intra_weight)}, η {objective.inter_weight:g}, γ {objective.volume_weight:g}; "
-            f"{config.head.centroids} centroids; targets: {objective.targets}",
-        ),
+        ("objective", f"{_terms(config)}; {config.head.centroids} centroids; targets: {objective.targets}"),
         (
             "optimiser",
             f"AdamW, lr {config.optimizer.lr:g} per 256 images, weight decay {_ends(config.optimizer.weight_decay)}, "
@@ -97,6 +93,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if run.training_seconds is not None:
         facts.append(("time", f"{_duration(run.training_seconds)} of steps, without evaluations and checkpoints"))
     return facts
+
+
+def _terms(config: Config) -> str:
+    """The objective's name and the weights of its terms, where it has several."""
+    objective = config.objective
+    if objective.method == "dino":
+        return "DINO's"
+    return f"FLSL's, υ {_ends(objective.intra_weight)}, η {objective.inter_weight:g}, γ {objective.volume_weight:g}"
 
 
 def _ends(schedule: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from flsl_jax.config import BboxKnnConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.results import check_writable, comparison, result, table, write_result
 from flsl_jax.evaluation.task import Scores, TaskResult
+from flsl_jax.evaluation.tasks import TASKS
 from flsl_jax.workdir import read_results
 
 
@@ -61,8 +63,20 @@ def test_the_table_lines_up():
     assert lines[0] == "bbox_knn of runs/a, step 3"
     assert lines[1:3] == ["  any       0.5000", "  majority  0.2500"]
     assert lines[4:7] == ["  class      token", "  ant       0.2500", "  elephant     nan"]
-    assert "72.4 %" in lines[7]
+    assert "0.724 (100" in lines[7]
     assert "15.0 images/s" in lines[-1]
+
+
+def test_a_number_of_images_is_a_whole_number():
+    assert table(_result(ari=0.5, images=10.0)).splitlines()[1:3] == ["  ari     0.5000", "  images      10"]
+    both = comparison([_result(images=10.0), _result(ari=0.5)], ["first", "second"]).splitlines()
+    assert both[2:4] == ["  images     10       -", "  ari         -  0.5000"]
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.reference])
+def test_published_numbers_are_in_the_unit_of_the_table(name):
+    assert "%" not in TASKS[name].reference
+    assert re.search(r"\b0\.\d{3}\b", TASKS[name].reference)
 
 
 def test_the_table_leaves_out_classes_that_do_not_occur_and_says_so():
@@ -93,4 +107,4 @@ def test_models_stand_side_by_side_and_what_one_of_them_lacks_is_a_dash():
         "  any        0.5000      0.7500",
         "  modes_any  0.2500           -",
     ]
-    assert "72.4 %" in lines[4]
+    assert "0.724 (100" in lines[4]

@@ -48,3 +48,12 @@ def test_few_clusters_are_themselves():
         np.zeros((16, 16, 3), np.uint8), np.zeros((2, 2), np.int32), np.ones((2, 2, 3), np.float32)
     )
     assert (panel.legend, panel.note) == (((OKABE_ITO[0], "100%"),), "1 cluster")
+
+
+def test_a_small_cluster_is_in_the_legend_too():
+    clusters = np.zeros((20, 20), np.int32)
+    clusters[0, 0] = 1
+    tokens = np.ones((20, 20, 3), np.float32)
+    tokens[0, 0] = (1, -1, 0)
+    panel = overlaid_clusters(np.zeros((40, 40, 3), np.uint8), clusters, tokens)
+    assert (panel.legend, panel.note) == (((OKABE_ITO[0], ">99%"), (OKABE_ITO[1], "<1%")), "2 clusters")

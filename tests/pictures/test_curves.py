@@ -96,3 +96,23 @@ def test_a_run_without_a_curve_yet_has_a_picture_that_says_so(figures, metrics, 
     save_curves(metrics, tmp_path / "one.png", log_centroids=3.0)
     compare_curves({"a": metrics, "b": metrics}, tmp_path / "two.png")
     assert [[axis.get_title() for axis in figure.axes] for figure in figures] == [["no line of losses yet"]] * 2
+
+
+def test_a_quantity_has_one_colour_in_the_curves_of_every_run(figures):
+    for names in (("agreement", "feature_std"), ("attention_share", "mode_similarity", "agreement", "feature_std")):
+        lines = [{"step": step} | dict.fromkeys(names, 1 / step) for step in range(1, 9)]
+        save_curves(lines, Path("x.png"), log_centroids=3.0)
+    few, many = (
+        {line.get_label(): line.get_color() for axis in figure.axes for line in axis.lines} for figure in figures
+    )
+    assert len(few) == 2
+    assert few.items() <= many.items()
+
+
+def test_the_runs_are_named_above_their_curves(figures):
+    runs = {name: [{"step": step, "loss": 1 / step, "intra": 1.0} for step in range(1, 9)] for name in ("a", "b")}
+    compare_curves(runs, Path("x.png"), columns=1)
+    (figure,) = figures
+    renderer = drawn(figure)
+    (legend,) = figure.legends
+    assert legend.get_window_extent(renderer).y0 >= max(axis.get_tightbbox(renderer).y1 for axis in figure.axes)

@@ -70,3 +70,15 @@ def test_rows_of_several_images_have_their_names_and_titles_once():
     sheet = Sheet({"one": lines(["PCA"], images=3)}, "title")
     rows = [("photo_0", ["image", "PCA"]), ("photo_1", ["image", ""]), ("photo_2", ["image", ""])]
     assert shown(sheet, WIDE) == shown(sheet, NARROW) == rows
+
+
+def test_a_row_without_a_panel_is_left_out():
+    full, short = lines(["layer 0", "tokens"]), lines(["tokens"])
+    sheet = Sheet({"one": full, "two": full, "three": full, "raw pixels": short}, "title")
+    assert shown(sheet, NARROW) == [
+        ("", ["image"]),
+        ("layer 0", ["one", "two", "three"]),
+        ("tokens", ["", "", ""]),
+        ("tokens", ["raw pixels"]),
+    ]
+    assert [label for label, _ in shown(sheet, WIDE)] == ["layer 0", "tokens"]

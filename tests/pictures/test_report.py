@@ -1,6 +1,7 @@
 """The page: whole, self-contained, and what it says."""
 
 import base64
+import html
 import io
 import re
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.pictures.gallery import Subject, draw
 from flsl_jax.pictures.kinds import PictureSettings
-from flsl_jax.pictures.layout import NARROW
+from flsl_jax.pictures.layout import NARROW, WIDE
 from flsl_jax.pictures.report import write_report
 from flsl_jax.pictures.runs import Run
 from flsl_jax.training.alarms import Alarm
@@ -154,3 +155,21 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_report(tmp_path / "file" / "report.html", [Subject(name="a", encoder=RegionEncoder())], [])
+
+
+def test_a_run_of_dino_is_not_called_flsl(tmp_path):
+    config = tiny_config(objective={"method": "dino", "targets": "centering"}, views={"recipe": "multicrop"})
+    run = Run(config=config, step=2, parameters={}, metrics=[{"step": 2, "loss": 1.0}])
+    write_report(tmp_path / "report.html", [Subject(name="twin", encoder=RegionEncoder(), run=run)], [])
+    text = re.sub("<details>.*?</details>", "", (tmp_path / "report.html").read_text(), flags=re.S)
+    assert re.search(r"<td>DINO's; \d+ centroids; targets: centering</td>", html.unescape(text))
+    assert not re.search("FLSL|υ|γ", text)
+
+
+def test_two_sheets_of_two_models_stand_side_by_side(page):
+    """On a screen of any width: the page has 66 rem for them, and a gap of 1.4 rem between them."""
+    _, text = page
+    share = float(re.search(r"min\(100%, calc\(var\(--width\) \* (\.\d+)\)\)", text)[1])
+    width = round(WIDE.dpi * (0.36 + 3 * WIDE.cell + 1.15))
+    assert 690 <= width <= 695  # as such sheets are
+    assert 2 * share * width + 1.4 * 16 <= 66 * 16

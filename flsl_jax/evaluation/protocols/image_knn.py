@@ -42,6 +42,7 @@ def _open(config: SourceConfig, *, size: int) -> ImageStream:
         functools.partial(_prepare, transform=ResizeCrop(size)),
         wanted=lambda record: record.label is not None,
         lacking="no image has a label, which the image k-NN needs; lay images out in one folder per class",
+        lacks="no label",
         on_corrupt=config.on_corrupt,
     )
 

@@ -212,7 +212,7 @@ TASK = Task(
     judges="Video label propagation (DAVIS-2017, semi-supervised): do features follow the objects of a first frame?",
     needs="videos in DAVIS-2017 layout (root), or scenes (name, count, scene_size, and a short_side to go with it); "
     "with predictions, a folder of masks to judge instead of a model",
-    reference="paper, DAVIS-2017 val, J&F: 65.6 % (ViT-S/16), 66.1 % (ViT-B/16), 73.5 % (ViT-S/8)",
+    reference="paper, DAVIS-2017 val, J&F: 0.656 (ViT-S/16), 0.661 (ViT-B/16), 0.735 (ViT-S/8)",
     without_model=lambda settings: bool(settings.predictions),
     folder="output",
 )

@@ -12,7 +12,11 @@ from flsl_jax.weights.export.numbers import read_numbers
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
 
-_PAPER = "[Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023"
+_METHODS = {
+    "flsl": "FLSL ([Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023)",
+    "dino": "DINO's objective ([Emerging Properties in Self-Supervised Vision Transformers](https://arxiv.org/abs/2104.14294), "
+    "ICCV 2021)",
+}
 
 
 def card_paths(output: Path, *, is_folder: bool) -> tuple[Path, Path]:
@@ -51,7 +55,7 @@ def write_card(
         f"## Curves\n\n![Curves of the training]({curves.name})\n" if has_curves else "",
         _numbers(trained),
         f"## How to load it\n\n```python\n{snippet}```\n\nImages: RGB from 0 to 1, minus {metadata['mean']}, over "
-        f"{metadata['std']}.\n",
+        f"{metadata['std']}; height and width multiples of {trained.architecture.patch_size}.\n",
         _file(metadata, allowances, parities),
     ]
     temporary = place.with_name(f".{place.name}-{os.getpid()}")
@@ -62,14 +66,21 @@ def write_card(
 
 def _heading(trained: Trained, metadata: Mapping[str, str]) -> str:
     arch = trained.architecture
+    tags = "vision-transformer" if trained.config is None else f"{trained.config.objective.method}, vision-transformer"
     return (
-        "---\nlicense: # yours to choose; the training images' terms may bind it\ntags: [flsl, vision-transformer]\n---\n\n"
+        f"---\nlicense: # yours to choose; the training images' terms may bind it\ntags: [{tags}]\n---\n\n"
         f"# {trained.source}: ViT of width {arch.width}, depth {arch.depth}, patch {arch.patch_size}\n\n"
         f"Licence: **not stated**; fill it in above and here.\n\n"
-        f"The {' and '.join(trained.backbones)} of a network trained with FLSL ({_PAPER}) by flsl_jax "
-        f"{__version__}; format: {metadata['target']}. Its patch features are meant for dense prediction: "
+        f"{_origin(trained)}; format: {metadata['target']}. Its patch features are meant for dense prediction: "
         "detection, segmentation, tracking.\n"
     )
+
+
+def _origin(trained: Trained) -> str:
+    if trained.config is None:
+        return f"The backbone of the weight file {trained.source}, converted by flsl_jax {__version__}"
+    method = _METHODS[trained.config.objective.method]
+    return f"The {' and '.join(trained.backbones)} of a network trained with {method} by flsl_jax {__version__}"
 
 
 def _training(trained: Trained) -> str:

@@ -1,5 +1,6 @@
 """The numbers of a model card: the model's own apart from those of other steps, its start and raw pixels."""
 
+import dataclasses
 import json
 
 import pytest
@@ -69,3 +70,39 @@ def test_the_card_says_which_numbers_are_not_the_models_and_what_the_run_started
     assert "| bbox_knn, in training | any | 0.75 | – | – | 0.25 | 0.5 |" in card
     assert "| started from | dino_small.pth |" in card
     assert "somebody" not in card
+
+
+def test_results_of_a_run_that_was_renamed_are_its_own(trained):
+    for path in (trained.workdir / "results").rglob("video.json"):
+        values = json.loads(path.read_text())
+        values["model"] |= {"in_workdir": values["model"]["source"] != "runs/other"}
+        path.write_text(json.dumps(values))
+    renamed = trained.workdir.rename(trained.workdir.with_name("renamed"))
+    numbers = read_numbers(dataclasses.replace(trained, source="renamed", workdir=renamed))
+    assert list(numbers.others) == ["step 4", "another model", "at the start", "raw pixels"]
+    assert numbers.rows[-1].values["step 8"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "tags"),
+    [
+        (tiny_config(), "The teacher of a network trained with FLSL ([", "[flsl, vision-transformer]"),
+        (
+            tiny_config(objective={"method": "dino", "targets": "centering"}, views={"recipe": "multicrop"}),
+            "The teacher of a network trained with DINO's objective ([",
+            "[dino, vision-transformer]",
+        ),
+        (None, "The backbone of the weight file mine, converted by flsl_jax", "[vision-transformer]"),
+    ],
+)
+def test_the_card_names_the_method_that_it_was_trained_with(trained, tmp_path, config, words, tags):
+    changed = dataclasses.replace(trained, config=config, workdir=None)
+    output = tmp_path / "x.pth"
+    metadata = {"mean": "", "std": "", "target": "timm"}
+    card = write_card(
+        changed, folder=output, output=output, snippet="", metadata=metadata, allowances=(), parities={}
+    ).read_text()
+    assert words in card
+    assert f"tags: {tags}" in card
+    assert "trained with" in words or "FLSL" not in card
+    assert "height and width multiples of 8" in card

@@ -1,10 +1,14 @@
 """Printed code: the docs show what the converter prints, and its calls are those of a strict load."""
 
 import ast
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.weights.export.metadata import snippet_fields
 from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.export.trained import Trained
@@ -56,3 +60,16 @@ def test_a_snippet_is_python_and_loads_strictly(name):
     last = tree.body[-1]
     assert isinstance(last, ast.Assign)
     assert last.targets[0].id == "tokens"
+
+
+def test_the_documented_code_reads_a_photo_of_any_shape(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.jpg", "PNG")
+    (code,) = re.findall(r"```python\n(import numpy[^`]*read_image[^`]*)```", DOCS.read_text())
+    values = {}
+    exec(code, values)
+    assert values["images"].dtype == torch.float32
+    expected = (pixels[:32, :48] / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    np.testing.assert_allclose(values["images"].numpy(), expected.transpose(2, 0, 1)[None], atol=1e-6)

@@ -32,6 +32,7 @@ class _Records:
     records: tuple[Record, ...]
     class_names: tuple[str, ...] = ("ant", "bee", "cat")
     name: str = "given"
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.records)

@@ -89,6 +89,7 @@ class _Records:
     records: tuple[Record, ...]
     class_names: tuple[str, ...] = ("thing",)
     name: str = "given"
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.records)

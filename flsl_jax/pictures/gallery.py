@@ -1,6 +1,7 @@
 """Draws the pictures of one or several models: each model's own, or all models side by side."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from flsl_jax.pictures.kinds import KINDS, PictureSettings, Sheets, check_kind
 from flsl_jax.pictures.panels import Sheet
 from flsl_jax.pictures.runs import Run
 from flsl_jax.pictures.sheet import save_sheet
+
+log = logging.getLogger(__name__)
 
 CURVES = "curves"
 NAMES = (*KINDS, CURVES)
@@ -46,7 +49,8 @@ class Drawing:
 def choose_pictures(
     names: Sequence[str], subjects: Sequence[Subject], images: Sequence[ShownImage], settings: PictureSettings
 ) -> list[str]:
-    """The pictures to draw: the named ones or, if there are no names, the usual ones that are possible for every model.
+    """The pictures to draw: the named ones or, if there are no names, the usual ones that are possible for every model; the log
+    names those that are not.
 
     Raises:
         UserError: an unknown name, with the nearest one; or a picture that is not possible for a model or the images.
@@ -58,13 +62,13 @@ def choose_pictures(
     if names:
         return list(dict.fromkeys(names))
     chosen = []
-    for name in NAMES:
+    for name in [name for name in NAMES if name == CURVES or not KINDS[name].on_request]:
         try:
             _check(name, subjects, images, settings)
-        except UserError:
+        except UserError as error:
+            log.info("left out %s", error)
             continue
-        if name == CURVES or not KINDS[name].on_request:
-            chosen.append(name)
+        chosen.append(name)
     return chosen
 
 

@@ -1,6 +1,7 @@
 """Every picture that needs no network, drawn of features that are known; what is refused; what is written."""
 
 import functools
+import logging
 
 import matplotlib
 import numpy as np
@@ -161,6 +162,9 @@ def test_what_cannot_be_drawn_is_refused(name, message):
         choose_pictures([name], [subject()], [red_left_blue_right()], PictureSettings())
 
 
-def test_without_names_what_can_be_drawn_is():
+def test_without_names_what_can_be_drawn_is_and_the_rest_is_told_of(caplog):
+    caplog.set_level(logging.INFO, "flsl_jax")
     chosen = choose_pictures([], [subject()], [red_left_blue_right()], PictureSettings())
     assert chosen == ["ass", "ass_last", "similarity", "pca", "clusters"]
+    assert caplog.messages[0].startswith("left out --pictures=attention: regions has no attention")
+    assert not any(kind in message for message in caplog.messages for kind in ("tsne", "neighbours", "ratio"))

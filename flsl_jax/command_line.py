@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
@@ -17,10 +18,13 @@ _T = TypeVar("_T")
 
 # As shells have it of a program that SIGPIPE ended.
 _BROKEN_PIPE = 141
+# The same for SIGINT.
+_INTERRUPTED = 130
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
     """Runs a command's `main` and exits with its code: 0 if the job is done, 2 after an error, 141 if nobody reads the output.
+    Ctrl-C ends it as SIGINT ends any program, after one line instead of a traceback.
 
     `--help` prints the command's own flags, `--version` the version, and both exit with 0. A `UserError` is printed as one
     line. So is an unknown flag, a flag of a wrong type, an argument that is not a flag, and a key that the config lacks.
@@ -40,6 +44,8 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2
+    except KeyboardInterrupt:
+        _end_by_interrupt()
     sys.exit(code)
 
 
@@ -93,6 +99,16 @@ def parse_flags(flag_values: flags.FlagValues, arguments: Sequence[str]) -> Sequ
         sys.exit(0)
     except Exception as error:  # absl and config files raise many types; each means that the command line is wrong
         raise UserError(f"command line: {_plain_words(str(error))}") from error
+
+
+def _end_by_interrupt() -> NoReturn:
+    """Ends the process by the signal, so that shells and make know; threads that still compute are not waited for."""
+    sys.stdout.flush()
+    sys.stderr.write("interrupted\n")
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(_INTERRUPTED)  # where the signal is blocked
 
 
 def _discard_output() -> None:

@@ -15,8 +15,8 @@ from flsl_jax.errors import UserError
 
 _CONFIG = define_config_flag(
     "config",
-    help_string=f"A config by its name ({', '.join(config_names())}), a Python file with get_config(), or the config.json of "
-    "a run. --config.key=value overrides any of its keys.",
+    help_string=f"A config by its name ({', '.join(config_names())}), a Python file with get_config(), or a run: its "
+    "workdir or the config.json there. --config.key=value overrides any of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",

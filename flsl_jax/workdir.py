@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from flsl_jax.config import Config
-from flsl_jax.config.saved import read_saved_config
+from flsl_jax.config.saved import CONFIG_FILE, read_saved_config
 from flsl_jax.errors import UserError
 
-CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 
 

@@ -1,5 +1,6 @@
 """A command line that is wrong: one line that names the flag and says what was expected."""
 
+import signal
 import subprocess
 import sys
 
@@ -40,6 +41,12 @@ def test_a_wrong_flag_is_named_in_one_line_with_what_was_expected(flag_values, a
         parse_flags(flag_values, ["program", argument])
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_as_by_the_signal():
+    code = "from flsl_jax.command_line import run_main\ndef main(): raise KeyboardInterrupt\nrun_main(main)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
 
 
 def test_output_that_nobody_reads_ends_the_command_quietly():

@@ -8,6 +8,7 @@ import pytest
 
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, load_config
+from flsl_jax.config.saved import write_first_config
 from flsl_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +94,14 @@ def test_what_follows_a_colon_is_the_argument_of_get_config(tmp_path):
         "from ml_collections import ConfigDict\n\ndef get_config(kind):\n    return ConfigDict({'kind': kind})\n"
     )
     assert load_config(f"{path}:large").kind == "large"
+
+
+def test_a_run_is_a_config_by_its_folder_and_by_its_file(tmp_path, monkeypatch):
+    config = parse_config(load_config("vits16").to_dict() | {"seed": 7})
+    write_first_config(config, tmp_path / "quickstart" / "config.json")
+    for place in (tmp_path / "quickstart", tmp_path / "quickstart" / "config.json"):
+        assert parse_config(load_config(str(place)).to_dict()) == config
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart").seed == 0  # the name of a config comes before a folder
+    with pytest.raises(UserError, match=r"gone/config\.json is not there; name the workdir of a run$"):
+        load_config("gone/config.json")

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from flsl_jax.config.overrides import mark_schedules, register_parsers
 from flsl_jax.config.parsing import nearest_key
 from flsl_jax.config.run import to_dict
-from flsl_jax.config.saved import read_saved_config
+from flsl_jax.config.saved import CONFIG_FILE, read_saved_config
 from flsl_jax.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -47,15 +47,18 @@ def load_config(name: str) -> ConfigDict:
     """What `get_config()` of a config file returns.
 
     Args:
-        name: the name of a config that comes with the package, such as "quickstart", the path of a Python file, or that of the
-            `config.json` of a run. What follows a colon is given to `get_config` as its argument.
+        name: the name of a config that comes with the package, such as "quickstart", the path of a Python file, or that of
+            a run's workdir or its `config.json`. What follows a colon is given to `get_config` as its argument.
 
     Raises:
         UserError: there is no such name or file, or it is not a config file, or it fails; the message names the line.
     """
     place, colon, argument = name.partition(":")
-    if Path(place).suffix == ".json":
-        return ConfigDict(to_dict(read_saved_config(Path(place).expanduser())))
+    run = Path(place).expanduser()
+    if (run / CONFIG_FILE).is_file() and place not in config_names():
+        run = run / CONFIG_FILE
+    if run.suffix == ".json":
+        return ConfigDict(to_dict(read_saved_config(run)))
     path = _find(place, names=config_names(), folder=_shipped_folder(), kind="config", function="get_config")
     config = _call(path, "get_config", *([argument] if colon else []))
     if not isinstance(config, ConfigDict):

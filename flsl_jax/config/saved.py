@@ -14,6 +14,8 @@ from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.json"
+
 # The key beside those of the config: a list of {"step": updates done, "optimizer.lr": its new value, …}.
 _CHANGES = "changes"
 
@@ -81,7 +83,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name the workdir of a run") from error
+        reason = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise UserError(f"{path} {reason}; name the workdir of a run") from error
     changes = values.get(_CHANGES, []) if isinstance(values, dict) else None
     if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
         raise UserError(f"{path} is not the config.json of a run; name the one in a run's workdir")

@@ -1,5 +1,8 @@
 """When a run should save and stop early: a signal, or the wall clock; agreed by all processes."""
 
+import contextlib
+import logging
+import os
 import signal
 import threading
 import time
@@ -8,6 +11,8 @@ from types import FrameType, TracebackType
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
 
 # With several processes, agreeing on a stop takes a small collective, so it is done only once in this many steps.
 _AGREE_EVERY = 10
@@ -42,7 +47,10 @@ class Interrupt:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
+        self.reason = self.reason or signal.Signals(number).name
+        if log.isEnabledFor(logging.INFO):  # logging itself may be at work when the signal comes
+            with contextlib.suppress(OSError):
+                os.write(2, f"{self.reason}: stops and saves after this step; a second Ctrl-C kills\n".encode())
 
     def requested(self, step: int) -> bool:
         """Whether to stop after this step; the same answer on every process. Call it after each step."""

@@ -21,7 +21,8 @@ from flsl_jax.training.writers import open_writers
 
 log = logging.getLogger(__name__)
 
-# Metrics are read this many steps after their step was dispatched, so that the devices never wait for the host.
+# Metrics are read this many steps after their step was dispatched, so that the devices never wait for the host. A CPU has done
+# the step when it is dispatched; reading late there would only give the time of some steps to others.
 _READ_LATE = 3
 
 
@@ -88,7 +89,7 @@ class Recorder:
             UserError: a value of the earlier step is not finite; names the term and the samples.
         """
         self._pending.append(_Pending(step=step, metrics=metrics, batch=batch))
-        self._settle(keep=_READ_LATE)
+        self._settle(keep=0 if jax.default_backend() == "cpu" else _READ_LATE)
 
     def settle(self) -> None:
         """Waits for all steps under way and reads their metrics.

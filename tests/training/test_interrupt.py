@@ -1,6 +1,7 @@
 """Signals and the wall clock ask for a stop."""
 
 import concurrent.futures
+import logging
 import os
 import signal
 
@@ -16,6 +17,20 @@ def test_a_signal_asks_for_a_stop_and_names_itself(number):
         os.kill(os.getpid(), number)
         assert interrupt.requested(2)
         assert interrupt.reason == number.name
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_a_signal_is_answered_at_once_where_the_log_is_shown(capfd, level):
+    logger = logging.getLogger("flsl_jax")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        with Interrupt():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        logger.setLevel(before)
+    said = "SIGTERM: stops and saves after this step; a second Ctrl-C kills\n"
+    assert capfd.readouterr().err == (said if level == logging.INFO else "")
 
 
 def test_a_second_interrupt_from_the_keyboard_ends_at_once():

@@ -115,7 +115,7 @@ def test_bad_input_is_one_line_and_exit_code_2(workdir, arguments, message):
     ("source", "message"),
     [
         ("{run}/nowhere", "nowhere does not exist"),
-        ("untrained:{run}/nowhere", r"nowhere/config\.json cannot be read"),
+        ("untrained:{run}/nowhere", r"nowhere/config\.json is not there"),
         ("untrained", "write --model=untrained:WORKDIR"),
         ("pixels", "needs --patch_size"),
     ],

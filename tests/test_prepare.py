@@ -68,7 +68,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(images: Path, tmp_path: Pa
         (("--output={}/out",), "--input is missing"),
         (("--output={}/out", "--input={}/nowhere"), "nowhere cannot be read"),
         (("--output={}/out", "--input={}"), "holds no image file"),
-        (("--output={}/out", "--verify"), "is no complete data set"),
+        (("--output={}/out", "--verify"), "is not there; name the folder that"),
         (("--output={}/out", "--input={}", "stray"), "unexpected argument 'stray'"),
     ],
 )

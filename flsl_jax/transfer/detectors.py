@@ -1,0 +1,82 @@
+"""Faster R-CNN and Mask R-CNN of torchvision on a pretrained backbone."""
+
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
+
+from flsl_jax.transfer.backbone import Backbone
+from flsl_jax.transfer.pyramids import LayerNorm2d, PatchPyramid, SimplePyramid
+
+# One size of anchors a level, in pixels: 8 strides, as in Mask R-CNN with an FPN, in three aspect ratios.
+_SIZES = ((32,), (64,), (128,), (256,), (512,))
+_RATIOS = ((0.5, 1.0, 2.0),) * len(_SIZES)
+# Names of the maps that boxes are pooled from: all but the coarsest.
+_POOLED = ["0", "1", "2", "3"]
+
+
+def patch_detector(
+    backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int, **settings: Any
+) -> FasterRCNN:
+    """The detector of SelfPatch and of FLSL's Tables 1 and 3: the patch pyramid, torchvision's heads.
+
+    Args:
+        backbone: with four maps.
+        num_classes: of objects; torchvision's background is class 0, so labels start at 1.
+        masks: whether it is a Mask R-CNN, else a Faster R-CNN.
+        sizes: short sides of images in pixels; one of them is drawn for each image in training, and the last is for testing.
+        max_size: longest side of images in pixels.
+        settings: other arguments of torchvision's class.
+
+    Raises:
+        ValueError: the pyramid does not fit the backbone.
+    """
+    kind = MaskRCNN if masks else FasterRCNN
+    common = _common(backbone, num_classes=num_classes, sizes=sizes, max_size=max_size)
+    return kind(PatchPyramid(backbone.network), **common, **settings)
+
+
+def vitdet(
+    backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int, **settings: Any
+) -> FasterRCNN:
+    """ViTDet (Li et al. 2022), FLSL's Table 2: simple pyramid, an RPN of two convolutions, heads of four with LayerNorm.
+
+    Args:
+        backbone: with one map, and with windows and relative positions as in the paper.
+        num_classes, masks, sizes, max_size, settings: as of `patch_detector`.
+
+    Raises:
+        ValueError: the pyramid does not fit the backbone.
+    """
+    pyramid = SimplePyramid(backbone.network)
+    channels = pyramid.out_channels
+    anchors = AnchorGenerator(_SIZES, _RATIOS)
+    parts: dict[str, Any] = {
+        "rpn_anchor_generator": anchors,
+        "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
+        "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=LayerNorm2d),
+    }
+    if masks:
+        parts["mask_head"] = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=LayerNorm2d)
+    common = _common(backbone, num_classes=num_classes, sizes=sizes, max_size=max_size)
+    return (MaskRCNN if masks else FasterRCNN)(pyramid, **common | parts, **settings)
+
+
+def _common(backbone: Backbone, *, num_classes: int, sizes: tuple[int, ...], max_size: int) -> dict[str, Any]:
+    # torchvision pools from every level that it finds by name, "pool" left out, and pads images to multiples of 32.
+    return {
+        "num_classes": num_classes + 1,
+        "min_size": sizes,
+        "max_size": max_size,
+        "image_mean": list(backbone.mean),
+        "image_std": list(backbone.std),
+        "rpn_anchor_generator": AnchorGenerator(_SIZES, _RATIOS),
+    }
+
+
+def trainable(model: nn.Module) -> int:
+    """How many numbers of a model are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -108,8 +108,9 @@ def _find(place: str, *, names: Sequence[str], folder: Path, kind: str, function
     Raises:
         UserError: it is neither; says the nearest name.
     """
-    if place in names:
-        return folder / f"{place}.py"
+    shipped = folder / f"{place}.py"
+    if place in names or ("/" in place and shipped.is_file()):  # such as transfer/scenes_boxes
+        return shipped
     path = Path(place).expanduser()
     if not path.is_file():
         near = nearest_key(path.stem, names)

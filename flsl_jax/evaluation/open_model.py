@@ -111,7 +111,13 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
 
 
 def open_start(config: Config, *, workdir: Path) -> NetworkEncoder:
-    """The network that the run in `workdir` started from, with the backbone of `config.init_from` if it names one.
+    """The encoder of `start_network`; raises what that does."""
+    name = f"{workdir}, {'at its start' if config.init_from else 'untrained'}"
+    return _encoder(start_network(config, workdir=workdir), config, name=name)
+
+
+def start_network(config: Config, *, workdir: Path) -> ViT:
+    """The backbone that the run in `workdir` started from: that of `config.init_from` if it names one, else random weights.
 
     Raises:
         UserError: the run keeps no copy of that backbone, and it cannot be read again.
@@ -119,10 +125,8 @@ def open_start(config: Config, *, workdir: Path) -> NetworkEncoder:
     start = read_start(config, workdir=workdir)
     backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
     if start is None:
-        return _encoder(backbone, config, name=f"{workdir}, untrained")
-    graph = nnx.split(backbone, nnx.Param)[0]
-    model = nnx.merge(graph, jax.tree.map(jnp.asarray, start))
-    return _encoder(model, config, name=f"{workdir}, at its start")
+        return backbone
+    return nnx.merge(nnx.split(backbone, nnx.Param)[0], jax.tree.map(jnp.asarray, start))
 
 
 def _trained(source: str, *, num_heads: int) -> OpenedModel:

@@ -25,7 +25,7 @@ class Backbone:
     report: str
 
 
-def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence[int] = ()) -> Backbone:
+def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence[int]) -> Backbone:
     """The backbone of `flsl_jax.weights.load.load_network` in PyTorch.
 
     The final norm is left out, because detectors take maps from before it, and so are class token and registers where
@@ -34,15 +34,14 @@ def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence
     Args:
         loaded: the pretrained network.
         options: what fine-tuning adds.
-        blocks: numbers of the blocks whose maps are wanted; by default four at equal distances, the last block among them.
+        blocks: numbers of the blocks whose maps are wanted, as `DetectorViT` takes them.
 
     Raises:
         UserError: the network does not have those blocks, or the options do not fit it.
     """
     arch = loaded.model.architecture
-    wanted = tuple(blocks) or tuple(max(0, arch.depth * part // 4 - 1) for part in (1, 2, 3, 4))
     try:
-        network = DetectorViT(arch, options=options, blocks=wanted)
+        network = DetectorViT(arch, options=options, blocks=blocks)
     except ValueError as error:
         raise UserError(f"the backbone cannot be used as asked: {error}") from error
     params = nnx.to_pure_dict(nnx.split(loaded.model, nnx.Param)[1])
@@ -55,7 +54,7 @@ def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence
     wrong = {*outcome.unexpected_keys, *outcome.missing_keys} - {*left_out, *new}
     if wrong:
         raise UserError(f"the backbone does not fit the detector's: {', '.join(sorted(wrong)[:4])}")
-    lines = [loaded.report, f"maps after blocks {', '.join(map(str, wanted))}"]
+    lines = [loaded.report, f"maps after blocks {', '.join(map(str, blocks))}"]
     lines += [f"left out: {', '.join(left_out)}"] if left_out else []
     lines += [f"new: {len(new)} relative positions"] if new else []
     return Backbone(network=network, mean=loaded.mean, std=loaded.std, report="\n".join(lines))

@@ -1,5 +1,6 @@
 """Faster R-CNN and Mask R-CNN of torchvision on a pretrained backbone."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -7,6 +8,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
 
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.pyramids import LayerNorm2d, PatchPyramid, SimplePyramid
@@ -19,7 +21,14 @@ _POOLED = ["0", "1", "2", "3"]
 
 
 def patch_detector(
-    backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int, **settings: Any
+    backbone: Backbone,
+    *,
+    num_classes: int,
+    masks: bool,
+    sizes: tuple[int, ...],
+    max_size: int,
+    channels: int = 256,
+    **settings: Any,
 ) -> FasterRCNN:
     """The detector of SelfPatch and of FLSL's Tables 1 and 3: the patch pyramid, torchvision's heads.
 
@@ -29,45 +38,61 @@ def patch_detector(
         masks: whether it is a Mask R-CNN, else a Faster R-CNN.
         sizes: short sides of images in pixels; one of them is drawn for each image in training, and the last is for testing.
         max_size: longest side of images in pixels.
+        channels: of the pyramid.
         settings: other arguments of torchvision's class.
 
     Raises:
         ValueError: the pyramid does not fit the backbone.
     """
     kind = MaskRCNN if masks else FasterRCNN
-    common = _common(backbone, num_classes=num_classes, sizes=sizes, max_size=max_size)
-    return kind(PatchPyramid(backbone.network), **common, **settings)
+    common = _common(backbone, num_classes=num_classes, masks=masks, sizes=sizes, max_size=max_size)
+    return kind(PatchPyramid(backbone.network, channels=channels), **common | settings)
 
 
 def vitdet(
-    backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int, **settings: Any
+    backbone: Backbone,
+    *,
+    num_classes: int,
+    masks: bool,
+    sizes: tuple[int, ...],
+    max_size: int,
+    channels: int = 256,
+    **settings: Any,
 ) -> FasterRCNN:
     """ViTDet (Li et al. 2022), FLSL's Table 2: simple pyramid, an RPN of two convolutions, heads of four with LayerNorm.
 
+    Images are padded to squares of `max_size`, up to a multiple of 32, so that the grid of tokens is always the same.
+
     Args:
         backbone: with one map, and with windows and relative positions as in the paper.
-        num_classes, masks, sizes, max_size, settings: as of `patch_detector`.
+        num_classes, masks, sizes, max_size, channels, settings: as of `patch_detector`.
 
     Raises:
         ValueError: the pyramid does not fit the backbone.
     """
-    pyramid = SimplePyramid(backbone.network)
-    channels = pyramid.out_channels
+    pyramid = SimplePyramid(backbone.network, channels=channels)
     anchors = AnchorGenerator(_SIZES, _RATIOS)
     parts: dict[str, Any] = {
+        "size_divisible": math.ceil(max_size / 32) * 32,
         "rpn_anchor_generator": anchors,
         "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
         "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=LayerNorm2d),
     }
     if masks:
         parts["mask_head"] = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=LayerNorm2d)
-    common = _common(backbone, num_classes=num_classes, sizes=sizes, max_size=max_size)
-    return (MaskRCNN if masks else FasterRCNN)(pyramid, **common | parts, **settings)
+    common = _common(backbone, num_classes=num_classes, masks=masks, sizes=sizes, max_size=max_size)
+    return (MaskRCNN if masks else FasterRCNN)(pyramid, **common | parts | settings)
 
 
-def _common(backbone: Backbone, *, num_classes: int, sizes: tuple[int, ...], max_size: int) -> dict[str, Any]:
-    # torchvision pools from every level that it finds by name, "pool" left out, and pads images to multiples of 32.
-    return {
+def _common(
+    backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int
+) -> dict[str, Any]:
+    # As many proposals in training, and as many points for each bin that is pooled, as mmdetection and detectron2 have.
+    pools = {"box_roi_pool": MultiScaleRoIAlign(_POOLED, 7, 0)}
+    if masks:
+        pools["mask_roi_pool"] = MultiScaleRoIAlign(_POOLED, 14, 0)
+    return pools | {
+        "rpn_post_nms_top_n_train": 1000,
         "num_classes": num_classes + 1,
         "min_size": sizes,
         "max_size": max_size,

@@ -1,7 +1,7 @@
 """Maps of several scales from a ViT's maps of one scale, for detectors and segmenters."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -50,23 +50,27 @@ class PatchPyramid(nn.Module):
         backbone: gives one map for each stride; of patches of 8 or 16 pixels.
         channels: of the pyramid.
         extra: whether a fifth map of stride 64 is added, as detectors want it.
+        strides: of the maps in pixels, finest first.
 
     Raises:
         ValueError: the patches have another size, or the backbone gives another number of maps.
     """
 
-    def __init__(self, backbone: DetectorViT, *, channels: int = 256, extra: bool = True) -> None:
+    def __init__(
+        self, backbone: DetectorViT, *, channels: int = 256, extra: bool = True, strides: Sequence[int] = STRIDES
+    ) -> None:
         super().__init__()
         arch = backbone.architecture
-        if arch.patch_size not in (8, 16) or len(backbone.wanted) != len(STRIDES):
+        if arch.patch_size not in (8, 16) or len(backbone.wanted) != len(strides):
             raise ValueError(
-                f"patches of {arch.patch_size} pixels and {len(backbone.wanted)} maps; expected 8 or 16, and {len(STRIDES)} maps"
+                f"patches of {arch.patch_size} pixels and {len(backbone.wanted)} maps; "
+                f"expected 8 or 16, and {len(strides)} maps"
             )
         self.backbone, self.out_channels = backbone, channels
-        factors = [arch.patch_size / stride for stride in STRIDES]
+        factors = [arch.patch_size / stride for stride in strides]
         self.scales = nn.ModuleList(rescaling(factor, arch.width, norm=nn.BatchNorm2d)[0] for factor in factors)
         self.fpn = FeaturePyramidNetwork(
-            [arch.width] * len(STRIDES), channels, extra_blocks=LastLevelMaxPool() if extra else None
+            [arch.width] * len(strides), channels, extra_blocks=LastLevelMaxPool() if extra else None
         )
 
     def forward(self, images: torch.Tensor) -> "OrderedDict[str, torch.Tensor]":

@@ -9,30 +9,46 @@ from flsl_jax.transfer.pyramids import STRIDES, PatchPyramid
 
 
 class SemanticFpn(nn.Module):
-    """A class for every pixel: each map of an FPN is brought to stride 4 by convolutions with upsampling, and their sum classified.
+    """A class for every pixel: the maps of an FPN are brought to one size by convolutions with upsampling, and summed.
+
+    The head starts as mmsegmentation's `FPNHead` does, so that all classes are equally likely at first.
 
     Args:
         backbone: with four maps, of patches of 8 or 16 pixels.
         num_classes: K.
         channels: of the head.
+        pyramid_channels: of the FPN.
         dropout: share of the sum's channels that are left out in training.
+        one_scale: leaves all four maps at the patches' stride, as the segmentation code of SelfPatch and FLSL does, so that
+            logits have that stride too; the head enlarges the later maps all the same and shrinks them again.
 
     Raises:
         ValueError: the pyramid does not fit the backbone.
     """
 
-    def __init__(self, backbone: Backbone, *, num_classes: int, channels: int = 128, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        channels: int = 128,
+        pyramid_channels: int = 256,
+        dropout: float = 0.1,
+        one_scale: bool = False,
+    ) -> None:
         super().__init__()
-        self.pyramid = PatchPyramid(backbone.network, extra=False)
+        strides = (backbone.network.architecture.patch_size,) * len(STRIDES) if one_scale else STRIDES
+        self.pyramid = PatchPyramid(backbone.network, channels=pyramid_channels, extra=False, strides=strides)
         self.heads = nn.ModuleList(
-            _head(self.pyramid.out_channels, channels, doublings=stride.bit_length() - STRIDES[0].bit_length())
-            for stride in STRIDES
+            _head(self.pyramid.out_channels, channels, doublings=number) for number in range(len(strides))
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        nn.init.zeros_(self.classify.bias)
         self.register_buffer("mean", torch.tensor(backbone.mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).reshape(3, 1, 1), persistent=False)
-        self._multiple = max(STRIDES)
+        self._multiple = max(strides)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [B, K, H, W] of RGB images [B, 3, H, W] in levels from 0 to 1, of any size."""
@@ -51,11 +67,9 @@ class SemanticFpn(nn.Module):
 def _head(inputs: int, channels: int, *, doublings: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for number in range(max(1, doublings)):
-        layers += [
-            nn.Conv2d(inputs if number == 0 else channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        ]
+        convolution = nn.Conv2d(inputs if number == 0 else channels, channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
         if doublings:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
     return nn.Sequential(*layers)

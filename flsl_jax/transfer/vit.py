@@ -18,8 +18,8 @@ class BackboneOptions:
     """What fine-tuning adds to a pretrained network.
 
     Attributes:
-        drop_path: how often the last block's branches are left out in training, 0 to 1; earlier blocks in proportion to their
-            depth, as in timm.
+        drop_path: how often the last block's branches are left out in training, 0 to below 1; those of earlier blocks in
+            proportion to their depth, as in timm.
         window: tokens along the side of a window of attention; 0: attention over the whole image.
         global_blocks: numbers of the blocks that attend over the whole image in spite of `window`.
         relative_grid: (height, width) of the grid of tokens that the decomposed relative positions are made for; None: none.
@@ -88,7 +88,8 @@ class Block(TwinBlock):
 
     def _relative(self, query: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """The decomposed relative positions of ViTDet (Li et al. 2022, MViTv2): [B, heads, h·w, h·w], from unscaled queries."""
-        assert self.rel_pos_h is not None and self.rel_pos_w is not None
+        assert self.rel_pos_h is not None
+        assert self.rel_pos_w is not None
         placed = query.unflatten(2, grid)
         rows = torch.einsum("bnhwc,hkc->bnhwk", placed, _between(self.rel_pos_h, grid[0]))
         columns = torch.einsum("bnhwc,wkc->bnhwk", placed, _between(self.rel_pos_w, grid[1]))
@@ -118,24 +119,17 @@ class DetectorViT(TorchViT):
         architecture: of the pretrained network. Its final norm is left out, as detectors have it; so are class token and
             registers where there are windows, because those have no place in them.
         options: what fine-tuning adds.
-        blocks: numbers of the blocks whose outputs are wanted, from 0, rising.
+        blocks: numbers of the blocks whose outputs are wanted, from 0; none is smaller than the one before it.
 
     Raises:
-        ValueError: a block does not exist, or the windows and the relative positions do not fit the network.
+        ValueError: a block does not exist, the relative positions do not fit the network, or the drop path is not below 1.
     """
 
     def __init__(self, architecture: Architecture, *, options: BackboneOptions, blocks: Sequence[int]) -> None:
         kept = dataclasses.replace(architecture, num_prefix=0) if options.window else architecture
+        _check(kept, options=options, blocks=blocks)
         super().__init__(kept, pos_resize=architecture.pos_resize, final_norm=False)
         depth = architecture.depth
-        if not blocks or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:
-            raise ValueError(
-                f"blocks {tuple(blocks)} of a network of {depth} blocks; expected rising numbers from 0 to {depth - 1}"
-            )
-        if options.relative_grid and kept.num_prefix:
-            raise ValueError(
-                "relative positions beside a class token or registers; expected windows, which leave those out"
-            )
         self.wanted, self._checkpointing = tuple(blocks), options.checkpointing
         windows = [0 if number in options.global_blocks else options.window for number in range(depth)]
         self.blocks = nn.ModuleList(
@@ -160,6 +154,22 @@ class DetectorViT(TorchViT):
         for number, block in enumerate(self.blocks[: self.wanted[-1] + 1]):
             again = self._checkpointing and self.training
             x = checkpoint(block, x, grid, use_reentrant=False) if again else block(x, grid)
-            if number in self.wanted:
-                maps.append(x[:, prefix:].transpose(1, 2).unflatten(2, grid))
+            maps += [x[:, prefix:].transpose(1, 2).unflatten(2, grid)] * self.wanted.count(number)
         return maps
+
+
+def _check(architecture: Architecture, *, options: BackboneOptions, blocks: Sequence[int]) -> None:
+    depth = architecture.depth
+    for name, numbers in {"blocks": blocks, "global blocks": options.global_blocks}.items():
+        if list(numbers) != sorted(numbers) or not set(numbers) <= set(range(depth)):
+            raise ValueError(
+                f"{name} {tuple(numbers)} of a network of {depth} blocks; expected numbers from 0 to {depth - 1}"
+            )
+    if not blocks:
+        raise ValueError("no block's output is wanted; expected at least one")
+    if options.relative_grid and architecture.num_prefix:
+        raise ValueError(
+            "relative positions beside a class token or registers; expected windows, which leave those out"
+        )
+    if not 0 <= options.drop_path < 1:
+        raise ValueError(f"a drop path of {options.drop_path}; expected from 0 to below 1")

@@ -1,0 +1,67 @@
+"""Trains a detector or segmenter on a pretrained backbone: `python -m flsl_jax.transfer --config=transfer/scenes_boxes …`.
+
+  python -m flsl_jax.transfer --config=transfer/scenes_boxes --backbone=runs/quickstart --workdir=runs/boxes
+
+The same command again continues the run in the workdir; SIGTERM or Ctrl-C saves first and exits with code 75. It needs
+PyTorch, torchvision, pycocotools and lightning-fabric: the package with its extra `transfer`.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.config.files import define_config_flag
+from flsl_jax.errors import UserError, import_problem
+from flsl_jax.transfer.config import parse_transfer_config
+
+_CONFIG = define_config_flag(
+    "config",
+    help_string="A config by its name, such as transfer/scenes_boxes, or a Python file with get_config(). --config.key=value "
+    "overrides any of its keys.",
+)
+_BACKBONE = flags.DEFINE_string(
+    "backbone",
+    None,
+    "The pretrained network: a run's workdir, one of its checkpoints, or any weight file that flsl_jax.load reads; "
+    "untrained:WORKDIR is what that run started from, random:PATH new random weights of the same size, to compare with.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics and the result.")
+_NUM_HEADS = flags.DEFINE_integer(
+    "num_heads", 0, "Attention heads of a weight file that does not give them; 0: of 64 channels each.", 0
+)
+
+_STOPPED_EARLY = 75
+
+
+def main() -> int:
+    """Checks the flags and trains."""
+    if _CONFIG.value is None:
+        raise UserError("--config is missing; name a config, such as --config=transfer/scenes_boxes")
+    workdir = Path(required(_WORKDIR, "runs/boxes"))
+    source = required(_BACKBONE, "runs/quickstart")
+    config = parse_transfer_config(_CONFIG.value.to_dict())
+    show_log()
+    try:
+        import lightning_fabric  # noqa: F401
+        import pycocotools  # noqa: F401
+        import torch  # noqa: F401
+        import torchvision  # noqa: F401
+    except Exception as error:  # a package that is installed but broken can raise anything
+        package = getattr(error, "name", None) or "torchvision"
+        raise UserError(
+            import_problem(error, package=package, install="install the package with its extra: transfer")
+        ) from error
+
+    from flsl_jax.transfer.opening import open_backbone
+    from flsl_jax.transfer.summary import summary
+    from flsl_jax.transfer.training import fine_tune
+
+    backbone = open_backbone(source, network=config.network, num_heads=_NUM_HEADS.value, seed=config.seed)
+    outcome = fine_tune(config, backbone=backbone, workdir=workdir)
+    print(summary(config, workdir=workdir, outcome=outcome))
+    return 0 if outcome.finished else _STOPPED_EARLY
+
+
+if __name__ == "__main__":
+    run_main(main)

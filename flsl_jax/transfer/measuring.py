@@ -1,0 +1,116 @@
+"""What a detector or segmenter reaches on a data set: COCO's AP by pycocotools, and mIoU by the project's own metric."""
+
+import contextlib
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from flsl_jax.data.masks import MaskedSource
+from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
+from flsl_jax.transfer.config import AugmentConfig
+from flsl_jax.transfer.objects import ObjectImages
+from flsl_jax.transfer.samples import as_levels, measured_size
+
+# COCOeval's twelve numbers, in its order.
+_STATISTICS = (
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar1",
+    "ar10",
+    "ar",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
+# A predicted mask covers the pixels that it is at least so sure of.
+_MASK_THRESHOLD = 0.5
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module, images: ObjectImages, *, device: torch.device, indices: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Detections in COCO's results format: image_id, category_id, bbox, score, and segmentation where the model has masks."""
+    model.eval()
+    results = []
+    for index in indices:
+        (found,) = model([as_levels(images.image(index)).to(device)])
+        found = {name: value.float().cpu().numpy() for name, value in found.items()}
+        for number, (x0, y0, x1, y1) in enumerate(found["boxes"].tolist()):
+            result = {
+                "image_id": images.image_ids[index],
+                "category_id": images.category_ids[int(found["labels"][number]) - 1],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": float(found["scores"][number]),
+            }
+            if "masks" in found:
+                covered = np.asfortranarray((found["masks"][number, 0] >= _MASK_THRESHOLD).astype(np.uint8))
+                encoded = rle.encode(covered)
+                result["segmentation"] = encoded | {"counts": encoded["counts"].decode()}
+            results.append(result)
+    return results
+
+
+def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> dict[str, float]:
+    """COCO's numbers from 0 to 1, as "box_ap", "box_ap50", …, and "mask_ap", … where the results have masks.
+
+    A number that is not defined, such as the AP of large objects where there are none, is left out.
+    """
+    metrics = {}
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        if kind == "segm" and not all("segmentation" in result for result in results):
+            continue
+        values = _statistics(images, results, kind=kind)
+        metrics |= {f"{name}_{key}": value for key, value in zip(_STATISTICS, values, strict=True) if value >= 0}
+    return metrics
+
+
+def _statistics(images: ObjectImages, results: list[dict[str, Any]], *, kind: str) -> list[float]:
+    if not results:  # pycocotools refuses an empty list
+        return [0.0] * len(_STATISTICS)
+    with contextlib.redirect_stdout(io.StringIO()):
+        # Loading adds keys to the results, and boxes from the masks.
+        evaluation = COCOeval(images.coco, images.coco.loadRes([dict(result) for result in results]), kind)
+        evaluation.params.imgIds = list(images.image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+@torch.no_grad()
+def mean_iou(
+    model: nn.Module, source: MaskedSource, *, device: torch.device, augment: AugmentConfig, indices: Iterable[int]
+) -> np.ndarray:
+    """The confusion matrix, int64 [K, K], of whole images at the size of `augment`; classes are judged at the original size."""
+    model.eval()
+    confusion = np.zeros((source.num_classes, source.num_classes), np.int64)
+    for index in indices:
+        record = source[index]
+        image = as_levels(record.image)[None].to(device)
+        sized = interpolate(image, size=measured_size(record.mask.shape, augment), mode="bilinear", antialias=True)
+        logits = interpolate(model(sized).float(), size=record.mask.shape, mode="bilinear", align_corners=False)
+        confusion += confusion_matrix(record.mask, logits[0].argmax(0).cpu().numpy(), num_classes=source.num_classes)
+    return confusion
+
+
+def mask_metrics(confusion: np.ndarray) -> dict[str, float]:
+    """mIoU, mAcc and aAcc from 0 to 1."""
+    return mask_scores(confusion).metrics()
+
+
+def with_progress(count: int, *, rank: int, ranks: int) -> Iterable[int]:
+    """The indices that one of several processes measures, with a progress bar on a terminal."""
+    return tqdm(range(rank, count, ranks), desc="measuring", unit="image", disable=None if rank == 0 else True)

@@ -1,0 +1,147 @@
+"""Training samples that are a function of the seed and the sample's number: which image, and how it is cut and changed."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.mask_classes import IGNORED
+from flsl_jax.data.pipeline import GlobalOrder
+from flsl_jax.transfer.config import AugmentConfig
+from flsl_jax.transfer.objects import ObjectImages
+
+# An image, float32 [3, H, W] in levels from 0 to 1, and what is to be learned of it.
+Sample = tuple[torch.Tensor, Any]
+
+
+class TrainSamples(Dataset[Sample]):
+    """Sample s of a run: image s mod B of batch s // B, in the order of pretraining, augmented by random numbers of its own.
+
+    Args:
+        source: images with objects, or with a class for each pixel.
+        batch_size: B, over all processes.
+        seed: of the run.
+        augment: sizes and augmentations.
+        masks: whether masks of objects are wanted.
+    """
+
+    def __init__(
+        self,
+        source: ObjectImages | MaskedSource,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: AugmentConfig,
+        masks: bool = False,
+    ) -> None:
+        self._source, self._augment, self._masks = source, augment, masks
+        self._order = GlobalOrder(num_records=len(source), batch_size=batch_size, seed=seed)
+
+    def __getitem__(self, sample: int) -> Sample:
+        step, place = divmod(sample, self._order.batch_size)
+        record = int(self._order.records(step, place, place + 1)[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed(self._order.seed, sample))
+            if isinstance(self._source, ObjectImages):
+                return _object_sample(self._source, record, augment=self._augment, masks=self._masks)
+            return _pixel_sample(self._source, record, augment=self._augment)
+
+
+def random_seed(*numbers: int) -> int:
+    """A seed for torch, mixed of a few numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batches(
+    samples: TrainSamples, *, batch_size: int, start: int, end: int, rank: int, ranks: int, workers: int
+) -> Iterator[list[Sample]]:
+    """This process's share of the batches of steps `start` … `end` - 1."""
+    share = batch_size // ranks
+    numbers = [
+        [step * batch_size + rank * share + place for place in range(share)] for step in range(start, end)
+    ]  # fmt: skip
+    context = "spawn" if workers else None  # a process in which JAX has started must not be forked
+    loader = DataLoader(
+        samples, batch_sampler=_Listed(numbers), num_workers=workers, collate_fn=list, multiprocessing_context=context
+    )
+    return iter(loader)
+
+
+class _Listed(Sampler[list[int]]):
+    def __init__(self, numbers: Sequence[list[int]]) -> None:
+        self._numbers = numbers
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+def as_levels(image: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] to float32 [3, H, W] from 0 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+
+
+def _object_sample(source: ObjectImages, index: int, *, augment: AugmentConfig, masks: bool) -> Sample:
+    image = source.image(index)
+    objects = source.objects(index, masks=masks)
+    size = image.shape[:2]
+    target: dict[str, Any] = {
+        "boxes": tv_tensors.BoundingBoxes(objects.xyxy, format="XYXY", canvas_size=size),  # pyright: ignore
+        "labels": torch.from_numpy(objects.labels),
+    }
+    if masks:
+        target["masks"] = tv_tensors.Mask(torch.from_numpy(objects.masks))
+    pixels, target = _object_transform(augment)(tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), target)
+    plain = {name: torch.as_tensor(value).as_subclass(torch.Tensor) for name, value in target.items()}
+    return pixels.as_subclass(torch.Tensor).float() / 255, plain
+
+
+@functools.cache
+def _object_transform(augment: AugmentConfig) -> v2.Transform:
+    """Mirroring and large-scale jitter; sizes are drawn by the detector itself."""
+    steps: list[v2.Transform] = [v2.RandomHorizontalFlip(augment.flip)]
+    if augment.jitter != (1.0, 1.0):
+        side = (augment.sizes[-1], augment.sizes[-1])
+        steps += [
+            v2.ScaleJitter(side, scale_range=augment.jitter, antialias=True),
+            v2.RandomCrop(side, pad_if_needed=True),
+        ]
+    return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
+
+
+def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig) -> Sample:
+    record = source[index]
+    image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(record.image)).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(record.mask)).long())
+    low, high = augment.ratio
+    factor = float(torch.empty(1).uniform_(low, high))
+    image, mask = v2.functional.resize(image, _size(record.mask.shape, augment, factor), antialias=True), mask
+    mask = v2.functional.resize(mask, list(image.shape[1:]), interpolation=v2.InterpolationMode.NEAREST)
+    steps: list[v2.Transform] = [v2.RandomHorizontalFlip(augment.flip)]
+    if augment.crop:
+        fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+        steps.insert(0, v2.RandomCrop((augment.crop, augment.crop), pad_if_needed=True, fill=fill))
+    if augment.photometric:
+        steps.append(v2.RandomPhotometricDistort(p=augment.photometric))
+    image, mask = v2.Compose(steps)(image, mask)
+    return image.as_subclass(torch.Tensor).float() / 255, mask.as_subclass(torch.Tensor)
+
+
+def _size(shape: tuple[int, ...], augment: AugmentConfig, factor: float) -> list[int]:
+    """Height and width of an image whose short side is `sizes[-1]`, or less if its long side became too long, times a factor."""
+    short, long = min(shape), max(shape)
+    scale = factor * min(augment.sizes[-1] / short, augment.max_size / long)
+    return [max(1, round(side * scale)) for side in shape]
+
+
+def measured_size(shape: tuple[int, ...], augment: AugmentConfig) -> list[int]:
+    """Height and width at which an image of this shape is measured by Semantic FPN."""
+    return _size(shape, augment, 1.0)

@@ -1,0 +1,280 @@
+"""Fine-tuning: a function of the seed and the step alone, so that a run that was killed goes on as if it had not been."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from flsl_jax.config.changes import differences, within
+from flsl_jax.data.mask_classes import IGNORED
+from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.errors import UserError, reason
+from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.writers import Writers, open_writers
+from flsl_jax.transfer.backbone import Backbone
+from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
+from flsl_jax.transfer.measuring import average_precision, detect, mask_metrics, mean_iou, with_progress
+from flsl_jax.transfer.networks import build_network
+from flsl_jax.transfer.objects import ObjectImages, open_objects
+from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
+from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
+
+log = logging.getLogger(__name__)
+
+# Keys that may differ when a run continues: they change no step.
+_FREE = ("measure_every", "log_every", "data.workers", "paper")
+_CONFIG_FILE, _RESULT_FILE = "config.json", "result.json"
+MAIN_METRICS = ("box_ap", "mask_ap", "miou")
+# The best of a run is its checkpoint with the largest of these.
+MAIN_METRIC = {"faster_rcnn": "box_ap", "mask_rcnn": "box_ap", "semantic_fpn": "miou"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferOutcome:
+    """How a run ended: updates done, whether those were all, and what was measured last."""
+
+    step: int
+    finished: bool
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferData:
+    """What is trained on and what is measured on: both of one kind, with the same classes."""
+
+    train: ObjectImages | MaskedSource
+    val: ObjectImages | MaskedSource
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of objects or of pixels."""
+        return len(self.train.class_names)
+
+
+def open_data(config: TransferConfig) -> TransferData:
+    """Opens the images of a run.
+
+    Raises:
+        UserError: they cannot be opened, have other classes, or are fewer than a batch.
+    """
+    data = config.data
+    if config.is_segmentation:
+        opened = TransferData(train=open_masked(data.train_masks), val=open_masked(data.val_masks))
+    else:
+        masks = config.network.kind == "mask_rcnn"
+        train = open_objects(data.train, path="config.data.train", masks=masks)
+        opened = TransferData(train=train, val=open_objects(data.val, path="config.data.val", masks=masks))
+    if opened.train.class_names != opened.val.class_names:
+        raise UserError(
+            f"{opened.train.name} has the classes {', '.join(opened.train.class_names[:5])}, …, and {opened.val.name} "
+            f"{', '.join(opened.val.class_names[:5])}, …; expected the same ones in the same order"
+        )
+    if len(opened.train) < config.batch_size:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, but {opened.train.name} has {len(opened.train)} images"
+        )
+    return opened
+
+
+def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> TransferOutcome:
+    """Trains, or continues the run in `workdir` from its newest checkpoint, on all devices of this machine or of torchrun.
+
+    Args:
+        config: a checked configuration.
+        backbone: pretrained; its parameters are trained on.
+        workdir: folder of the run; created if it does not exist.
+
+    Raises:
+        UserError: anything that the user can fix; and a loss that is not finite, with the step.
+    """
+    data = open_data(config)
+    checkpoint = _newest(workdir)
+    if checkpoint is not None:
+        _check_same_config(config, workdir)
+    fabric = Fabric(precision=config.precision, loggers=[])
+    fabric.launch()
+    if config.batch_size % fabric.world_size:
+        raise UserError(f"config.batch_size = {config.batch_size} is not divisible by {fabric.world_size} processes")
+    torch.manual_seed(random_seed(config.seed))
+    model = build_network(config, backbone=backbone, num_classes=data.num_classes)
+    if fabric.world_size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = make_optimizer(model, backbone.network, config.optimizer)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    state = {"model": wrapped, "optimizer": optimizer, "step": 0, "best": -math.inf}
+    if checkpoint is not None:
+        fabric.load(checkpoint, state)
+        log.info("continuing from step %d in %s", state["step"], workdir)
+    elif fabric.is_global_zero:
+        _write(workdir / _CONFIG_FILE, dataclasses.asdict(config))
+    writers = open_writers(
+        workdir, total_steps=config.steps, start_step=state["step"], tensorboard=True, wandb="", mlflow="",
+        is_main=fabric.is_global_zero,
+    )  # fmt: skip
+    run = _Run(config=config, workdir=workdir, data=data, fabric=fabric, model=model, wrapped=wrapped, writers=writers)
+    with contextlib.closing(writers), Interrupt() as interrupt:
+        return run.train(optimizer, state, interrupt)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a call of `fine_tune` has opened. `wrapped` is `model` as Fabric runs it."""
+
+    config: TransferConfig
+    workdir: Path
+    data: TransferData
+    fabric: Fabric
+    model: nn.Module
+    wrapped: nn.Module
+    writers: Writers
+
+    def train(self, optimizer: Any, state: dict[str, Any], interrupt: Interrupt) -> TransferOutcome:
+        """Steps, measurements and checkpoints in order."""
+        config, metrics, start = self.config, {}, state["step"]
+        for step, batch in enumerate(self._batches(start), start=start + 1):
+            lr = set_learning_rate(optimizer, config.optimizer, step=step - 1, steps=config.steps)
+            terms = self._update(optimizer, batch, step=step)
+            if step % config.log_every == 0 or step == config.steps:
+                self.writers.write(step, terms | {"lr": lr})
+            else:
+                self.writers.tick(step, terms)
+            stop = self._stops(interrupt, step)
+            measures = step == config.steps or (config.measure_every and step % config.measure_every == 0)
+            if measures:
+                metrics = self.measure()
+                self.writers.write(step, metrics)
+                log.info(
+                    "step %d: %s",
+                    step,
+                    ", ".join(f"{name} {metrics[name]:.3f}" for name in MAIN_METRICS if name in metrics),
+                )
+            if stop or measures:
+                self._save(state, step=step, metrics=metrics if measures else {})
+            if stop and step < config.steps:
+                log.warning("stopped at step %d by %s; saved, continue with the same command", step, interrupt.reason)
+                return TransferOutcome(step=step, finished=False, metrics=metrics)
+        if not metrics:  # the run was finished before
+            metrics = self.measure()
+        if self.fabric.is_global_zero:
+            _write(self.workdir / _RESULT_FILE, {"step": config.steps, "metrics": metrics})
+        return TransferOutcome(step=config.steps, finished=True, metrics=metrics)
+
+    def measure(self) -> dict[str, float]:
+        """The metrics on the images to measure on; every process measures its share."""
+        val, device = self.data.val, self.fabric.device
+        indices = with_progress(len(val), rank=self.fabric.global_rank, ranks=self.fabric.world_size)
+        if isinstance(val, ObjectImages):
+            found = detect(self.model, val, device=device, indices=indices)
+            if self.fabric.world_size > 1:
+                gathered: list[Any] = [None] * self.fabric.world_size
+                torch.distributed.all_gather_object(gathered, found)
+                found = [result for part in gathered for result in part]
+            return average_precision(val, found)
+        confusion = mean_iou(self.model, val, device=device, augment=self.config.augment, indices=indices)
+        summed = self.fabric.all_reduce(torch.from_numpy(confusion).to(device), reduce_op="sum")
+        return mask_metrics(summed.cpu().numpy())
+
+    def _batches(self, start: int) -> Any:
+        config = self.config
+        samples = TrainSamples(
+            self.data.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            masks=config.network.kind == "mask_rcnn",
+        )
+        return batches(
+            samples,
+            batch_size=config.batch_size,
+            start=start,
+            end=config.steps,
+            rank=self.fabric.global_rank,
+            ranks=self.fabric.world_size,
+            workers=config.data.workers,
+        )
+
+    def _update(self, optimizer: Any, batch: list[Sample], *, step: int) -> dict[str, float]:
+        self.model.train()
+        # What the network draws itself (boxes to learn from, sizes, dropped branches) is keyed like everything else.
+        torch.manual_seed(random_seed(self.config.seed, step, self.fabric.global_rank))
+        losses = self._losses(batch)
+        loss = sum(losses.values())
+        terms = {name: value.item() for name, value in ({"loss": loss} | losses).items()}
+        if not math.isfinite(terms["loss"]):
+            raise UserError(
+                f"step {step}: the loss is {terms['loss']}; lower config.optimizer.lr or set config.optimizer.clip_norm, and "
+                "continue from the last checkpoint with the same command"
+            )
+        optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.config.optimizer.clip_norm:
+            self.fabric.clip_gradients(self.wrapped, optimizer, max_norm=self.config.optimizer.clip_norm)
+        optimizer.step()
+        return terms
+
+    def _losses(self, batch: list[Sample]) -> dict[str, torch.Tensor]:
+        device = self.fabric.device
+        images = [image.to(device) for image, _ in batch]
+        if self.config.is_segmentation:
+            masks = torch.stack([mask for _, mask in batch]).to(device)
+            return {"cross_entropy": cross_entropy(self.wrapped(torch.stack(images)), masks, ignore_index=IGNORED)}
+        targets = [{name: value.to(device) for name, value in target.items()} for _, target in batch]
+        return self.wrapped(images, targets)
+
+    def _stops(self, interrupt: Interrupt, step: int) -> bool:
+        """Whether a signal asks for a stop; the same answer on every process."""
+        asked = interrupt.requested(step)
+        return bool(self.fabric.broadcast(asked)) if self.fabric.world_size > 1 else asked
+
+    def _save(self, state: dict[str, Any], *, step: int, metrics: dict[str, float]) -> None:
+        """Writes the newest checkpoint and, if its metric is the best so far, the best one; each replaces the one before."""
+        value = metrics.get(MAIN_METRIC[self.config.network.kind], -math.inf)
+        is_best = value > state["best"]
+        state |= {"step": step, "best": max(value, state["best"])}
+        for name in ["newest", *(["best"] if is_best else [])]:
+            place = self.workdir / "checkpoints" / f"{name}.ckpt"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.fabric.save(place.with_suffix(".partial"), state)
+            if self.fabric.is_global_zero:
+                os.replace(place.with_suffix(".partial"), place)
+        self.fabric.barrier()
+
+
+def _newest(workdir: Path) -> Path | None:
+    place = workdir / "checkpoints" / "newest.ckpt"
+    return place if place.exists() else None
+
+
+def _check_same_config(config: TransferConfig, workdir: Path) -> None:
+    path = workdir / _CONFIG_FILE
+    try:
+        old = parse_transfer_config(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); take another --workdir") from error
+    changes = [
+        change for change in differences(old, config) if not any(within(change.key, name) for name in _FREE)
+    ]  # fmt: skip
+    if changes:
+        raise UserError(
+            f"the run in {workdir} has other settings ({'; '.join(map(str, changes[:4]))}); repeat its own command, or take "
+            "another --workdir"
+        )
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written ({error.strerror}); name a --workdir that can") from error

@@ -29,8 +29,8 @@ class Change:
         return f"{self.key} {_shown(self.old)} → {_shown(self.new)}"
 
 
-def differences(old: Config, new: Config) -> tuple[Change, ...]:
-    """Every key whose value differs, in the order of the config."""
+def differences(old: Any, new: Any) -> tuple[Change, ...]:
+    """Every key whose value differs between two configs of one dataclass, in the order of its fields."""
     before, after = (dict(_leaves(dataclasses.asdict(config), path="")) for config in (old, new))
     return tuple(Change(key=key, old=before[key], new=value) for key, value in after.items() if before[key] != value)
 

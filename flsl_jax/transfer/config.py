@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from flsl_jax.config import MaskedSourceConfig, check_sources, parse
+from flsl_jax.config import MaskedSourceConfig, parse
 from flsl_jax.config.parsing import require
 from flsl_jax.config.ranges import Probability, Range, Seed, check_ranges
+
+_NO_MASKS = MaskedSourceConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class DetectionSourceConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on and what is measured on: `train` and `val` for detectors, `train_masks` and `val_masks` for Semantic FPN.
+    """What is trained and measured on: `train` and `val` for detectors, `train_masks` and `val_masks` for Semantic FPN.
 
     Attributes:
         train: images with boxes to train on.
@@ -73,8 +75,8 @@ class DataConfig:
 
     train: DetectionSourceConfig = DetectionSourceConfig()
     val: DetectionSourceConfig = DetectionSourceConfig()
-    train_masks: MaskedSourceConfig = MaskedSourceConfig()
-    val_masks: MaskedSourceConfig = MaskedSourceConfig()
+    train_masks: MaskedSourceConfig = _NO_MASKS
+    val_masks: MaskedSourceConfig = _NO_MASKS
     workers: Annotated[int, Range(0, unit="processes; 0: in the training process")] = 4
 
 

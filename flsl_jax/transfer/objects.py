@@ -1,4 +1,4 @@
-"""Images with the boxes and masks of their objects, from COCO files or the embedded scenes; the truth that AP is measured by."""
+"""Images with the boxes and masks of their objects, from COCO files or the embedded scenes."""
 
 import contextlib
 import dataclasses

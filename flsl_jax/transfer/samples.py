@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from flsl_jax.data.masks import MaskedSource
 from flsl_jax.data.mask_classes import IGNORED
+from flsl_jax.data.masks import MaskedSource
 from flsl_jax.data.pipeline import GlobalOrder
 from flsl_jax.transfer.config import AugmentConfig
 from flsl_jax.transfer.objects import ObjectImages
@@ -136,7 +136,7 @@ def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig) -
 
 
 def _size(shape: tuple[int, ...], augment: AugmentConfig, factor: float) -> list[int]:
-    """Height and width of an image whose short side is `sizes[-1]`, or less if its long side became too long, times a factor."""
+    """Height and width whose short side is `sizes[-1]`, or less if the long side became too long, times a factor."""
     short, long = min(shape), max(shape)
     scale = factor * min(augment.sizes[-1] / short, augment.max_size / long)
     return [max(1, round(side * scale)) for side in shape]

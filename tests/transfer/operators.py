@@ -71,6 +71,8 @@ def _roi_align(
     shift = 0.5 if aligned else 0.0
     start, end = rois[:, 1:3] * scale - shift, rois[:, 3:5] * scale - shift
     size = end - start if aligned else (end - start).clamp(min=1.0)
+    if not len(rois):
+        return maps.new_zeros(0, maps.shape[1], pooled_height, pooled_width)
     if sampling_ratio <= 0:
         sampling_ratio = max(1, math.ceil(float((size / size.new_tensor([pooled_width, pooled_height])).max())))
     pooled = maps.new_zeros(len(rois), maps.shape[1], pooled_height, pooled_width)

@@ -1,6 +1,7 @@
 """torchvision's compiled operators in Python, where its build has none: the CPU build of PyTorch has no fitting one."""
 
 import importlib
+import importlib.util
 import math
 import sys
 
@@ -26,7 +27,7 @@ _library = torch.library.Library("torchvision", "FRAGMENT")
 
 def install() -> None:
     """Makes torchvision's detectors work without its compiled operators; call it before torchvision is imported."""
-    if "torchvision" in sys.modules:
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
     try:
         importlib.import_module("torchvision")
@@ -68,6 +69,10 @@ def _roi_align(
 ) -> torch.Tensor:
     """RoIAlign by bilinear sampling of each image's maps. Without a ratio, all boxes take the points that the largest needs."""
     height, width = maps.shape[2:]
+    pooled = maps.new_zeros(len(rois), maps.shape[1], pooled_height, pooled_width)
+    if not len(rois):
+        return pooled
+    rois = rois.detach()
     shift = 0.5 if aligned else 0.0
     start, end = rois[:, 1:3] * scale - shift, rois[:, 3:5] * scale - shift
     size = end - start if aligned else (end - start).clamp(min=1.0)
@@ -75,7 +80,6 @@ def _roi_align(
         return maps.new_zeros(0, maps.shape[1], pooled_height, pooled_width)
     if sampling_ratio <= 0:
         sampling_ratio = max(1, math.ceil(float((size / size.new_tensor([pooled_width, pooled_height])).max())))
-    pooled = maps.new_zeros(len(rois), maps.shape[1], pooled_height, pooled_width)
     places = [
         (torch.arange(bins * sampling_ratio, device=maps.device) + 0.5) / (bins * sampling_ratio)
         for bins in (pooled_width, pooled_height)

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure the features of a trained network"),
     "visualize": ("visualize", "draw what a network sees in images"),
     "study": ("study", "train a grid of variants, such as the paper's ablations, and write one page"),
+    "transfer": ("transfer", "train a detector or segmenter on a trained network, and measure AP or mIoU"),
     "convert": ("convert", "write weights that timm, transformers, detectron2 and others load"),
     "prepare": ("prepare", "pack a folder of images into shards, which are read faster"),
 }

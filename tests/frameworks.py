@@ -1,38 +1,21 @@
 """Other frameworks, imported where they are installed; tests that need one are skipped where it is not."""
 
-import importlib
 import importlib.util
-import sys
 import warnings
 
 import numpy as np
 import pytest
 
-_kept = []
-
-
 def import_framework(name):
     """torch, timm, torchvision or transformers; their own warnings while they are imported are theirs."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if importlib.util.find_spec("torchvision") and not _kept:
-            _import_torchvision(torch)
+        if importlib.util.find_spec("torchvision"):
+            from tests.transfer import operators
+
+            operators.install()
         return pytest.importorskip(name)
-
-
-def _import_torchvision(torch):
-    """torchvision built for CUDA lacks its operators beside a CPU torch: it imports once their schemas are defined."""
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
-        importlib.import_module("torchvision")
 
 
 def randomise(module, *, seed=0):

@@ -34,8 +34,8 @@ def test_no_command_shows_the_help_and_is_a_failure():
     ("command", "message"),
     [
         ("trian", "error: unknown command 'trian'; did you mean 'train'?"),
-        ("dance", "error: unknown command 'dance'; there are train, evaluate, visualize, study, convert, prepare"),
-        ("--config=quickstart", "a command comes first: train, evaluate, visualize, study, convert, prepare"),
+        ("dance", "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, prepare"),
+        ("--config=quickstart", "a command comes first: train, evaluate, visualize, study, transfer, convert, prepare"),
     ],
 )
 def test_a_wrong_command_is_one_line(command, message):

@@ -27,6 +27,7 @@ _library = torch.library.Library("torchvision", "FRAGMENT")
 
 def install() -> None:
     """Makes torchvision's detectors work without its compiled operators; call it before torchvision is imported."""
+    torch.set_num_threads(1)  # tiny networks: more threads wait for each other
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
     try:

@@ -7,7 +7,7 @@ FLAGS ?=
 # PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
 TORCH ?= torch==2.13.0
 # What detectors and segmenters need beside it.
-TRANSFER ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6
+DETECTORS ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -38,7 +38,7 @@ test: $(STAMP)  ## Run the whole test suite, on a CPU and without network
 
 test-torch: $(STAMP)  ## Install PyTorch too and run the tests that compare with it
 	$(BIN)/python -m pip install --quiet -c requirements.txt "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -c requirements.txt $(TRANSFER)
+	$(BIN)/python -m pip install --quiet -c requirements.txt $(DETECTORS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal \
 	  $$(grep -rlE --include='test_*.py' 'importorskip\("torch|import_framework|(torch|framework)_twin|published' tests)
 

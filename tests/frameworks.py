@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+
 def import_framework(name):
     """torch, timm, torchvision or transformers; their own warnings while they are imported are theirs."""
     pytest.importorskip("torch")

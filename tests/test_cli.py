@@ -34,7 +34,10 @@ def test_no_command_shows_the_help_and_is_a_failure():
     ("command", "message"),
     [
         ("trian", "error: unknown command 'trian'; did you mean 'train'?"),
-        ("dance", "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, prepare"),
+        (
+            "dance",
+            "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, prepare",
+        ),
         ("--config=quickstart", "a command comes first: train, evaluate, visualize, study, transfer, convert, prepare"),
     ],
 )

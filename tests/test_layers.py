@@ -23,7 +23,7 @@ LAYERS = (
     {"pictures"},
     {"training"},
     {"loop", "album"},
-    {"studies"},
+    {"studies", "transfer"},
     {"convert", "main", "evaluate", "prepare", "visualize", "study", "api"},
     {"cli", "__init__"},
     {"__main__"},

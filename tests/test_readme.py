@@ -31,7 +31,8 @@ def test_commands_name_real_files_and_keys(page):
     for words in commands(page):
         files = [word for word in words if word.startswith(("launch/", "configs/"))]
         named = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
-        files += [f"configs/{name}.py" if name in config_names() else name for name in named]
+        shipped = [*config_names(), *(f"transfer/{path.stem}" for path in (ROOT / "configs" / "transfer").glob("*.py"))]
+        files += [f"configs/{name}.py" if name in shipped else name for name in named]
         assert [name for name in files if not (ROOT / name).exists()] == [], words
         if words[0] == "flsl":
             assert words[1] in ("--help", *COMMANDS), words
@@ -51,7 +52,10 @@ def check_flags(module, words):
     """Flags are defined in the module; those with a dot are keys of an evaluation's settings."""
     if not module.startswith(("flsl_jax", "benchmarks")) or module == "flsl_jax":
         return
-    source = Path(importlib.util.find_spec(module).origin).read_text()
+    spec = importlib.util.find_spec(module)
+    if spec.submodule_search_locations:  # a package is run by its __main__
+        spec = importlib.util.find_spec(f"{module}.__main__")
+    source = Path(spec.origin).read_text()
     for name in (word[2:].split("=", 1)[0] for word in words if word.startswith("--")):
         group, *keys = name.split(".")
         if group in ("help", "version", "config"):

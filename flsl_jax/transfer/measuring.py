@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def detect(
             }
             if "masks" in found:
                 covered = np.asfortranarray((found["masks"][number, 0] >= _MASK_THRESHOLD).astype(np.uint8))
-                encoded = rle.encode(covered)
+                encoded: Any = rle.encode(covered)
                 result["segmentation"] = encoded | {"counts": encoded["counts"].decode()}
             results.append(result)
     return results
@@ -69,7 +69,8 @@ def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> di
     A number that is not defined, such as the AP of large objects where there are none, is left out.
     """
     metrics = {}
-    for kind, name in (("bbox", "box"), ("segm", "mask")):
+    kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+    for name, kind in kinds.items():
         if kind == "segm" and not all("segmentation" in result for result in results):
             continue
         values = _statistics(images, results, kind=kind)
@@ -77,7 +78,7 @@ def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> di
     return metrics
 
 
-def _statistics(images: ObjectImages, results: list[dict[str, Any]], *, kind: str) -> list[float]:
+def _statistics(images: ObjectImages, results: list[dict[str, Any]], *, kind: Literal["bbox", "segm"]) -> list[float]:
     if not results:  # pycocotools refuses an empty list
         return [0.0] * len(_STATISTICS)
     with contextlib.redirect_stdout(io.StringIO()):

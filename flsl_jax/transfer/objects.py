@@ -85,8 +85,8 @@ class ObjectImages:
         corners = np.array([item["bbox"] for item in found], np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         corners = np.clip(corners, 0, size)
-        whole = (corners[:, 2:] - corners[:, :2] > 1e-3).all(axis=1)
-        kept = [item for item, keep in zip(found, whole, strict=True) if keep]
+        whole = np.flatnonzero((corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf) > 1e-3)
+        kept = [found[number] for number in whole]
         labels = np.array([self._labels[item["category_id"]] for item in kept], np.int64)
         drawn = None
         if masks:
@@ -125,9 +125,9 @@ def open_objects(config: DetectionSourceConfig, *, path: str, masks: bool) -> Ob
     return images
 
 
-def coco_of(truth: dict[str, Any]) -> COCO:
+def coco_of(truth: dict[str, Any]) -> Any:
     """pycocotools' index of a COCO file's content, without what it prints."""
-    coco = COCO()
+    coco: Any = COCO()  # whose own types are narrower than what it takes
     coco.dataset = truth
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()

@@ -207,7 +207,7 @@ class _Run:
         # What the network draws itself (boxes to learn from, sizes, dropped branches) is keyed like everything else.
         torch.manual_seed(random_seed(self.config.seed, step, self.fabric.global_rank))
         losses = self._losses(batch)
-        loss = sum(losses.values())
+        loss = torch.stack(list(losses.values())).sum()
         terms = {name: value.item() for name, value in ({"loss": loss} | losses).items()}
         if not math.isfinite(terms["loss"]):
             raise UserError(

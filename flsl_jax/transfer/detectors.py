@@ -79,7 +79,8 @@ def vitdet(
         "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=LayerNorm2d),
     }
     if masks:
-        parts["mask_head"] = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=LayerNorm2d)
+        # torchvision's mask predictor takes 256 channels.
+        parts["mask_head"] = MaskRCNNHeads(channels, [256] * 4, 1, norm_layer=LayerNorm2d)
     common = _common(backbone, num_classes=num_classes, masks=masks, sizes=sizes, max_size=max_size)
     return (MaskRCNN if masks else FasterRCNN)(pyramid, **common | parts | settings)
 

@@ -32,7 +32,7 @@ def detector(kind, *, masks, patch_size=16, sizes=(64,), max_size=96):
         options=WINDOWS if simple else BackboneOptions(),
         blocks=(3,) if simple else (0, 1, 2, 3),
     )
-    return kind(backbone, num_classes=3, masks=masks, sizes=sizes, max_size=max_size, **FEW)
+    return kind(backbone, num_classes=3, masks=masks, sizes=sizes, max_size=max_size, channels=64, **FEW)
 
 
 def example():
@@ -62,7 +62,7 @@ def test_learns_one_image_and_finds_boxes_inside_it(kind, masks, patch_size):
         total.backward()
         optimizer.step()
         totals.append(total.item())
-    assert totals[2] < 0.9 * totals[0]
+    assert totals[2] < 0.95 * totals[0]
     assert model.backbone.backbone.pos_embed.grad.abs().sum() > 0
     with torch.no_grad():
         (found,) = model.eval()([image])

@@ -42,8 +42,9 @@ def test_odd_images_are_padded_with_their_mean_at_the_right_and_bottom():
 @pytest.mark.parametrize(("one_scale", "stride"), [(False, 4), (True, 16)])
 def test_heads_have_a_convolution_for_each_doubling_and_meet_at_the_finest_map(one_scale, stride):
     model = segmenter(one_scale=one_scale).eval()
-    counts = [[type(layer).__name__ for layer in head].count("Conv2d") for head in model.heads]
-    assert counts == [1, 1, 2, 3]
+    names = [[type(layer).__name__ for layer in head] for head in model.heads]
+    assert [of_level.count("Conv2d") for of_level in names] == [1, 1, 2, 3]
+    assert [of_level.count("Upsample") for of_level in names] == [0, 1, 2, 3]
     summed = []
     model.classify.register_forward_hook(lambda module, inputs, output: summed.append(output.shape))
     model(torch.rand(1, 3, 64, 96))

@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
     """40,000 steps at batch 16 on crops of 512 × 512."""
     config = base.get_config()
     config.update({"steps": 40_000, "precision": "bf16-mixed", "measure_every": 4000})
-    config.network.update({"kind": "semantic_fpn", "blocks": (2, 5, 8, 11)})
+    # "flat", because the segmentation code of SelfPatch and of FLSL leaves all four maps at the patches' scale.
+    config.network.update({"kind": "semantic_fpn", "pyramid": "flat", "blocks": (2, 5, 8, 11), "drop_path": 0.1})
     config.data.train_masks.ignore = (0,)
     config.data.val_masks.ignore = (0,)
     config.augment.update({"sizes": (512,), "max_size": 2048, "crop": 512, "ratio": (0.5, 2.0), "photometric": 0.5})

@@ -17,7 +17,8 @@ class NetworkConfig:
 
     Attributes:
         kind: "faster_rcnn" for boxes, "mask_rcnn" for boxes with masks, "semantic_fpn" for a class of each pixel.
-        pyramid: "patch" is SelfPatch's, from four blocks; "simple" is ViTDet's, from the last one, with ViTDet's heads.
+        pyramid: "patch" is SelfPatch's, from four blocks; "flat" leaves their maps at the patches' scale, for Semantic FPN
+            alone; "simple" is ViTDet's, from the last block, with ViTDet's heads.
         channels: of the pyramid's maps.
         blocks: numbers of the blocks that the pyramid is made of, from 0; empty: four at equal distances, or the last.
         drop_path: how often the last block's branches are left out in training; earlier ones in proportion to their depth.
@@ -28,7 +29,7 @@ class NetworkConfig:
     """
 
     kind: Literal["faster_rcnn", "mask_rcnn", "semantic_fpn"] = "faster_rcnn"
-    pyramid: Literal["patch", "simple"] = "patch"
+    pyramid: Literal["patch", "flat", "simple"] = "patch"
     channels: Annotated[int, Range(1, unit="channels")] = 256
     blocks: Annotated[tuple[int, ...], Range(0, unit="blocks")] = ()
     drop_path: Probability = 0.0
@@ -181,8 +182,8 @@ def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:
     network, augment = config.network, config.augment
     require(bool(augment.sizes), "config.augment.sizes is empty; expected at least one short side in pixels")
     require(
-        network.pyramid == "patch" or not config.is_segmentation,
-        'config.network.pyramid is "simple", which Semantic FPN does not have; expected "patch"',
+        network.pyramid != "simple" or not config.is_segmentation,
+        'config.network.pyramid is "simple", which Semantic FPN does not have; expected "patch" or "flat"',
     )
     require(
         not network.relative_grid or bool(network.window),

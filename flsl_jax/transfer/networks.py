@@ -40,7 +40,8 @@ def build_network(config: TransferConfig, *, backbone: Backbone, num_classes: in
     kind, augment, channels = config.network.kind, config.augment, config.network.channels
     try:
         if kind == "semantic_fpn":
-            return SemanticFpn(backbone, num_classes=num_classes, pyramid_channels=channels)
+            flat = config.network.pyramid == "flat"
+            return SemanticFpn(backbone, num_classes=num_classes, pyramid_channels=channels, one_scale=flat)
         return (vitdet if config.network.pyramid == "simple" else patch_detector)(
             backbone,
             num_classes=num_classes,

@@ -186,6 +186,10 @@ def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:
         'config.network.pyramid is "simple", which Semantic FPN does not have; expected "patch" or "flat"',
     )
     require(
+        network.pyramid != "flat" or config.is_segmentation,
+        'config.network.pyramid is "flat", which detectors do not have; expected "patch" or "simple"',
+    )
+    require(
         not network.relative_grid or bool(network.window),
         f"config.network.relative_grid is {network.relative_grid} without windows; set config.network.window, such as 14",
     )

@@ -114,6 +114,10 @@ def test_other_settings_are_refused_on_continuing_and_by_their_key(tmp_path):
     ("changes", "message"),
     [
         ({"network": {"pyramid": "simple"}}, 'config.network.pyramid is "simple", which Semantic FPN does not have'),
+        (
+            {"network": {"kind": "faster_rcnn", "pyramid": "flat"}},
+            'config.network.pyramid is "flat", which detectors do not have',
+        ),
         ({"network": {"relative_grid": 14}}, "config.network.relative_grid is 14 without windows"),
         ({"augment": {"sizes": ()}}, "config.augment.sizes is empty"),
         ({"optimizer": {"drops": (0.9, 0.1)}}, "config.optimizer.drops"),

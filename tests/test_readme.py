@@ -11,6 +11,7 @@ import pytest
 from flsl_jax.cli import COMMANDS
 from flsl_jax.config import EvaluationConfig, parse_config
 from flsl_jax.config.files import config_names
+from flsl_jax.transfer.config import parse_transfer_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -73,7 +74,8 @@ def check_keys(config, keys):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     settings = module.get_config()
-    parse_config(settings.to_dict())
+    parse = parse_transfer_config if config.startswith("configs/transfer/") else parse_config
+    parse(settings.to_dict())
     for key in keys:
         value = settings
         for name in key.split("."):

@@ -28,6 +28,7 @@ class TrainSamples(Dataset[Sample]):
         batch_size: B, over all processes.
         seed: of the run.
         augment: sizes and augmentations.
+        fill: levels from 0 to 1, red, green and blue, beyond the edges of an image that is smaller than the crop.
         masks: whether masks of objects are wanted.
     """
 
@@ -38,9 +39,11 @@ class TrainSamples(Dataset[Sample]):
         batch_size: int,
         seed: int,
         augment: AugmentConfig,
+        fill: tuple[float, float, float],
         masks: bool = False,
     ) -> None:
         self._source, self._augment, self._masks = source, augment, masks
+        self._fill = tuple(round(255 * level) for level in fill)
         self._order = GlobalOrder(num_records=len(source), batch_size=batch_size, seed=seed)
 
     def __getitem__(self, sample: int) -> Sample:
@@ -49,8 +52,8 @@ class TrainSamples(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed(self._order.seed, sample))
             if isinstance(self._source, ObjectImages):
-                return _object_sample(self._source, record, augment=self._augment, masks=self._masks)
-            return _pixel_sample(self._source, record, augment=self._augment)
+                return _object_sample(self._source, record, augment=self._augment, fill=self._fill, masks=self._masks)
+            return _pixel_sample(self._source, record, augment=self._augment, fill=self._fill)
 
 
 def random_seed(*numbers: int) -> int:
@@ -89,7 +92,9 @@ def as_levels(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
 
 
-def _object_sample(source: ObjectImages, index: int, *, augment: AugmentConfig, masks: bool) -> Sample:
+def _object_sample(
+    source: ObjectImages, index: int, *, augment: AugmentConfig, fill: tuple[int, ...], masks: bool
+) -> Sample:
     image = source.image(index)
     objects = source.objects(index, masks=masks)
     size = image.shape[:2]
@@ -99,36 +104,52 @@ def _object_sample(source: ObjectImages, index: int, *, augment: AugmentConfig, 
     }
     if masks:
         target["masks"] = tv_tensors.Mask(torch.from_numpy(objects.masks))
-    pixels, target = _object_transform(augment)(tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), target)
+    pixels, target = _object_transform(augment, fill)(
+        tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), target
+    )
     plain = {name: torch.as_tensor(value).as_subclass(torch.Tensor) for name, value in target.items()}
     return pixels.as_subclass(torch.Tensor).float() / 255, plain
 
 
 @functools.cache
-def _object_transform(augment: AugmentConfig) -> v2.Transform:
+def _object_transform(augment: AugmentConfig, fill: tuple[int, ...]) -> v2.Transform:
     """Mirroring and large-scale jitter; sizes are drawn by the detector itself."""
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(augment.flip)]
     if augment.jitter != (1.0, 1.0):
-        side = (augment.sizes[-1], augment.sizes[-1])
+        side = augment.sizes[-1]
         steps += [
-            v2.ScaleJitter(side, scale_range=augment.jitter, antialias=True),
-            v2.RandomCrop(side, pad_if_needed=True),
+            v2.ScaleJitter((side, side), scale_range=augment.jitter, antialias=True),
+            _Crop(side, fill=fill, mask_fill=0),
         ]
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
 
-def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig) -> Sample:
+class _Crop(v2.Transform):
+    """A random square; an image that is smaller is first filled up at its right and bottom, and so are its masks."""
+
+    def __init__(self, side: int, *, fill: tuple[int, ...], mask_fill: int) -> None:
+        super().__init__()
+        self._side, self._fill = side, {tv_tensors.Image: list(fill), tv_tensors.Mask: mask_fill}
+        self._cut = v2.RandomCrop((side, side))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Images, boxes and masks, cut alike."""
+        height, width = v2.functional.get_size(inputs[0])
+        bottom, right = max(0, self._side - height), max(0, self._side - width)
+        return self._cut(*v2.Pad([0, 0, right, bottom], fill=self._fill)(*inputs))
+
+
+def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig, fill: tuple[int, ...]) -> Sample:
     record = source[index]
     image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(record.image)).permute(2, 0, 1))
     mask = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(record.mask)).long())
     low, high = augment.ratio
     factor = float(torch.empty(1).uniform_(low, high))
-    image, mask = v2.functional.resize(image, _size(record.mask.shape, augment, factor), antialias=True), mask
+    image = v2.functional.resize(image, _size(record.mask.shape, augment, factor), antialias=True)
     mask = v2.functional.resize(mask, list(image.shape[1:]), interpolation=v2.InterpolationMode.NEAREST)
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(augment.flip)]
     if augment.crop:
-        fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
-        steps.insert(0, v2.RandomCrop((augment.crop, augment.crop), pad_if_needed=True, fill=fill))
+        steps.append(_Crop(augment.crop, fill=fill, mask_fill=IGNORED))
     if augment.photometric:
         steps.append(v2.RandomPhotometricDistort(p=augment.photometric))
     image, mask = v2.Compose(steps)(image, mask)

@@ -120,18 +120,28 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         workdir, total_steps=config.steps, start_step=state["step"], tensorboard=True, wandb="", mlflow="",
         is_main=fabric.is_global_zero,
     )  # fmt: skip
-    run = _Run(config=config, workdir=workdir, data=data, fabric=fabric, model=model, wrapped=wrapped, writers=writers)
+    run = _Run(
+        config=config,
+        workdir=workdir,
+        data=data,
+        mean=backbone.mean,
+        fabric=fabric,
+        model=model,
+        wrapped=wrapped,
+        writers=writers,
+    )
     with contextlib.closing(writers), Interrupt() as interrupt:
         return run.train(optimizer, state, interrupt)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What a call of `fine_tune` has opened. `wrapped` is `model` as Fabric runs it."""
+    """What a call of `fine_tune` has opened. `mean`: of the backbone's pixels; `wrapped`: `model` as Fabric runs it."""
 
     config: TransferConfig
     workdir: Path
     data: TransferData
+    mean: tuple[float, float, float]
     fabric: Fabric
     model: nn.Module
     wrapped: nn.Module
@@ -190,6 +200,7 @@ class _Run:
             batch_size=config.batch_size,
             seed=config.seed,
             augment=config.augment,
+            fill=self.mean,
             masks=config.network.kind == "mask_rcnn",
         )
         return batches(
@@ -225,6 +236,10 @@ class _Run:
         device = self.fabric.device
         images = [image.to(device) for image, _ in batch]
         if self.config.is_segmentation:
+            if len({image.shape for image in images}) > 1:
+                raise UserError(
+                    "the images of a batch have different sizes; set config.augment.crop to the side of the squares to train on"
+                )
             masks = torch.stack([mask for _, mask in batch]).to(device)
             return {"cross_entropy": cross_entropy(self.wrapped(torch.stack(images)), masks, ignore_index=IGNORED)}
         targets = [{name: value.to(device) for name, value in target.items()} for _, target in batch]

@@ -138,6 +138,12 @@ def test_fewer_images_than_a_batch_and_a_simple_pyramid_on_small_patches_are_one
     assert not (tmp_path / "config.json").exists()
 
 
+def test_images_of_different_sizes_want_a_crop(tmp_path):
+    with pytest.raises(UserError, match=r"different sizes; set config\.augment\.crop"):
+        run(tiny(augment={"ratio": (0.5, 2.0)}), tmp_path / "whole")
+    assert run(tiny(augment={"ratio": (0.5, 2.0), "crop": 32}), tmp_path / "cut").finished
+
+
 def test_a_weight_file_and_random_weights_of_its_size_open_and_a_wrong_name_does_not(tmp_path):
     path = save(tmp_path / "x.safetensors", *random_backbone())
     network = tiny().network

@@ -2,8 +2,11 @@
 
   python -m flsl_jax.transfer --config=transfer/scenes_boxes --backbone=runs/quickstart --workdir=runs/boxes
 
-The same command again continues the run in the workdir; SIGTERM or Ctrl-C saves first and exits with code 75. It needs
-PyTorch, torchvision, pycocotools and lightning-fabric: the package with its extra `transfer`.
+  python -m flsl_jax.transfer --workdir=runs/boxes --predict=FOLDER
+
+The first command again continues the run in the workdir; SIGTERM or Ctrl-C saves first and exits with code 75. The second one
+writes what the trained model finds in a folder of images, and pictures of it. Both need PyTorch, torchvision, pycocotools
+and lightning-fabric: the package with its extra `transfer`.
 """
 
 from pathlib import Path
@@ -31,17 +34,52 @@ _NUM_HEADS = flags.DEFINE_integer(
     "num_heads", 0, "Attention heads of a weight file that does not give them; 0: of 64 channels each.", 0
 )
 
+_PREDICT = flags.DEFINE_string(
+    "predict", None, "Instead of training: a folder of images to find objects or classes in."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Of --predict: an empty or new folder; by default WORKDIR/predictions.")
+_SCORE = flags.DEFINE_float("score", 0.5, "Of --predict: how sure a detection must be to be drawn.", 0.0, 1.0)
+
 _STOPPED_EARLY = 75
 
 
 def main() -> int:
-    """Checks the flags and trains."""
+    """Checks the flags, then trains or predicts."""
+    workdir = Path(required(_WORKDIR, "runs/boxes"))
+    if _PREDICT.value:
+        return _predict(workdir, folder=_PREDICT.value)
     if _CONFIG.value is None:
         raise UserError("--config is missing; name a config, such as --config=transfer/scenes_boxes")
-    workdir = Path(required(_WORKDIR, "runs/boxes"))
     source = required(_BACKBONE, "runs/quickstart")
     config = parse_transfer_config(_CONFIG.value.to_dict())
     show_log()
+    _check_packages()
+
+    from flsl_jax.transfer.opening import open_backbone
+    from flsl_jax.transfer.summary import summary
+    from flsl_jax.transfer.training import fine_tune
+
+    backbone = open_backbone(source, network=config.network, num_heads=_NUM_HEADS.value, seed=config.seed)
+    outcome = fine_tune(config, backbone=backbone, workdir=workdir)
+    print(summary(config, workdir=workdir, outcome=outcome))
+    return 0 if outcome.finished else _STOPPED_EARLY
+
+
+def _predict(workdir: Path, *, folder: str) -> int:
+    show_log()
+    _check_packages()
+
+    from flsl_jax.transfer.predicting import predict_folder
+    from flsl_jax.transfer.trained import load_trained
+
+    output = Path(_OUTPUT.value or workdir / "predictions")
+    count = predict_folder(load_trained(workdir), folder, output, score=_SCORE.value)
+    print(f"{count} images, {output}")
+    return 0
+
+
+def _check_packages() -> None:
+    """Refuses in one line to go on without PyTorch and the others of the extra."""
     try:
         import lightning_fabric  # noqa: F401
         import pycocotools  # noqa: F401
@@ -52,15 +90,6 @@ def main() -> int:
         raise UserError(
             import_problem(error, package=package, install="install the package with its extra: transfer")
         ) from error
-
-    from flsl_jax.transfer.opening import open_backbone
-    from flsl_jax.transfer.summary import summary
-    from flsl_jax.transfer.training import fine_tune
-
-    backbone = open_backbone(source, network=config.network, num_heads=_NUM_HEADS.value, seed=config.seed)
-    outcome = fine_tune(config, backbone=backbone, workdir=workdir)
-    print(summary(config, workdir=workdir, outcome=outcome))
-    return 0 if outcome.finished else _STOPPED_EARLY
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -47,19 +47,29 @@ def detect(
     results = []
     for index in indices:
         (found,) = model([as_levels(images.image(index)).to(device)])
-        found = {name: value.float().cpu().numpy() for name, value in found.items()}
-        for number, (x0, y0, x1, y1) in enumerate(found["boxes"].tolist()):
-            result = {
-                "image_id": images.image_ids[index],
-                "category_id": images.category_ids[int(found["labels"][number]) - 1],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "score": float(found["scores"][number]),
-            }
-            if "masks" in found:
-                covered = np.asfortranarray((found["masks"][number, 0] >= _MASK_THRESHOLD).astype(np.uint8))
-                encoded: Any = rle.encode(covered)
-                result["segmentation"] = encoded | {"counts": encoded["counts"].decode()}
-            results.append(result)
+        results += coco_results(found, image_id=images.image_ids[index], category_ids=images.category_ids)
+    return results
+
+
+def coco_results(
+    found: Mapping[str, torch.Tensor], *, image_id: int, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What a torchvision detector gives for one image, in COCO's results format; label 1 is the first of `category_ids`."""
+    arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
+    results = []
+    for number, (x0, y0, x1, y1) in enumerate(arrays["boxes"].tolist()):
+        result = {
+            "image_id": image_id,
+            "category_id": category_ids[int(arrays["labels"][number]) - 1],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "score": float(arrays["scores"][number]),
+        }
+        if "masks" in arrays:
+            encoded: Any = rle.encode(
+                np.asfortranarray((arrays["masks"][number, 0] >= _MASK_THRESHOLD).astype(np.uint8))
+            )
+            result["segmentation"] = encoded | {"counts": encoded["counts"].decode()}
+        results.append(result)
     return results
 
 

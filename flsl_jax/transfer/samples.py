@@ -89,7 +89,7 @@ class _Listed(Sampler[list[int]]):
 
 def as_levels(image: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W] from 0 to 1."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    return torch.tensor(image).permute(2, 0, 1).float() / 255
 
 
 def _object_sample(
@@ -103,10 +103,8 @@ def _object_sample(
         "labels": torch.from_numpy(objects.labels),
     }
     if masks:
-        target["masks"] = tv_tensors.Mask(torch.from_numpy(objects.masks))
-    pixels, target = _object_transform(augment, fill)(
-        tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), target
-    )
+        target["masks"] = tv_tensors.Mask(torch.tensor(objects.masks))
+    pixels, target = _object_transform(augment, fill)(tv_tensors.Image(torch.tensor(image).permute(2, 0, 1)), target)
     plain = {name: torch.as_tensor(value).as_subclass(torch.Tensor) for name, value in target.items()}
     return pixels.as_subclass(torch.Tensor).float() / 255, plain
 
@@ -141,8 +139,8 @@ class _Crop(v2.Transform):
 
 def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig, fill: tuple[int, ...]) -> Sample:
     record = source[index]
-    image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(record.image)).permute(2, 0, 1))
-    mask = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(record.mask)).long())
+    image = tv_tensors.Image(torch.tensor(record.image).permute(2, 0, 1))
+    mask = tv_tensors.Mask(torch.tensor(record.mask).long())
     low, high = augment.ratio
     factor = float(torch.empty(1).uniform_(low, high))
     image = v2.functional.resize(image, _size(record.mask.shape, augment, factor), antialias=True)

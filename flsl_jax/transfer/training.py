@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from flsl_jax.config.changes import differences, within
 from flsl_jax.data.mask_classes import IGNORED
 from flsl_jax.data.masks import MaskedSource, open_masked
-from flsl_jax.errors import UserError, reason
+from flsl_jax.errors import UserError
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
@@ -27,12 +27,13 @@ from flsl_jax.transfer.networks import build_network
 from flsl_jax.transfer.objects import ObjectImages, open_objects
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
+from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
 
 log = logging.getLogger(__name__)
 
 # Keys that may differ when a run continues: they change no step.
 _FREE = ("measure_every", "log_every", "data.workers", "paper")
-_CONFIG_FILE, _RESULT_FILE = "config.json", "result.json"
+_RESULT_FILE = "result.json"
 MAIN_METRICS = ("box_ap", "mask_ap", "miou")
 # The best of a run is its checkpoint with the largest of these.
 MAIN_METRIC = {"faster_rcnn": "box_ap", "mask_rcnn": "box_ap", "semantic_fpn": "miou"}
@@ -98,8 +99,11 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
     """
     data = open_data(config)
     checkpoint = _newest(workdir)
+    ids = data.train.category_ids if isinstance(data.train, ObjectImages) else ()
+    description = describe_model(backbone, class_names=data.train.class_names, category_ids=ids)
     if checkpoint is not None:
         _check_same_config(config, workdir)
+        check_same_model(description, workdir)
     fabric = Fabric(precision=config.precision, loggers=[])
     fabric.launch()
     if config.batch_size % fabric.world_size:
@@ -115,7 +119,8 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         fabric.load(checkpoint, state)
         log.info("continuing from step %d in %s", state["step"], workdir)
     elif fabric.is_global_zero:
-        _write(workdir / _CONFIG_FILE, dataclasses.asdict(config))
+        _write(workdir / CONFIG_FILE, dataclasses.asdict(config))
+        _write(workdir / MODEL_FILE, description)
     writers = open_writers(
         workdir, total_steps=config.steps, start_step=state["step"], tensorboard=True, wandb="", mlflow="",
         is_main=fabric.is_global_zero,
@@ -270,11 +275,7 @@ def _newest(workdir: Path) -> Path | None:
 
 
 def _check_same_config(config: TransferConfig, workdir: Path) -> None:
-    path = workdir / _CONFIG_FILE
-    try:
-        old = parse_transfer_config(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}); take another --workdir") from error
+    old = parse_transfer_config(read_json(workdir / CONFIG_FILE))
     changes = [
         change for change in differences(old, config) if not any(within(change.key, name) for name in _FREE)
     ]  # fmt: skip

@@ -1,0 +1,136 @@
+"""What a trained model finds in a folder of images: COCO results or masks of class ids, and pictures."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from pycocotools import mask as rle
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.sources import FolderSource
+from flsl_jax.errors import UserError
+from flsl_jax.pictures.panels import OKABE_ITO
+from flsl_jax.transfer.measuring import coco_results
+from flsl_jax.transfer.samples import as_levels, measured_size
+from flsl_jax.transfer.trained import Trained
+
+log = logging.getLogger(__name__)
+
+# How much of a region's colour lies over the image.
+_WEIGHT = 0.45
+# Pictures are enlarged by whole numbers up to this short side in pixels, so that words can be read.
+_SHORTEST = 400
+
+
+def predict_folder(trained: Trained, folder: str, output: Path, *, score: float) -> int:
+    """Writes what the model finds in every image of a folder; returns how many images there were.
+
+    A detector writes `results.json` in COCO's results format with all boxes that it gives, and `images.json` with the images'
+    ids and the categories; a segmenter writes a 16-bit PNG of class numbers for each image in `masks/`. Both write a picture
+    of each image in `pictures/`. A file that cannot be read is left out with a warning.
+
+    Args:
+        trained: the model.
+        folder: of images, at any depth.
+        output: a folder that is not there yet or is empty.
+        score: how sure a detection must be to be drawn, 0 to 1.
+
+    Raises:
+        UserError: there is no image, or `output` has files in it or cannot be written.
+    """
+    source = FolderSource(folder)
+    _make_empty(output)
+    results: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for index in tqdm(range(len(source)), desc="predicting", unit="image", disable=None):
+        record = source[index]
+        assert isinstance(record.image, bytes)
+        try:
+            image = decode_image(record.image, name=record.name)
+        except DecodeError as error:
+            log.warning("left out: %s", error)
+            continue
+        images.append({"id": index, "file_name": record.name, "width": image.shape[1], "height": image.shape[0]})
+        if trained.config.is_segmentation:
+            labels = segment(trained, image)
+            _save(Image.fromarray(labels.astype(np.uint16)), output / "masks", record.name)
+            picture = _painted(image, [(labels == label, label) for label in np.unique(labels).tolist()])
+        else:
+            found = detect_objects(trained, image, image_id=index)
+            results += found
+            picture = _with_objects(image, [item for item in found if item["score"] >= score], trained)
+        _save(picture, output / "pictures", record.name)
+    if not trained.config.is_segmentation:
+        categories = [
+            {"id": number, "name": name} for number, name in zip(trained.category_ids, trained.class_names, strict=True)
+        ]  # fmt: skip
+        (output / "results.json").write_text(json.dumps(results))
+        (output / "images.json").write_text(json.dumps({"images": images, "categories": categories}))
+    return len(images)
+
+
+@torch.no_grad()
+def detect_objects(trained: Trained, image: np.ndarray, *, image_id: int = 0) -> list[dict[str, Any]]:
+    """The objects in one image, uint8 [H, W, 3], in COCO's results format, the surest first."""
+    (found,) = trained.network([as_levels(image).to(trained.device)])
+    return coco_results(found, image_id=image_id, category_ids=trained.category_ids)
+
+
+@torch.no_grad()
+def segment(trained: Trained, image: np.ndarray) -> np.ndarray:
+    """The class of each pixel of one image, uint8 [H, W, 3]: int64 [H, W]."""
+    levels = as_levels(image)[None].to(trained.device)
+    size = measured_size(image.shape[:2], trained.config.augment)
+    logits = trained.network(interpolate(levels, size=size, mode="bilinear", antialias=True))
+    whole = interpolate(logits.float(), size=image.shape[:2], mode="bilinear", align_corners=False)
+    return whole[0].argmax(0).cpu().numpy()
+
+
+def _with_objects(image: np.ndarray, found: Sequence[dict[str, Any]], trained: Trained) -> Image.Image:
+    masks = [(rle.decode(item["segmentation"]) > 0, item["category_id"]) for item in found if "segmentation" in item]
+    picture = _painted(image, masks)
+    scale = picture.width // image.shape[1]
+    draw = ImageDraw.Draw(picture)
+    names = dict(zip(trained.category_ids, trained.class_names, strict=True))
+    for item in reversed(found):
+        x, y, width, height = (scale * value for value in item["bbox"])
+        color = OKABE_ITO[item["category_id"] % len(OKABE_ITO)]
+        draw.rectangle([x, y, x + width, y + height], outline=color, width=max(1, min(picture.size) // 200))
+        words = f"{names[item['category_id']]} {item['score']:.2f}"
+        draw.text((x + 2, y + 1), words, fill=color, stroke_width=1, stroke_fill="black")
+    return picture
+
+
+def _painted(image: np.ndarray, regions: Sequence[tuple[np.ndarray, int]]) -> Image.Image:
+    """The image with regions in the colours of their classes; a small one several times as large."""
+    painted = image.astype(np.float32)
+    for mask, number in regions:
+        color = OKABE_ITO[int(number) % len(OKABE_ITO)]
+        painted[mask] = (1 - _WEIGHT) * painted[mask] + _WEIGHT * np.array(
+            [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        )
+    picture = Image.fromarray(painted.round().astype(np.uint8))
+    scale = max(1, _SHORTEST // min(picture.size))
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+
+
+def _save(picture: Image.Image, folder: Path, name: str) -> None:
+    place = (folder / name).with_suffix(".png")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(place)
+
+
+def _make_empty(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()):
+            raise UserError(f"--output={output} has files in it; name another folder")
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written ({error.strerror}); name a folder that can") from error

@@ -1,8 +1,8 @@
 """A Faster R-CNN on the embedded scenes: the whole way from a pretrained run to box AP on a CPU, without any images.
 
 Run:      python -m flsl_jax.transfer --config=transfer/scenes_boxes --backbone=runs/quickstart --workdir=runs/boxes
-Time:     not measured yet on a quiet machine.
-Expect:   docs/transfer.md.
+Time:     not measured on a quiet machine with torchvision's compiled operators.
+Expect:   box AP 19.5 % on the quickstart's backbone, 5.8 % on random weights; one seed, docs/transfer.md.
 """
 
 from ml_collections import ConfigDict

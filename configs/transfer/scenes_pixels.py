@@ -2,7 +2,7 @@
 
 Run:      python -m flsl_jax.transfer --config=transfer/scenes_pixels --backbone=runs/quickstart --workdir=runs/pixels
 Time:     about three minutes on one core of a CPU, measurement included.
-Expect:   mIoU 47.5 and 48.3 % on the quickstart's backbone, 44.0 and 47.7 % on random weights; two seeds, docs/transfer.md.
+Expect:   mIoU 47.8 % on the quickstart's backbone, 45.4 % on random weights; means of three seeds, docs/transfer.md.
 """
 
 from ml_collections import ConfigDict

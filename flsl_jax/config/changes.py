@@ -1,10 +1,10 @@
 """What differs between two configs of a run, and what of it changes the numbers that the run computes."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flsl_jax.config.parsing import nearest_key
 from flsl_jax.config.run import Config
 from flsl_jax.errors import UserError
 
@@ -39,15 +39,17 @@ def check_names(names: Sequence[str], config: Config) -> None:
     """Refuses a name that is neither a key of the config nor a group of keys.
 
     Raises:
-        UserError: names the nearest key.
+        UserError: names the keys that end so, or else the nearest one.
     """
     keys = [key for key, _ in _leaves(dataclasses.asdict(config), path="")]
     groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 2)}
     for name in names:
-        if name not in groups:
-            raise UserError(
-                f"--allow_changes names {name!r}, which the config does not have; {nearest_key(name, groups)}"
-            )
+        if name in groups:
+            continue
+        near = [key for key in keys if key.endswith(f".{name}")]
+        near = near or difflib.get_close_matches(name, sorted(groups), n=1)
+        meant = f"did you mean {' or '.join(near[:3])}?" if near else "docs/config.md lists its keys"
+        raise UserError(f"--allow_changes names {name!r}, which the config does not have; {meant}")
 
 
 def within(key: str, name: str) -> bool:

@@ -99,9 +99,19 @@ def test_images_decide_and_not_the_place_where_they_lie(tmp_path):
         continued(old, moved)
 
 
-def test_a_name_in_allow_changes_that_is_none_is_refused():
-    with pytest.raises(UserError, match=r"--allow_changes names 'optimiser', which .* did you mean .optimizer.\?"):
-        continued(tiny_config(), tiny_config(), allowed=["optimiser"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("optimiser", "did you mean optimizer?"),
+        ("lr", "did you mean optimizer.lr?"),
+        ("width", "did you mean model.width?"),
+        ("zzz", "docs/config.md lists its keys"),
+    ],
+)
+def test_a_name_in_allow_changes_that_is_none_is_refused(name, meant):
+    with pytest.raises(UserError, match=f"--allow_changes names '{name}', which the config does not have; ") as refused:
+        continued(tiny_config(), tiny_config(), allowed=[name])
+    assert str(refused.value).endswith(meant)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_compared_by_its_keys():

@@ -130,10 +130,19 @@ def write_contents(contents: Contents, path: Path, layout: Layout) -> None:
     try:
         if file.suffix == ".safetensors":
             save_file(flat_names(contents.networks, layout), file, metadata=dict(contents.metadata))
+            _share(file)
         else:
             _write_torch(contents, file, layout)
     except (SafetensorError, RuntimeError) as error:  # what the two libraries raise when the disk is full
         raise UserError(f"the file cannot be written to {path.parent}; is the disk full? ({error})") from error
+
+
+def _share(path: Path) -> None:
+    """Gives a file the mode of any new one; safetensors keeps its files to their owner."""
+    new = path.with_name(f".{path.name}.new")
+    new.touch()
+    path.chmod(new.stat().st_mode)
+    new.unlink()
 
 
 def _write_torch(contents: Contents, path: Path, layout: Layout) -> None:

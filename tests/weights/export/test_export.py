@@ -59,6 +59,12 @@ def test_a_converted_file_loads_again_as_the_same_network(name, trained, convert
     chex.assert_trees_all_equal(jax.device_get(params), backbone_params(kept, model.architecture))
 
 
+def test_a_converted_file_is_as_readable_as_any_other(converted, tmp_path):
+    (tmp_path / "other").touch()
+    written = converted("timm").path / "model.safetensors"
+    assert written.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @pytest.mark.parametrize("name", ["flsl", "dino"])
 def test_both_networks_with_their_heads_go_round(name, workdir, trained, tmp_path):
     path = place(tmp_path, name)

@@ -23,7 +23,7 @@ class Change:
     @property
     def is_free(self) -> bool:
         """Whether the run computes the same with it, up to rounding."""
-        return any(within(self.key, name) for name in _FREE)
+        return _is_free(self.key)
 
     def __str__(self) -> str:
         return f"{self.key} {_shown(self.old)} → {_shown(self.new)}"
@@ -46,10 +46,14 @@ def check_names(names: Sequence[str], config: Config) -> None:
     for name in names:
         if name in groups:
             continue
-        near = [key for key in keys if key.endswith(f".{name}")]
+        near = [key for key in keys if key.endswith(f".{name}") and not _is_free(key)]
         near = near or difflib.get_close_matches(name, sorted(groups), n=1)
         meant = f"did you mean {' or '.join(near[:3])}?" if near else "docs/config.md lists its keys"
         raise UserError(f"--allow_changes names {name!r}, which the config does not have; {meant}")
+
+
+def _is_free(key: str) -> bool:
+    return any(within(key, name) for name in _FREE)
 
 
 def within(key: str, name: str) -> bool:

@@ -88,3 +88,9 @@ def test_importing_the_package_imports_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_two_test_files_have_one_name():
+    """The folders in tests are no packages, so pytest refuses the second file of a name in them."""
+    names = [path.name for path in (ROOT / "tests").glob("*/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -51,7 +51,7 @@ def pretrain(
     from flsl_jax.config.parsing import changed
 
     values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
-    values |= {} if epochs is None else {"epochs": epochs}
+    values |= {} if epochs is None else {"epochs": epochs, "epoch_images": 0}
     asked = changed(get_config(model).to_dict(), {**values, **(settings or {})}, path="config", whose="settings")
     return train(asked, workdir=workdir, allow_changes=allow_changes)
 

@@ -33,6 +33,14 @@ def test_pretrain_trains_on_a_folder_by_a_config_and_settings(asked, tmp_path):
     assert asked == [(parse_config(values.to_dict()), tmp_path)]
 
 
+def test_epochs_are_passes_over_the_images_whatever_the_config_calls_an_epoch(asked, tmp_path):
+    assert flsl_jax.get_config("photos").epoch_images > 0
+    flsl_jax.pretrain("photos", workdir=tmp_path, model="photos", epochs=2)
+    assert (asked[0][0].epochs, asked[0][0].epoch_images) == (2, 0)
+    flsl_jax.pretrain("photos", workdir=tmp_path, model="photos")
+    assert asked[1][0].epoch_images > 0
+
+
 def test_without_settings_a_config_is_trained_as_it_is(asked, tmp_path):
     flsl_jax.pretrain(Path("photos"), workdir=str(tmp_path))
     values = flsl_jax.get_config("vits16")

@@ -66,9 +66,6 @@ def main() -> int:
     from flsl_jax.host_memory import keep_host_memory
 
     keep_host_memory()
-    for name, values in settings.items():
-        for line in task_advice(values, path=f"--{name}"):
-            log.warning("note: %s", line)
     models = [
         open_model(source, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value) for source in _MODEL.value or [""]
     ]
@@ -77,6 +74,9 @@ def main() -> int:
     data = {name: _open_data(name, values, models) for name, values in settings.items()}
     for folder in folders:
         results.check_writable(folder)
+    for name, values in settings.items():
+        for line in task_advice(values, path=f"--{name}"):
+            log.warning("note: %s", line)
     for name, values in settings.items():
         found, paths = [], []
         for number, (model, folder, opened) in enumerate(zip(models, folders, data.pop(name)), 1):

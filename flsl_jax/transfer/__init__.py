@@ -1,1 +1,1 @@
-"""Detectors and segmenters in PyTorch on a pretrained backbone. This package imports torch; the rest of flsl_jax does not."""
+"""Detectors and segmenters in PyTorch on a pretrained backbone; all modules but `config` and `__main__` import torch."""

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
@@ -101,8 +100,3 @@ def _common(
         "image_std": list(backbone.std),
         "rpn_anchor_generator": AnchorGenerator(_SIZES, _RATIOS),
     }
-
-
-def trainable(model: nn.Module) -> int:
-    """How many numbers of a model are trained."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -70,7 +70,7 @@ def predict_folder(trained: Trained, folder: str, output: Path, *, score: float)
     if not trained.config.is_segmentation:
         categories = [
             {"id": number, "name": name} for number, name in zip(trained.category_ids, trained.class_names, strict=True)
-        ]  # fmt: skip
+        ]
         (output / "results.json").write_text(json.dumps(results))
         (output / "images.json").write_text(json.dumps({"images": images, "categories": categories}))
     return len(images)

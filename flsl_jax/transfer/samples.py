@@ -66,9 +66,7 @@ def batches(
 ) -> Iterator[list[Sample]]:
     """This process's share of the batches of steps `start` … `end` - 1."""
     share = batch_size // ranks
-    numbers = [
-        [step * batch_size + rank * share + place for place in range(share)] for step in range(start, end)
-    ]  # fmt: skip
+    numbers = [[step * batch_size + rank * share + place for place in range(share)] for step in range(start, end)]
     context = "spawn" if workers else None  # a process in which JAX has started must not be forked
     loader = DataLoader(
         samples, batch_sampler=_Listed(numbers), num_workers=workers, collate_fn=list, multiprocessing_context=context

@@ -122,9 +122,14 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         _write(workdir / CONFIG_FILE, dataclasses.asdict(config))
         _write(workdir / MODEL_FILE, description)
     writers = open_writers(
-        workdir, total_steps=config.steps, start_step=state["step"], tensorboard=True, wandb="", mlflow="",
+        workdir,
+        total_steps=config.steps,
+        start_step=state["step"],
+        tensorboard=True,
+        wandb="",
+        mlflow="",
         is_main=fabric.is_global_zero,
-    )  # fmt: skip
+    )
     run = _Run(
         config=config,
         workdir=workdir,
@@ -276,9 +281,7 @@ def _newest(workdir: Path) -> Path | None:
 
 def _check_same_config(config: TransferConfig, workdir: Path) -> None:
     old = parse_transfer_config(read_json(workdir / CONFIG_FILE))
-    changes = [
-        change for change in differences(old, config) if not any(within(change.key, name) for name in _FREE)
-    ]  # fmt: skip
+    changes = [change for change in differences(old, config) if not any(within(change.key, name) for name in _FREE)]
     if changes:
         raise UserError(
             f"the run in {workdir} has other settings ({'; '.join(map(str, changes[:4]))}); repeat its own command, or take "

@@ -128,6 +128,7 @@ def load(
     network: Literal["teacher", "student"] = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
+    dtype: str = "float32",
 ) -> ViT:
     """The trained backbone of a run, or one from elsewhere. What was left out or assumed is logged.
 
@@ -138,6 +139,8 @@ def load(
         network: which one, if a run or a file has both: the teacher, which is usually the better one, or the student.
         source: the source of a weight file, if it would be taken for another source's by its names alone.
         num_heads: attention heads of a weight file; by default what its metadata or config says, else D / 64.
+        dtype: "float32" or "bfloat16", of the matrix products, on whatever device the model is called. What a run was
+            trained in, and by whose attention, does not matter here. The parameters are float32 in any case.
 
     Returns:
         The model. `model(images)` maps float images [B, H, W, 3], RGB and normalised, with H and W divisible by the patch
@@ -146,10 +149,10 @@ def load(
         from elsewhere may need others; `flsl_jax.weights.load.load_network` returns them.
 
     Raises:
-        UserError: there is nothing that can be loaded.
+        UserError: there is nothing that can be loaded, or the dtype is neither of the two.
     """
     from pathlib import Path
 
     from flsl_jax.weights.load import load_model
 
-    return load_model(Path(path), network=network, source=source, num_heads=num_heads)
+    return load_model(Path(path), network=network, source=source, num_heads=num_heads, dtype=dtype)

@@ -1,5 +1,7 @@
 """The networks that a config describes, computed as it says; training, evaluation and weights all build them here."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,6 +16,12 @@ def compute_dtype(config: Config) -> jnp.dtype:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
+
+
+def for_any_device(config: Config, *, dtype: str = "float32") -> Config:
+    """The config without what was chosen for the devices that a run was trained on: its network computes on any device."""
+    compute = dataclasses.replace(config.compute, dtype=dtype, attention="xla", remat="none", scan_blocks="auto")
+    return dataclasses.replace(config, compute=compute)
 
 
 def architecture_of(config: Config) -> Architecture:

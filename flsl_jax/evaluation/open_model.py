@@ -14,7 +14,7 @@ from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.models import ViT
-from flsl_jax.networks import build_network
+from flsl_jax.networks import build_network, for_any_device
 from flsl_jax.weights.load import load_network
 from flsl_jax.weights.start import read_start
 from flsl_jax.workdir import read_run_config
@@ -123,7 +123,7 @@ def start_network(config: Config, *, workdir: Path) -> ViT:
         UserError: the run keeps no copy of that backbone, and it cannot be read again.
     """
     start = read_start(config, workdir=workdir)
-    backbone = build_network(config, rngs=nnx.Rngs(config.seed)).backbone
+    backbone = build_network(for_any_device(config), rngs=nnx.Rngs(config.seed)).backbone
     if start is None:
         return backbone
     return nnx.merge(nnx.split(backbone, nnx.Param)[0], jax.tree.map(jnp.asarray, start))

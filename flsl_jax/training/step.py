@@ -61,6 +61,7 @@ class TrainStep:
             weight_decay=weight_decay,
             freeze_last_layer_steps=self.freeze_last_layer_steps,
             freeze_backbone_steps=self.freeze_backbone_steps,
+            layer_decay=settings.layer_decay,
         )
         momentum = self.schedules.momentum(step)
         metrics = loss.metrics | {

@@ -13,11 +13,13 @@ from flsl_jax.config import parse_saved_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import ViT
-from flsl_jax.networks import network_graph
+from flsl_jax.networks import for_any_device, network_graph
 from flsl_jax.weights.canonical import NetworkName, backbone_params
 from flsl_jax.weights.reading.importing import Imported, import_weights
 
 log = logging.getLogger(__name__)
+
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,10 @@ def load_model(
     network: NetworkName = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
+    dtype: str = "float32",
 ) -> ViT:
     """The backbone alone; see `flsl_jax.load`."""
-    loaded = load_network(path, network=network, source=source, num_heads=num_heads)
+    loaded = load_network(path, network=network, source=source, num_heads=num_heads, dtype=dtype)
     # A wrong number of heads loads but gives wrong tokens, so an assumed number is logged as a warning.
     log.log(logging.INFO if loaded.heads_known else logging.WARNING, "%s", loaded.report)
     return loaded.model
@@ -55,21 +58,24 @@ def load_network(
     network: NetworkName = "teacher",
     source: str | None = None,
     num_heads: int | None = None,
+    dtype: str = "float32",
 ) -> Loaded:
     """The backbone with its normalisation; the arguments are those of `flsl_jax.load`.
 
     Raises:
         UserError: there is nothing that can be loaded.
     """
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype is {dtype!r}; expected {' or '.join(map(repr, _DTYPES))}")
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
     if is_run(path):
         check_num_heads(path, num_heads)
-        return _load_run(path, network=network)
+        return _load_run(path, network=network, dtype=dtype)
     imported = import_weights(path, network=network, source=source, num_heads=num_heads)
     return Loaded(
-        model=build_backbone(imported),
+        model=build_backbone(imported, dtype=dtype),
         mean=imported.mean,
         std=imported.std,
         report=imported.report(),
@@ -95,16 +101,17 @@ def check_num_heads(run: Path, num_heads: int | None) -> None:
         )
 
 
-def build_backbone(imported: Imported) -> ViT:
-    """The network of an imported backbone, float32."""
+def build_backbone(imported: Imported, *, dtype: str = "float32") -> ViT:
+    """The network of an imported backbone; its parameters are float32, `dtype` is that of its matrix products."""
     arch = imported.architecture
-    graph = nnx.split(nnx.eval_shape(lambda: ViT(arch, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    graph = nnx.split(nnx.eval_shape(lambda: ViT(arch, dtype=dtype, rngs=nnx.Rngs(0))), nnx.Param)[0]
     return nnx.merge(graph, jax.tree.map(jnp.asarray, backbone_params(imported.backbone, arch)))
 
 
-def _load_run(path: Path, *, network: str) -> Loaded:
+def _load_run(path: Path, *, network: str, dtype: str) -> Loaded:
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=[network])
     params = jax.tree.map(jnp.asarray, state[network])
-    model = nnx.merge(network_graph(parse_saved_config(run["config"])), params).backbone
+    config = for_any_device(parse_saved_config(run["config"]), dtype=dtype)
+    model = nnx.merge(network_graph(config), params).backbone
     return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}")

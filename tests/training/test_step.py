@@ -132,6 +132,20 @@ def test_the_teacher_is_the_moving_average_of_the_student():
     chex.assert_trees_all_close(after.teacher, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_earlier_blocks_learn_more_slowly_with_layer_decay():
+    """By d² and d for blocks 0 and 1 of 2, and d³ before them; 1 for the head."""
+    optimizer = {"warmup_epochs": 0.0, "weight_decay": {"start": 0.0, "end": 0.0}}
+    whole, slow = (run(tiny_config(optimizer=optimizer | {"layer_decay": d}), steps=1)[1] for d in (1.0, 0.5))
+    first = jax.device_get(build(tiny_config()).init().student)
+    same, scaled = (jax.tree.map(lambda new, old: new - old, state.student, first) for state in (whole, slow))
+    fc1, shares = (change["backbone"]["blocks"]["mlp"]["fc1"]["kernel"] for change in (same, scaled))
+    np.testing.assert_allclose(shares, fc1 * np.array([0.25, 0.5])[:, None, None], rtol=1e-2, atol=1e-6)
+    np.testing.assert_allclose(
+        scaled["backbone"]["pos_embed"], 0.125 * same["backbone"]["pos_embed"], rtol=1e-2, atol=1e-6
+    )
+    np.testing.assert_array_equal(scaled["head"]["fc1"]["kernel"], same["head"]["fc1"]["kernel"])
+
+
 def test_the_last_layer_is_frozen_in_the_first_epoch_and_moves_after_it(reference):
     first = jax.device_get(build(tiny_config()).init())
     _, at_end = run(tiny_config(), steps=STEPS_PER_EPOCH)

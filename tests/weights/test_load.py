@@ -13,6 +13,7 @@ import flsl_jax
 from flsl_jax.checkpoints import Checkpoints
 from flsl_jax.config import to_dict
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.open_model import open_model
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors
@@ -110,6 +111,36 @@ def test_prefix_tokens_take_part_and_are_not_among_the_tokens(tmp_path):
     assert tokens.shape == (1, 3, 5, 16)
     model.prefix[...] = -model.prefix[...]
     assert float(jnp.abs(model(images) - tokens).max()) > 1e-3
+
+
+def test_a_run_of_another_device_computes_here_in_float32_or_as_asked(run, tmp_path):
+    """cuDNN's attention in bfloat16 on a CPU raised a RuntimeError when the loaded model was called."""
+    _, state = run
+    trained = tiny_config(compute={"dtype": "bfloat16", "attention": "cudnn", "remat": "full", "scan_blocks": "scan"})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(5, state, run={"config": to_dict(trained), "step": 5})
+    checkpoints.close()
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(trained)))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    expected = flsl_jax.load(run[0])(images)
+    np.testing.assert_array_equal(flsl_jax.load(tmp_path)(images), expected)
+    untrained = open_model(f"untrained:{tmp_path}").encoder.tokens(np.zeros((1, 32, 32, 3), np.uint8))
+    assert np.isfinite(untrained).all()
+    rounded = flsl_jax.load(tmp_path, dtype="bfloat16")
+    assert rounded.dtype == jnp.bfloat16
+    assert 1e-4 < float(jnp.abs(rounded(images) - expected).mean()) < 0.1
+    with pytest.raises(UserError, match="dtype is 'float64'; expected 'float32' or 'bfloat16'"):
+        flsl_jax.load(tmp_path, dtype="float64")
+
+
+def test_a_weight_file_too_computes_as_asked(tmp_path):
+    architecture = Architecture(patch_size=4, width=16, depth=1, num_heads=2, grid=(3, 3))
+    params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
+    save_file(to_layout(backbone_tensors(params, architecture), LAYOUTS["timm"]), tmp_path / "x.safetensors")
+    for dtype in ("float32", "bfloat16"):
+        model = flsl_jax.load(tmp_path / "x.safetensors", num_heads=2, dtype=dtype)
+        assert model.dtype == jnp.dtype(dtype)
+        chex.assert_trees_all_equal(params_of(model), params)
 
 
 def test_what_is_nothing_to_load_is_one_line(tmp_path):

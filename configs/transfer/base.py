@@ -80,5 +80,6 @@ def get_config() -> ConfigDict:
             "measure_every": 0,
             "log_every": 50,
             "paper": "",
+            "paper_numbers": {"metrics": (), "flsl": (), "dino": ()},
         }
     )

@@ -17,5 +17,6 @@ def get_config() -> ConfigDict:
     """`coco_maskrcnn_vits16` with blocks that are recomputed in the backward pass."""
     config = coco_maskrcnn_vits16.get_config()
     config.network.checkpointing = True
-    config.paper = "the paper, ViT-S/8: box AP 46.5 %, mask AP 42.1 %"
+    config.paper = "Table 1, ViT-S/8"
+    config.paper_numbers.update({"metrics": ("box_ap", "mask_ap"), "flsl": (46.5, 42.1), "dino": (0.0, 0.0)})
     return config

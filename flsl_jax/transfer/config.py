@@ -136,6 +136,21 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PaperConfig:
+    """Numbers of the paper for the same recipe, in percent, which are shown beside those of the run.
+
+    Attributes:
+        metrics: their names, as in metrics.jsonl.
+        flsl: what FLSL reaches by each; 0.0: not given.
+        dino: what DINO reaches.
+    """
+
+    metrics: tuple[str, ...] = ()
+    flsl: Annotated[tuple[float, ...], Range(0, 100, unit="%; 0: not given")] = ()
+    dino: Annotated[tuple[float, ...], Range(0, 100, unit="%; 0: not given")] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferConfig:
     """One fine-tuning run.
 
@@ -150,7 +165,8 @@ class TransferConfig:
         precision: of the arithmetic, as Lightning Fabric names it.
         measure_every: steps from one measurement to the next, each of which saves too; 0: at the end only.
         log_every: steps from one line of metrics to the next.
-        paper: what is printed below the results, such as the paper's numbers for the same recipe.
+        paper: what the paper's numbers are of, such as its table and its network; printed below the results.
+        paper_numbers: the numbers.
     """
 
     seed: Seed = 0
@@ -164,11 +180,17 @@ class TransferConfig:
     measure_every: Annotated[int, Range(0, unit="steps; 0: at the end only")] = 0
     log_every: Annotated[int, Range(1, unit="steps")] = 50
     paper: str = ""
+    paper_numbers: PaperConfig = PaperConfig()
 
     @property
     def is_segmentation(self) -> bool:
         """Whether pixels are classified, and not objects found."""
         return self.network.kind == "semantic_fpn"
+
+    @property
+    def main_metric(self) -> str:
+        """What the best checkpoint of a run is the best by."""
+        return "miou" if self.is_segmentation else "box_ap"
 
 
 def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:
@@ -196,5 +218,10 @@ def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:
     for name in ("jitter", "ratio"):
         low, high = getattr(augment, name)
         require(low <= high, f"config.augment.{name} is {(low, high)}; expected (low, high) with low <= high")
+    numbers = config.paper_numbers
+    require(
+        len(numbers.metrics) == len(numbers.flsl) == len(numbers.dino),
+        "config.paper_numbers has tuples of different lengths; expected a number of flsl and of dino for each of metrics",
+    )
     require(list(config.optimizer.drops) == sorted(config.optimizer.drops), "config.optimizer.drops do not rise")
     return config

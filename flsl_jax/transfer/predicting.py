@@ -8,25 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from pycocotools import mask as rle
+from PIL import Image
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
-from flsl_jax.pictures.panels import OKABE_ITO
+from flsl_jax.transfer.drawing import class_color, detection_mark, draw_objects, draw_regions
 from flsl_jax.transfer.measuring import coco_results
 from flsl_jax.transfer.samples import as_levels, measured_size
 from flsl_jax.transfer.trained import Trained
 
 log = logging.getLogger(__name__)
-
-# How much of a region's colour lies over the image.
-_WEIGHT = 0.45
-# Pictures are enlarged by whole numbers up to this short side in pixels, so that words can be read.
-_SHORTEST = 400
 
 
 def predict_folder(trained: Trained, folder: str, output: Path, *, score: float) -> int:
@@ -61,7 +55,7 @@ def predict_folder(trained: Trained, folder: str, output: Path, *, score: float)
         if trained.config.is_segmentation:
             labels = segment(trained, image)
             _save(Image.fromarray(labels.astype(np.uint16)), output / "masks", record.name)
-            picture = _painted(image, [(labels == label, label) for label in np.unique(labels).tolist()])
+            picture = draw_regions(image, labels, {label: class_color(label) for label in np.unique(labels).tolist()})
         else:
             found = detect_objects(trained, image, image_id=index)
             results += found
@@ -94,31 +88,8 @@ def segment(trained: Trained, image: np.ndarray) -> np.ndarray:
 
 
 def _with_objects(image: np.ndarray, found: Sequence[dict[str, Any]], trained: Trained) -> Image.Image:
-    masks = [(rle.decode(item["segmentation"]) > 0, item["category_id"]) for item in found if "segmentation" in item]
-    picture = _painted(image, masks)
-    scale = picture.width // image.shape[1]
-    draw = ImageDraw.Draw(picture)
     names = dict(zip(trained.category_ids, trained.class_names, strict=True))
-    for item in reversed(found):
-        x, y, width, height = (scale * value for value in item["bbox"])
-        color = OKABE_ITO[item["category_id"] % len(OKABE_ITO)]
-        draw.rectangle([x, y, x + width, y + height], outline=color, width=max(1, min(picture.size) // 200))
-        words = f"{names[item['category_id']]} {item['score']:.2f}"
-        draw.text((x + 2, y + 1), words, fill=color, stroke_width=1, stroke_fill="black")
-    return picture
-
-
-def _painted(image: np.ndarray, regions: Sequence[tuple[np.ndarray, int]]) -> Image.Image:
-    """The image with regions in the colours of their classes; a small one several times as large."""
-    painted = image.astype(np.float32)
-    for mask, number in regions:
-        color = OKABE_ITO[int(number) % len(OKABE_ITO)]
-        painted[mask] = (1 - _WEIGHT) * painted[mask] + _WEIGHT * np.array(
-            [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-        )
-    picture = Image.fromarray(painted.round().astype(np.uint8))
-    scale = max(1, _SHORTEST // min(picture.size))
-    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+    return draw_objects(image, [detection_mark(item, names) for item in found])
 
 
 def _save(picture: Image.Image, folder: Path, name: str) -> None:

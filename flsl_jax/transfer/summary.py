@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from flsl_jax.transfer.config import TransferConfig
-from flsl_jax.transfer.training import MAIN_METRIC, TransferOutcome
-
-_SHOWN = {
-    "box_ap": "box AP",
-    "box_ap50": "box AP at IoU 0.5",
-    "box_ap75": "box AP at IoU 0.75",
-    "mask_ap": "mask AP",
-    "mask_ap50": "mask AP at IoU 0.5",
-    "mask_ap75": "mask AP at IoU 0.75",
-    "miou": "mIoU",
-    "macc": "mean accuracy of the classes",
-    "aacc": "accuracy of the pixels",
-}
+from flsl_jax.transfer.metrics import BRIEF, metric_rows
+from flsl_jax.transfer.training import TransferOutcome
 
 
 def summary(config: TransferConfig, *, workdir: Path, outcome: TransferOutcome) -> str:
     """A table, and where the run lies."""
-    lines = [f"{words:<30}{outcome.metrics[name]:7.1%}" for name, words in _SHOWN.items() if name in outcome.metrics]
     where = f"step {outcome.step}{'' if outcome.finished else ' (not the last)'}, {workdir}"
-    if MAIN_METRIC[config.network.kind] not in outcome.metrics:
+    if config.main_metric not in outcome.metrics:
         return f"nothing measured yet; {where}"
-    return "\n".join([*lines, *([config.paper] if config.paper else []), where])
+    rows = [row for row in metric_rows(config, outcome.metrics) if row.name in BRIEF]
+    lines = [f"{row.words:<30}{_percent(row.value)}" for row in rows]
+    if config.paper_numbers.metrics:
+        lines = [f"{line}{_percent(row.flsl)}{_percent(row.dino)}" for line, row in zip(lines, rows)]
+        lines = [f"{'':<30}{'this run':>10}{'FLSL':>10}{'DINO':>10}", *lines]
+        lines.append(f"FLSL and DINO: as the paper has them, {config.paper}")
+    elif config.paper:
+        lines.append(config.paper)
+    return "\n".join([*lines, where])
+
+
+def _percent(value: float | None) -> str:
+    return f"{'–':>10}" if value is None else f"{value:10.1%}"

@@ -23,6 +23,7 @@ from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
 from flsl_jax.transfer.measuring import average_precision, detect, mask_metrics, mean_iou, with_progress
+from flsl_jax.transfer.metrics import MAIN_METRICS
 from flsl_jax.transfer.networks import build_network
 from flsl_jax.transfer.objects import ObjectImages, open_objects
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
@@ -32,11 +33,8 @@ from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model,
 log = logging.getLogger(__name__)
 
 # Keys that may differ when a run continues: they change no step.
-_FREE = ("measure_every", "log_every", "data.workers", "paper")
+_FREE = ("measure_every", "log_every", "data.workers", "paper", "paper_numbers")
 _RESULT_FILE = "result.json"
-MAIN_METRICS = ("box_ap", "mask_ap", "miou")
-# The best of a run is its checkpoint with the largest of these.
-MAIN_METRIC = {"faster_rcnn": "box_ap", "mask_rcnn": "box_ap", "semantic_fpn": "miou"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +260,7 @@ class _Run:
 
     def _save(self, state: dict[str, Any], *, step: int, metrics: dict[str, float]) -> None:
         """Writes the newest checkpoint and, if its metric is the best so far, the best one; each replaces the one before."""
-        value = metrics.get(MAIN_METRIC[self.config.network.kind], -math.inf)
+        value = metrics.get(self.config.main_metric, -math.inf)
         is_best = value > state["best"]
         state |= {"step": step, "best": max(value, state["best"])}
         for name in ["newest", *(["best"] if is_best else [])]:

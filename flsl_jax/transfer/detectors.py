@@ -8,9 +8,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from flsl_jax.transfer.backbone import Backbone
-from flsl_jax.transfer.pyramids import LayerNorm2d, PatchPyramid, SimplePyramid
+from flsl_jax.transfer.pyramids import STRIDES, LayerNorm2d, PatchPyramid, SimplePyramid
 
 # One size of anchors a level, in pixels: 8 strides, as in Mask R-CNN with an FPN, in three aspect ratios.
 _SIZES = ((32,), (64,), (128,), (256,), (512,))
@@ -88,9 +89,9 @@ def _common(
     backbone: Backbone, *, num_classes: int, masks: bool, sizes: tuple[int, ...], max_size: int
 ) -> dict[str, Any]:
     # As many proposals in training, and as many points for each bin that is pooled, as mmdetection and detectron2 have.
-    pools = {"box_roi_pool": MultiScaleRoIAlign(_POOLED, 7, 0)}
+    pools = {"box_roi_pool": _pool(7)}
     if masks:
-        pools["mask_roi_pool"] = MultiScaleRoIAlign(_POOLED, 14, 0)
+        pools["mask_roi_pool"] = _pool(14)
     return pools | {
         "rpn_post_nms_top_n_train": 1000,
         "num_classes": num_classes + 1,
@@ -100,3 +101,15 @@ def _common(
         "image_std": list(backbone.std),
         "rpn_anchor_generator": AnchorGenerator(_SIZES, _RATIOS),
     }
+
+
+def _pool(bins: int) -> MultiScaleRoIAlign:
+    """RoIAlign from the maps of the pyramid, with as many points for each bin as fit.
+
+    torchvision guesses the maps' strides from the first image that it sees, without its padding, and keeps them: after a
+    landscape image that was padded to a square, all boxes would be pooled at twice their place.
+    """
+    pool = MultiScaleRoIAlign(_POOLED, bins, 0)
+    pool.scales = [1 / stride for stride in STRIDES]
+    pool.map_levels = initLevelMapper(*(round(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1])))
+    return pool

@@ -134,3 +134,13 @@ def test_anchors_have_the_sides_of_eight_strides_in_three_ratios():
         assert of_level[1].tolist() == [-side / 2, -side / 2, side / 2, side / 2]
         torch.testing.assert_close(height / width, torch.tensor([0.5, 1.0, 2.0]), rtol=0.05, atol=0.0)
         torch.testing.assert_close((height * width).sqrt(), torch.full((3,), float(side)), rtol=0.05, atol=0.0)
+
+
+def test_a_landscape_image_in_a_square_does_not_change_where_later_boxes_are_pooled():
+    model, image = detector(vitdet, masks=True, sizes=(96,)).eval(), torch.rand(3, 96, 64)
+    with torch.no_grad():
+        (first,) = detector(vitdet, masks=True, sizes=(96,)).eval()([image])
+        model([torch.rand(3, 64, 96)])
+        (later,) = model([image])
+    assert all(torch.equal(first[name], later[name]) for name in first)
+    assert model.roi_heads.box_roi_pool.scales == model.roi_heads.mask_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]

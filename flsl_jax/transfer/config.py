@@ -10,6 +10,9 @@ from flsl_jax.config.ranges import Probability, Range, Seed, check_ranges
 
 _NO_MASKS = MaskedSourceConfig()
 
+# Which detections lie in an ignored area; `DetectionSourceConfig.ignored_rule` says what they mean.
+IgnoredRule = Literal["inside", "center", "half"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -44,19 +47,28 @@ class DetectionSourceConfig:
     """Images with boxes, and with masks of the objects where a Mask R-CNN is trained.
 
     Attributes:
-        name: "coco" (a folder of images and a COCO JSON file) or "scenes" (embedded synthetic images).
-        root: folder of the images.
-        annotations: COCO JSON file of their boxes, and of polygons or RLE masks.
-        split: of the scenes: "train", "val" or "test".
+        name: "coco" (a folder of images and a COCO JSON file), "uavdt" (its folders of frames and its text files; all vehicles
+            are one class) or "scenes" (embedded synthetic images).
+        root: folder of the images; of UAVDT's clips, such as UAV-benchmark-M.
+        annotations: COCO JSON file of their boxes, and of polygons or RLE masks; folder of UAVDT's text files.
+        split: of the scenes: "train", "val" or "test"; of UAVDT: its 30 clips to "train" on, or its 20 to "test" on.
+        clips: of UAVDT, by their names such as M0101; empty: those of `split`.
+        ignored_rule: which detections UAVDT's AP leaves out: those whose box lies "inside" an ignored area with all sides, as
+            its toolkit does, those with their "center" in one, or those with "half" their area or more in one.
+        fill_ignored: whether UAVDT's ignored areas are painted over in training, but for the vehicles in them; else they
+            count as background.
         count: scenes.
         scene_size: height and width of a scene in pixels.
         limit: keeps the first images only; 0: all.
     """
 
-    name: Literal["coco", "scenes"] = "coco"
+    name: Literal["coco", "uavdt", "scenes"] = "coco"
     root: str = ""
     annotations: str = ""
     split: str = "train"
+    clips: tuple[str, ...] = ()
+    ignored_rule: IgnoredRule = "inside"
+    fill_ignored: bool = False
     count: Annotated[int, Range(0, unit="images")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
     limit: Annotated[int, Range(0, unit="images; 0: all")] = 0
@@ -190,7 +202,9 @@ class TransferConfig:
     @property
     def main_metric(self) -> str:
         """What the best checkpoint of a run is the best by."""
-        return "miou" if self.is_segmentation else "box_ap"
+        if self.is_segmentation:
+            return "miou"
+        return "voc_ap70" if self.data.val.name == "uavdt" else "box_ap"
 
 
 def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:

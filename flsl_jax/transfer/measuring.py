@@ -1,8 +1,9 @@
-"""What a detector or segmenter reaches on a data set: COCO's AP by pycocotools, and mIoU by the project's own metric."""
+"""What a detector or segmenter reaches: COCO's AP by pycocotools, UAVDT's AP and mIoU by the project's own metrics."""
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.transfer.config import AugmentConfig
 from flsl_jax.transfer.objects import ObjectImages
 from flsl_jax.transfer.samples import as_levels, measured_size
+from flsl_jax.transfer.voc_ap import JudgedImage, voc_ap
 
 # COCOeval's twelve numbers, in its order.
 _STATISTICS = (
@@ -36,6 +38,8 @@ _STATISTICS = (
 )
 # A predicted mask covers the pixels that it is at least so sure of.
 _MASK_THRESHOLD = 0.5
+# UAVDT's: a detection is right from this IoU on.
+_VOC_IOU = 0.7
 
 
 @torch.no_grad()
@@ -74,7 +78,8 @@ def coco_results(
 
 
 def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> dict[str, float]:
-    """COCO's numbers from 0 to 1, as "box_ap", "box_ap50", …, and "mask_ap", … where the results have masks.
+    """COCO's numbers from 0 to 1, as "box_ap", "box_ap50", …, and "mask_ap", … where the results have masks; for UAVDT also
+    its own, "voc_ap70".
 
     A number that is not defined, such as the AP of large objects where there are none, is left out.
     """
@@ -85,7 +90,22 @@ def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> di
             continue
         values = _statistics(images, results, kind=kind)
         metrics |= {f"{name}_{key}": value for key, value in zip(_STATISTICS, values, strict=True) if value >= 0}
+    if images.ignored_rule is not None:
+        value = voc_ap(_judged(images, results), iou=_VOC_IOU, ignored_rule=images.ignored_rule)
+        metrics |= {} if math.isnan(value) else {"voc_ap70": value}
     return metrics
+
+
+def _judged(images: ObjectImages, results: Iterable[Mapping[str, Any]]) -> Iterator[JudgedImage]:
+    """Truth and detections of each image, of whatever class."""
+    found: dict[int, list[list[float]]] = {}
+    for result in results:
+        found.setdefault(result["image_id"], []).append([*result["bbox"], result["score"]])
+    for index, image_id in enumerate(images.image_ids):
+        boxes = np.array(found.get(image_id, []), np.float64).reshape(-1, 5)
+        boxes[:, 2:4] += boxes[:, :2]
+        truth, ignored = (images.boxes(index, crowds=crowds) for crowds in (False, True))
+        yield JudgedImage(truth=truth, found=boxes[:, :4], scores=boxes[:, 4], ignored=ignored)
 
 
 def _statistics(images: ObjectImages, results: list[dict[str, Any]], *, kind: Literal["bbox", "segm"]) -> list[float]:

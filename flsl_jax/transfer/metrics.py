@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from flsl_jax.transfer.config import TransferConfig
 
-MAIN_METRICS = ("box_ap", "mask_ap", "miou")
+MAIN_METRICS = ("voc_ap70", "box_ap", "mask_ap", "miou")
 _OF_A_KIND = {
     "ap": "{} AP",
     "ap50": "{} AP at IoU 0.5",
@@ -21,13 +21,14 @@ _OF_A_KIND = {
     "ar_large": "{} recall of objects above 96 × 96 px",
 }
 WORDS = {
+    "voc_ap70": "VOC AP at IoU 0.7",
     **{f"{kind}_{key}": words.format(kind) for kind in ("box", "mask") for key, words in _OF_A_KIND.items()},
     "miou": "mIoU",
     "macc": "mean accuracy of the classes",
     "aacc": "accuracy of the pixels",
 }
 # What the last lines on the terminal name.
-BRIEF = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75", "miou", "macc", "aacc")
+BRIEF = ("voc_ap70", "box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75", "miou", "macc", "aacc")
 
 
 @dataclasses.dataclass(frozen=True)

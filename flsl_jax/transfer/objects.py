@@ -1,4 +1,4 @@
-"""Images with the boxes and masks of their objects, from COCO files or the embedded scenes."""
+"""Images with the boxes and masks of their objects, from COCO files, UAVDT's text files or the embedded scenes."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,8 @@ from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError, reason
-from flsl_jax.transfer.config import DetectionSourceConfig
+from flsl_jax.transfer.config import DetectionSourceConfig, IgnoredRule
+from flsl_jax.transfer.uavdt import chosen_clips, uavdt_truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +38,30 @@ class ObjectImages:
     """A data set with random access.
 
     `name`: for messages. `class_names`: of the labels 1, 2, … in the order of the category ids. `coco`: the truth in COCO's
-    form, crowds included. `image_ids`: the image's id of each index.
+    form, crowds included. `image_ids`: the image's id of each index. `ignored_rule`, `fill_ignored`: as given.
 
     Args:
         name: for messages.
-        truth: content of a COCO instances file.
+        truth: content of a COCO instances file; crowds are the areas in which no object is wanted and none is missed.
         read: gives the image of an entry of `truth["images"]`, uint8 [H, W, 3]; picklable, for the processes that read images.
         limit: keeps the first images only; 0: all.
+        ignored_rule: which detections lie in a crowd, where UAVDT's AP is measured; None: it is not.
+        fill_ignored: whether crowds are painted over in training.
     """
 
     def __init__(
-        self, name: str, truth: dict[str, Any], *, read: Callable[[dict[str, Any]], np.ndarray], limit: int = 0
+        self,
+        name: str,
+        truth: dict[str, Any],
+        *,
+        read: Callable[[dict[str, Any]], np.ndarray],
+        limit: int = 0,
+        ignored_rule: IgnoredRule | None = None,
+        fill_ignored: bool = False,
     ) -> None:
         self.name, self._read = name, read
+        self.ignored_rule: IgnoredRule | None = ignored_rule
+        self.fill_ignored = fill_ignored
         self.coco = coco_of(truth)
         categories = sorted(truth["categories"], key=lambda category: category["id"])
         self.class_names = tuple(str(category["name"]) for category in categories)
@@ -82,9 +94,7 @@ class ObjectImages:
         entry = self._entry(index)
         size = np.array([entry["width"], entry["height"]] * 2)
         found = [item for item in self.coco.imgToAnns[entry["id"]] if not item.get("iscrowd")]
-        corners = np.array([item["bbox"] for item in found], np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        corners = np.clip(corners, 0, size)
+        corners = np.clip(self.boxes(index, crowds=False), 0, size)
         whole = np.flatnonzero((corners[:, 2:] - corners[:, :2]).min(axis=1, initial=np.inf) > 1e-3)
         kept = [found[number] for number in whole]
         labels = np.array([self._labels[item["category_id"]] for item in kept], np.int64)
@@ -94,6 +104,14 @@ class ObjectImages:
             for mask, item in zip(drawn, kept, strict=True):
                 mask[...] = self.coco.annToMask(item)
         return Objects(xyxy=corners[whole].astype(np.float32), labels=labels, masks=drawn)
+
+    def boxes(self, index: int, *, crowds: bool) -> np.ndarray:
+        """The boxes of all objects, or of all crowds, of one image, float64 [M, 4], (x0, y0, x1, y1), as they are annotated."""
+        items = self.coco.imgToAnns[self._entry(index)["id"]]
+        chosen = [item["bbox"] for item in items if bool(item.get("iscrowd")) == crowds]
+        corners = np.array(chosen, np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        return corners
 
     def _entry(self, index: int) -> dict[str, Any]:
         return self.coco.imgs[self.image_ids[checked_index(index, len(self))]]
@@ -118,6 +136,8 @@ def open_objects(config: DetectionSourceConfig, *, path: str, masks: bool) -> Ob
         scenes = Scenes(count=config.count, size=config.scene_size, split=config.split)
         truth = _scenes_truth(scenes, size=config.scene_size)
         images = ObjectImages(scenes.name, truth, limit=config.limit, read=functools.partial(_drawn, scenes))
+    elif config.name == "uavdt":
+        images = _uavdt_images(config, path=path)
     else:
         images = _coco_images(config)
     if masks and not images.has_masks:
@@ -145,6 +165,19 @@ def _coco_images(config: DetectionSourceConfig) -> ObjectImages:
             "folder that their names are relative to"
         )
     return ObjectImages(str(place), truth, limit=config.limit, read=functools.partial(_decoded, root))
+
+
+def _uavdt_images(config: DetectionSourceConfig, *, path: str) -> ObjectImages:
+    root = Path(config.root)
+    clips = chosen_clips(config.clips, split=config.split, path=path)
+    return ObjectImages(
+        f"{root} ({', '.join(config.clips) or config.split})",
+        uavdt_truth(root, Path(config.annotations), clips=clips, path=path),
+        limit=config.limit,
+        read=functools.partial(_decoded, root),
+        ignored_rule=config.ignored_rule,
+        fill_ignored=config.fill_ignored,
+    )
 
 
 def _drawn(scenes: Scenes, entry: dict[str, Any]) -> np.ndarray:

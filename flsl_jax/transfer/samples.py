@@ -95,6 +95,8 @@ def _object_sample(
 ) -> Sample:
     image = source.image(index)
     objects = source.objects(index, masks=masks)
+    if source.fill_ignored:
+        image = _filled(image, source.boxes(index, crowds=True), objects.xyxy, fill=fill)
     size = image.shape[:2]
     target: dict[str, Any] = {
         "boxes": tv_tensors.BoundingBoxes(objects.xyxy, format="XYXY", canvas_size=size),  # pyright: ignore
@@ -105,6 +107,16 @@ def _object_sample(
     pixels, target = _object_transform(augment, fill)(tv_tensors.Image(torch.tensor(image).permute(2, 0, 1)), target)
     plain = {name: torch.as_tensor(value).as_subclass(torch.Tensor) for name, value in target.items()}
     return pixels.as_subclass(torch.Tensor).float() / 255, plain
+
+
+def _filled(image: np.ndarray, ignored: np.ndarray, kept: np.ndarray, *, fill: tuple[int, ...]) -> np.ndarray:
+    """The image with the ignored areas in one colour, but for what the kept boxes show; boxes grow to whole pixels."""
+    hidden = np.zeros(image.shape[:2], bool)
+    for boxes, hides in ((ignored, True), (kept, False)):
+        lows, highs = np.floor(boxes[:, :2]).clip(0).astype(int), np.ceil(boxes[:, 2:]).clip(0).astype(int)
+        for (left, top), (right, bottom) in zip(lows.tolist(), highs.tolist(), strict=True):
+            hidden[top:bottom, left:right] = hides
+    return np.where(hidden[..., None], np.array(fill, np.uint8), image)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 The images are `ROOT/M0101/img000001.jpg`, …: a folder for each clip, frames numbered from 1 on. The vehicles of a clip are the
 lines of `ANNOTATIONS/M0101_gt_whole.txt`, nine numbers each: frame, track, x, y, width and height of the box in pixels, out of
 view, occlusion, and category (1 car, 2 truck, 3 bus). Its ignored areas are the lines of `M0101_gt_ignore.txt`, of which frame
-and box are read; a clip without such a file has none.
+and box are read; a clip without such a file has none, and an area in a frame that has no image hides nothing.
 """
 
 import math
@@ -88,7 +88,7 @@ def uavdt_truth(root: Path, annotations: Path, *, clips: tuple[str, ...], path: 
         for file, crowd in ((truth, 0), (ignored, 1)):
             if crowd and not file.exists():
                 continue
-            for frame, box in _boxes(file, frames=ids, folder=root / clip, has_category=not crowd):
+            for frame, box in _boxes(file, frames=ids, folder=root / clip, ignored=bool(crowd)):
                 found.append(_annotation(len(found) + 1, ids[frame], box, crowd=crowd))
     return {"images": images, "annotations": found, "categories": [{"id": 1, "name": "vehicle"}]}
 
@@ -113,9 +113,7 @@ def _size(file: Path) -> tuple[int, ...]:
         raise UserError(f"image {file} cannot be read ({reason(error)}); repair or remove it") from error
 
 
-def _boxes(
-    file: Path, *, frames: dict[int, int], folder: Path, has_category: bool
-) -> Iterator[tuple[int, list[float]]]:
+def _boxes(file: Path, *, frames: dict[int, int], folder: Path, ignored: bool) -> Iterator[tuple[int, list[float]]]:
     """Frame and [x, y, width, height] of each line."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -125,15 +123,17 @@ def _boxes(
         if not line.strip():
             continue
         where = f"{file} line {number}"
-        values = _numbers(line, count=_CATEGORY_FIELD + 1 if has_category else _BOX_FIELDS, where=where)
+        values = _numbers(line, count=_BOX_FIELDS if ignored else _CATEGORY_FIELD + 1, where=where)
         frame, (width, height) = values[0], values[4:_BOX_FIELDS]
         if frame not in frames:
+            if ignored:
+                continue
             raise UserError(
                 f"{where} is of frame {frame:g}, which {folder} has no image of; add it, or remove the line"
             )
         if width < 0 or height < 0:
             raise UserError(f"{where} has a box of {width:g}×{height:g} pixels; correct or remove the line")
-        if has_category and values[_CATEGORY_FIELD] not in _CATEGORIES:
+        if not ignored and values[_CATEGORY_FIELD] not in _CATEGORIES:
             known = ", ".join(f"{category} ({name})" for category, name in _CATEGORIES.items())
             raise UserError(f"{where} has category {values[_CATEGORY_FIELD]:g}; expected {known}")
         yield int(frame), values[2:_BOX_FIELDS]

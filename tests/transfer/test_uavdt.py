@@ -111,6 +111,8 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "GT" / "M0101_gt_ignore.txt").write_text("1,9,x\n")
     with pytest.raises(UserError, match=r"M0101_gt_ignore\.txt line 1 is .*; expected at least 6 numbers"):
         opened(config)
+    (tmp_path / "GT" / "M0101_gt_ignore.txt").write_text("4,9,30,20,30,25\n2,9,30,20,30,25\n")
+    assert [len(opened(config).boxes(index, crowds=True)) for index in range(3)] == [0, 1, 0]
     (tmp_path / "GT" / "M0101_gt_ignore.txt").unlink()
     whole.rename(tmp_path / "elsewhere.txt")
     with pytest.raises(UserError, match=r"GT has no M0101_gt_whole\.txt; name .* as config\.data\.val\.annotations"):

@@ -141,12 +141,16 @@ class MlFlow:
 
 
 class Terminal:
-    """A progress bar with the loss terms on a terminal, with a line above it for each evaluation; plain lines elsewhere."""
+    """A progress bar with the loss terms on a terminal, with a line above it for each evaluation; plain lines elsewhere.
+
+    A plain line ends with the time that is left, at the rate since the first one, in which compiling was.
+    """
 
     def __init__(self, *, start_step: int, total_steps: int) -> None:
         from tqdm import tqdm
 
         self._total = total_steps
+        self._first: tuple[int, float] | None = None
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True, smoothing=0.05)
@@ -161,9 +165,11 @@ class Terminal:
         shown = [name for name in (*_SHOWN, "images_per_sec", "data_wait_share") if name in values]
         measured = [name for name in values if name.startswith("knn") or name in _MEASURED]
         line = "  ".join(f"{name} {values[name]:.4g}" for name in (*shown, *measured))
+        if not line:
+            return
         line = f"step {step}/{self._total}  {line}"
         if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
+            print(line + self._time_left(step), file=sys.stderr, flush=True)
             return
         if measured:
             self._bar.write(line, file=sys.stderr)
@@ -172,6 +178,17 @@ class Terminal:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _time_left(self, step: int) -> str:
+        from tqdm import tqdm
+
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (step, now)
+        first_step, first_time = self._first
+        if not first_step < step < self._total:
+            return ""
+        return f"  {tqdm.format_interval((self._total - step) * (now - first_time) / (step - first_step))} left"
 
 
 class Writers:

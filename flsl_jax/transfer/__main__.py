@@ -9,6 +9,8 @@ writes what the trained model finds in a folder of images, and pictures of it. B
 and lightning-fabric: the package with its extra `transfer`.
 """
 
+import logging
+import os
 from pathlib import Path
 
 from absl import flags
@@ -52,8 +54,10 @@ def main() -> int:
         raise UserError("--config is missing; name a config, such as --config=transfer/scenes_boxes")
     source = required(_BACKBONE, "runs/quickstart")
     config = parse_transfer_config(_CONFIG.value.to_dict())
-    show_log()
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    show_log(logging.INFO if is_first else logging.ERROR)
     _check_packages()
+    _keep_jax_off_gpus()
 
     from flsl_jax.transfer.opening import open_backbone
     from flsl_jax.transfer.summary import summary
@@ -61,7 +65,8 @@ def main() -> int:
 
     backbone = open_backbone(source, network=config.network, num_heads=_NUM_HEADS.value, seed=config.seed)
     outcome = fine_tune(config, backbone=backbone, workdir=workdir)
-    print(summary(config, workdir=workdir, outcome=outcome))
+    if is_first:
+        print(summary(config, workdir=workdir, outcome=outcome))
     return 0 if outcome.finished else _STOPPED_EARLY
 
 
@@ -76,6 +81,13 @@ def _predict(workdir: Path, *, folder: str) -> int:
     count = predict_folder(load_trained(workdir), folder, output, score=_SCORE.value)
     print(f"{count} images, {output}")
     return 0
+
+
+def _keep_jax_off_gpus() -> None:
+    """Lets JAX read the backbone on the CPU: each process would take most of a GPU's memory, which is PyTorch's here."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _check_packages() -> None:

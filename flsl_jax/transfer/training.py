@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from flsl_jax.transfer.metrics import MAIN_METRICS
 from flsl_jax.transfer.networks import build_network
 from flsl_jax.transfer.objects import ObjectImages, open_objects
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
+from flsl_jax.transfer.processes import asked_by_any, mean_over_processes, start_fabric, with_shared_statistics
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
 from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
 
@@ -102,14 +104,9 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
     if checkpoint is not None:
         _check_same_config(config, workdir)
         check_same_model(description, workdir)
-    fabric = Fabric(precision=config.precision, loggers=[])
-    fabric.launch()
-    if config.batch_size % fabric.world_size:
-        raise UserError(f"config.batch_size = {config.batch_size} is not divisible by {fabric.world_size} processes")
+    fabric = start_fabric(precision=config.precision, batch_size=config.batch_size)
     torch.manual_seed(random_seed(config.seed))
-    model = build_network(config, backbone=backbone, num_classes=data.num_classes)
-    if fabric.world_size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = with_shared_statistics(build_network(config, backbone=backbone, num_classes=data.num_classes), fabric)
     optimizer = make_optimizer(model, backbone.network, config.optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
     state = {"model": wrapped, "optimizer": optimizer, "step": 0, "best": -math.inf}
@@ -158,14 +155,17 @@ class _Run:
     def train(self, optimizer: Any, state: dict[str, Any], interrupt: Interrupt) -> TransferOutcome:
         """Steps, measurements and checkpoints in order."""
         config, metrics, start = self.config, {}, state["step"]
+        timed_from, timed_at = start, time.monotonic()
         for step, batch in enumerate(self._batches(start), start=start + 1):
             lr = set_learning_rate(optimizer, config.optimizer, step=step - 1, steps=config.steps)
             terms = self._update(optimizer, batch, step=step)
             if step % config.log_every == 0 or step == config.steps:
-                self.writers.write(step, terms | {"lr": lr})
+                rate = config.batch_size * (step - timed_from) / (time.monotonic() - timed_at)
+                self.writers.write(step, terms | {"lr": lr, "images_per_sec": rate})
+                timed_from, timed_at = step, time.monotonic()
             else:
                 self.writers.tick(step, terms)
-            stop = self._stops(interrupt, step)
+            stop = asked_by_any(interrupt.requested(step), self.fabric)
             measures = step == config.steps or (config.measure_every and step % config.measure_every == 0)
             if measures:
                 metrics = self.measure()
@@ -227,7 +227,8 @@ class _Run:
         torch.manual_seed(random_seed(self.config.seed, step, self.fabric.global_rank))
         losses = self._losses(batch)
         loss = torch.stack(list(losses.values())).sum()
-        terms = {name: value.item() for name, value in ({"loss": loss} | losses).items()}
+        values = {name: value.detach() for name, value in ({"loss": loss} | losses).items()}
+        terms = mean_over_processes(values, self.fabric)
         if not math.isfinite(terms["loss"]):
             raise UserError(
                 f"step {step}: the loss is {terms['loss']}; lower config.optimizer.lr or set config.optimizer.clip_norm, and "
@@ -252,11 +253,6 @@ class _Run:
             return {"cross_entropy": cross_entropy(self.wrapped(torch.stack(images)), masks, ignore_index=IGNORED)}
         targets = [{name: value.to(device) for name, value in target.items()} for _, target in batch]
         return self.wrapped(images, targets)
-
-    def _stops(self, interrupt: Interrupt, step: int) -> bool:
-        """Whether a signal asks for a stop; the same answer on every process."""
-        asked = interrupt.requested(step)
-        return bool(self.fabric.broadcast(asked)) if self.fabric.world_size > 1 else asked
 
     def _save(self, state: dict[str, Any], *, step: int, metrics: dict[str, float]) -> None:
         """Writes the newest checkpoint and, if its metric is the best so far, the best one; each replaces the one before."""

@@ -1,0 +1,51 @@
+"""The processes of a fine-tuning run: one, or those that torchrun starts, one for each device."""
+
+import os
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from flsl_jax.errors import UserError
+
+
+def start_fabric(*, precision: Literal["32-true", "bf16-mixed", "16-mixed"], batch_size: int) -> Fabric:
+    """Fabric on the devices that torchrun gave to its processes; without torchrun, on one device.
+
+    Raises:
+        UserError: the batch cannot be divided among the processes, or a machine has fewer GPUs than processes.
+    """
+    ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if batch_size % ranks:
+        raise UserError(f"config.batch_size = {batch_size} is not divisible by {ranks} processes")
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < local:
+        raise UserError(f"torchrun started {local} processes on a machine with {gpus} GPUs; set --nproc_per_node={gpus}")
+    fabric = Fabric(precision=precision, devices=local, num_nodes=ranks // local, loggers=[])
+    fabric.launch()
+    return fabric
+
+
+def with_shared_statistics(model: nn.Module, fabric: Fabric) -> nn.Module:
+    """The model with batch norms over the images of all processes; on a CPU, where PyTorch has none, of each process alone."""
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def mean_over_processes(terms: dict[str, torch.Tensor], fabric: Fabric) -> dict[str, float]:
+    """The same values on every process."""
+    if fabric.world_size > 1:
+        summed = fabric.all_reduce(torch.stack(list(terms.values())), reduce_op="mean")
+        assert isinstance(summed, torch.Tensor)
+        return dict(zip(terms, summed.tolist(), strict=True))
+    return {name: value.item() for name, value in terms.items()}
+
+
+def asked_by_any(asked: bool, fabric: Fabric) -> bool:
+    """Whether one of the processes asks; the same answer on all."""
+    if fabric.world_size == 1:
+        return asked
+    votes = fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), reduce_op="sum")
+    return bool(votes > 0)

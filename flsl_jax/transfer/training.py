@@ -155,14 +155,14 @@ class _Run:
     def train(self, optimizer: Any, state: dict[str, Any], interrupt: Interrupt) -> TransferOutcome:
         """Steps, measurements and checkpoints in order."""
         config, metrics, start = self.config, {}, state["step"]
-        timed_from, timed_at = start, time.monotonic()
+        timed_from, timed_at = start, time.monotonic()  # measuring and saving are not timed
         for step, batch in enumerate(self._batches(start), start=start + 1):
             lr = set_learning_rate(optimizer, config.optimizer, step=step - 1, steps=config.steps)
             terms = self._update(optimizer, batch, step=step)
-            if step % config.log_every == 0 or step == config.steps:
+            logs = step % config.log_every == 0 or step == config.steps
+            if logs:
                 rate = config.batch_size * (step - timed_from) / (time.monotonic() - timed_at)
                 self.writers.write(step, terms | {"lr": lr, "images_per_sec": rate})
-                timed_from, timed_at = step, time.monotonic()
             else:
                 self.writers.tick(step, terms)
             stop = asked_by_any(interrupt.requested(step), self.fabric)
@@ -178,8 +178,11 @@ class _Run:
             if stop or measures:
                 self._save(state, step=step, metrics=metrics if measures else {})
             if stop and step < config.steps:
-                log.warning("stopped at step %d by %s; saved, continue with the same command", step, interrupt.reason)
+                reason = interrupt.reason or "another process's request"
+                log.warning("stopped at step %d by %s; saved, continue with the same command", step, reason)
                 return TransferOutcome(step=step, finished=False, metrics=metrics)
+            if logs or measures:
+                timed_from, timed_at = step, time.monotonic()
         if not metrics:  # the run was finished before
             metrics = self.measure()
         if self.fabric.is_global_zero:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from flsl_jax.errors import UserError
-from flsl_jax.training.writers import JsonLines, open_writers
+from flsl_jax.training.writers import JsonLines, Terminal, open_writers
 from flsl_jax.workdir import read_metrics
 
 
@@ -79,6 +79,19 @@ def test_a_plain_line_has_a_value_of_every_evaluation(tmp_path, capsys):
     writers.write(2, {"knn_any": 0.5, "video/jf_mean": 0.25, "video/j_mean": 0.125, "retrieval/pixels_miou": 0.75})
     writers.close()
     assert capsys.readouterr().err == "step 2/2  knn_any 0.5  video/jf_mean 0.25\n"
+
+
+def test_a_plain_line_ends_with_the_time_that_is_left_and_is_left_out_where_it_would_be_empty(capsys, monkeypatch):
+    now = iter([100.0, 130.0, 160.0])
+    monkeypatch.setattr("flsl_jax.training.writers.time.monotonic", lambda: next(now))
+    terminal = Terminal(start_step=0, total_steps=100)
+    for step in (10, 20):
+        terminal.write(step, {"loss": 0.5})
+    terminal.write(20, {"miou": 0.5})
+    terminal.write(100, {"loss": 0.25})
+    assert capsys.readouterr().err == (
+        "step 10/100  loss 0.5\nstep 20/100  loss 0.5  04:00 left\nstep 100/100  loss 0.25\n"
+    )
 
 
 def test_a_terminal_has_a_bar_and_a_line_of_each_evaluation(tmp_path, capsys, monkeypatch):

@@ -84,6 +84,7 @@ def test_a_run_that_is_stopped_and_continued_has_the_parameters_of_one_that_is_n
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    assert all(line.pop("images_per_sec") > 0 for run_lines in lines for line in run_lines if "loss" in line)
     assert lines[0] == lines[1]
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 4]
 

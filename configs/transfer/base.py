@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
                 "sizes": (800,),
                 "max_size": 1333,
                 "flip": 0.5,
+                "cut": 0.0,
                 "jitter": (1.0, 1.0),
                 "crop": 0,
                 "ratio": (0.5, 2.0),

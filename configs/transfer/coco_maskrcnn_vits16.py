@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.steps = 88_716
     config.network.update({"kind": "mask_rcnn", "blocks": (3, 5, 7, 11), "drop_path": 0.05})
-    config.augment.update({"sizes": (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), "max_size": 1333})
+    config.augment.update({"sizes": tuple(range(480, 801, 32)), "max_size": 1333, "cut": 0.5})
     config.optimizer.update({"lr": 5e-5, "weight_decay": 0.05, "decay_norms": False})
     config.optimizer.update({"warmup_steps": 1000, "drops": (8 / 12, 11 / 12)})
     config.precision = "bf16-mixed"

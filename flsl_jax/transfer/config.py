@@ -101,6 +101,8 @@ class AugmentConfig:
         sizes: short sides in pixels; one of them is drawn for each image in training, and the last is for measuring.
         max_size: longest side in pixels.
         flip: how often an image is mirrored.
+        cut: how often a detector's image is first brought to a short side of 400, 500 or 600 pixels, and a rectangle with sides
+            of 384 to 600 pixels is cut out of it, as DETR and SelfPatch do.
         jitter: range of the factor of large-scale jitter, whose result is cut and padded to a square of the last of `sizes`;
             (1.0, 1.0): none.
         crop: side of the square that Semantic FPN is trained on, after a factor of `ratio`; 0: whole images.
@@ -111,6 +113,7 @@ class AugmentConfig:
     sizes: Annotated[tuple[int, ...], Range(1, unit="pixels")] = (800,)
     max_size: Annotated[int, Range(1, unit="pixels")] = 1333
     flip: Probability = 0.5
+    cut: Probability = 0.0
     jitter: Annotated[tuple[float, float], Range(0, above=True, unit="factor")] = (1.0, 1.0)
     crop: Annotated[int, Range(0, unit="pixels; 0: whole images")] = 0
     ratio: Annotated[tuple[float, float], Range(0, above=True, unit="factor")] = (0.5, 2.0)
@@ -124,9 +127,8 @@ class OptimizerConfig:
     Attributes:
         name: "adamw" or "sgd".
         lr: the largest learning rate.
-        weight_decay: of all parameters, or of those alone that are not norms, biases and position embeddings, with
-            `decay_norms` off.
-        decay_norms: whether norms, biases and position embeddings decay too.
+        weight_decay: of all parameters, or with `decay_norms` off of all but norms, position embedding and prefix tokens.
+        decay_norms: whether those decay too.
         momentum: of SGD.
         layer_decay: factor of the learning rate from a block to the one before it; 1.0: all are equal.
         warmup_steps: steps over which the learning rate rises from almost 0.

@@ -8,16 +8,17 @@ from torch import nn
 from flsl_jax.transfer.config import OptimizerConfig
 from flsl_jax.transfer.vit import DetectorViT
 
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 def make_optimizer(model: nn.Module, backbone: DetectorViT, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of a model, with one group for each pair of a factor of the learning rate and a weight decay."""
     factors = _layer_factors(backbone, decay=config.layer_decay)
+    norms = {parameter for module in model.modules() if isinstance(module, _NORMS) for parameter in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = factors.get(parameter, 1.0)
-        decays = config.decay_norms or (
-            parameter.ndim > 1 and not name.endswith(("pos_embed", "prefix", "rel_pos_h", "rel_pos_w"))
-        )
+        decays = config.decay_norms or not (parameter in norms or name.endswith(("pos_embed", "prefix")))
         groups.setdefault((factor, config.weight_decay if decays else 0.0), []).append(parameter)
     listed: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay, "factor": factor}

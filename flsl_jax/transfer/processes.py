@@ -21,7 +21,9 @@ def start_fabric(*, precision: Literal["32-true", "bf16-mixed", "16-mixed"], bat
         raise UserError(f"config.batch_size = {batch_size} is not divisible by {ranks} processes")
     gpus = torch.cuda.device_count()
     if 0 < gpus < local:
-        raise UserError(f"torchrun started {local} processes on a machine with {gpus} GPUs; set --nproc_per_node={gpus}")
+        raise UserError(
+            f"torchrun started {local} processes on a machine with {gpus} GPUs; set --nproc_per_node={gpus}"
+        )
     fabric = Fabric(precision=precision, devices=local, num_nodes=ranks // local, loggers=[])
     fabric.launch()
     return fabric

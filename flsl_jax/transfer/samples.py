@@ -121,8 +121,10 @@ def _filled(image: np.ndarray, ignored: np.ndarray, kept: np.ndarray, *, fill: t
 
 @functools.cache
 def _object_transform(augment: AugmentConfig, fill: tuple[int, ...]) -> v2.Transform:
-    """Mirroring and large-scale jitter; sizes are drawn by the detector itself."""
+    """Mirroring, DETR's cut and large-scale jitter; sizes are drawn by the detector itself."""
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(augment.flip)]
+    if augment.cut:
+        steps.append(v2.RandomApply([_Cut(max_size=augment.max_size)], p=augment.cut))
     if augment.jitter != (1.0, 1.0):
         side = augment.sizes[-1]
         steps += [
@@ -145,6 +147,20 @@ class _Crop(v2.Transform):
         height, width = v2.functional.get_size(inputs[0])
         bottom, right = max(0, self._side - height), max(0, self._side - width)
         return self._cut(*v2.Pad([0, 0, right, bottom], fill=self._fill)(*inputs))
+
+
+class _Cut(v2.Transform):
+    """A rectangle whose sides have 384 to 600 pixels, from the image at a short side of 400, 500 or 600 (DETR, SelfPatch)."""
+
+    def __init__(self, *, max_size: int) -> None:
+        super().__init__()
+        self._resize = v2.RandomShortestSize(min_size=[400, 500, 600], max_size=max_size, antialias=True)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Images, boxes and masks, resized and cut alike."""
+        resized = self._resize(*inputs)
+        sides = [int(torch.randint(min(384, n), min(600, n) + 1, ())) for n in v2.functional.get_size(resized[0])]
+        return v2.RandomCrop(sides)(*resized)
 
 
 def _pixel_sample(source: MaskedSource, index: int, *, augment: AugmentConfig, fill: tuple[int, ...]) -> Sample:

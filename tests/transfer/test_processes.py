@@ -86,7 +86,7 @@ def test_two_processes_are_one_run_that_a_signal_to_either_stops_and_that_contin
 
 def test_a_batch_that_the_processes_cannot_share_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="config.batch_size = 4 is not divisible by 3 processes"):
+    with pytest.raises(UserError, match=r"config\.batch_size = 4 is not divisible by 3 processes"):
         start_fabric(precision="32-true", batch_size=4)
 
 

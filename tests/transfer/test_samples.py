@@ -53,6 +53,24 @@ def test_boxes_are_those_of_their_masks_after_every_change():
     assert seen > 5
 
 
+def test_a_cut_is_a_rectangle_of_a_larger_image_with_the_boxes_of_what_it_shows():
+    samples = objects(AugmentConfig(sizes=(64,), max_size=2000, cut=1.0, flip=0.0))
+    shapes = set()
+    for number in range(6):
+        image, target = samples[number]
+        shapes.add(tuple(image.shape[1:]))
+        assert all(384 <= side <= 600 for side in image.shape[1:])
+        assert target["masks"].shape == (len(target["boxes"]), *image.shape[1:])
+        scale = max(image.shape[1:]) / 48
+        for box, mask in zip(target["boxes"].numpy(), target["masks"].numpy(), strict=True):
+            rows, columns = np.nonzero(mask)
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, edges, atol=2 * scale)
+    assert len(shapes) > 3
+    never = objects(AugmentConfig(sizes=(64,), cut=0.0))
+    assert {tuple(never[number][0].shape[1:]) for number in range(4)} == {(48, 48)}
+
+
 def test_a_small_image_lies_in_the_upper_left_corner_of_the_mean():
     image, target = objects(AugmentConfig(sizes=(96,), jitter=(0.5, 0.5), flip=0.0))[3]
     assert image.shape == (3, 96, 96)

@@ -1,7 +1,7 @@
 """The processes of a fine-tuning run: one, or those that torchrun starts, one for each device."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -37,17 +37,27 @@ def with_shared_statistics(model: nn.Module, fabric: Fabric) -> nn.Module:
 
 
 def mean_over_processes(terms: dict[str, torch.Tensor], fabric: Fabric) -> dict[str, float]:
-    """The same values on every process."""
-    if fabric.world_size > 1:
-        summed = fabric.all_reduce(torch.stack(list(terms.values())), reduce_op="mean")
-        assert isinstance(summed, torch.Tensor)
-        return dict(zip(terms, summed.tolist(), strict=True))
-    return {name: value.item() for name, value in terms.items()}
+    """The mean of each value over the processes."""
+    means = over_processes(torch.stack(list(terms.values())), fabric, op="mean")
+    return dict(zip(terms, means.tolist(), strict=True))
 
 
 def asked_by_any(asked: bool, fabric: Fabric) -> bool:
     """Whether one of the processes asks; the same answer on all."""
+    return over_processes(torch.tensor(float(asked)), fabric, op="sum").item() > 0
+
+
+def over_processes(values: torch.Tensor, fabric: Fabric, *, op: Literal["sum", "mean"]) -> torch.Tensor:
+    """Sum or mean of values [...] over the processes, the same on all of them, on the run's device."""
+    reduced = fabric.all_reduce(values.to(fabric.device), reduce_op=op)
+    assert isinstance(reduced, torch.Tensor)
+    return reduced
+
+
+def gathered(items: list[Any], fabric: Fabric) -> list[Any]:
+    """The items of all processes in one list, in the order of the processes."""
     if fabric.world_size == 1:
-        return asked
-    votes = fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), reduce_op="sum")
-    return bool(votes > 0)
+        return items
+    parts: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

@@ -26,6 +26,9 @@ class SemanticFpn(nn.Module):
         ValueError: the pyramid does not fit the backbone.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -45,6 +48,7 @@ class SemanticFpn(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01)
+        assert self.classify.bias is not None
         nn.init.zeros_(self.classify.bias)
         self.register_buffer("mean", torch.tensor(backbone.mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).reshape(3, 1, 1), persistent=False)

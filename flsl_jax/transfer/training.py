@@ -28,7 +28,14 @@ from flsl_jax.transfer.metrics import MAIN_METRICS
 from flsl_jax.transfer.networks import build_network
 from flsl_jax.transfer.objects import ObjectImages, open_objects
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
-from flsl_jax.transfer.processes import asked_by_any, mean_over_processes, start_fabric, with_shared_statistics
+from flsl_jax.transfer.processes import (
+    asked_by_any,
+    gathered,
+    mean_over_processes,
+    over_processes,
+    start_fabric,
+    with_shared_statistics,
+)
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
 from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
 
@@ -195,14 +202,9 @@ class _Run:
         indices = with_progress(len(val), rank=self.fabric.global_rank, ranks=self.fabric.world_size)
         if isinstance(val, ObjectImages):
             found = detect(self.model, val, device=device, indices=indices)
-            if self.fabric.world_size > 1:
-                gathered: list[Any] = [None] * self.fabric.world_size
-                torch.distributed.all_gather_object(gathered, found)
-                found = [result for part in gathered for result in part]
-            return average_precision(val, found)
+            return average_precision(val, gathered(found, self.fabric))
         confusion = mean_iou(self.model, val, device=device, augment=self.config.augment, indices=indices)
-        summed = self.fabric.all_reduce(torch.from_numpy(confusion).to(device), reduce_op="sum")
-        return mask_metrics(summed.cpu().numpy())
+        return mask_metrics(over_processes(torch.from_numpy(confusion), self.fabric, op="sum").cpu().numpy())
 
     def _batches(self, start: int) -> Any:
         config = self.config

@@ -50,19 +50,35 @@ def save_curves(
     figure, axes = grid_of_panels(len(panels), columns=columns)
     marks = _first_steps(alarms)
     for axis, (title, colors) in zip(axes, panels):
-        for name, color in colors.items():
-            _draw_line(axis, metrics, name, color=color, label=name)
+        _draw_lines(axis, metrics, colors)
         if title.startswith("entropies"):
             axis.axhline(log_centroids, color="0.5", linestyle="--", linewidth=1, label="ln K")
         baseline = [line["knn_pixels_any"] for line in metrics if "knn_pixels_any" in line]
         if "k-NN" in title and baseline:
             axis.axhline(baseline[0], color="0.5", linestyle="--", linewidth=1, label="raw pixels (any)")
         _mark_alarms(axis, marks)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.25)
-        if colors:
-            _legend_beside(axis)
+        _finish(axis, title, legend=bool(colors))
     _name_alarms(figure, marks)
+    save_figure(figure, path)
+
+
+def save_panels(
+    metrics: Sequence[dict[str, Any]], path: Path, *, panels: Mapping[str, Sequence[str]], columns: int = 2
+) -> None:
+    """Writes a picture with a panel for each title in `panels`, of the quantities there that the metrics have at all.
+
+    Args:
+        metrics: lines of a metrics.jsonl.
+        path: of a PNG or SVG.
+        panels: seven names of quantities at most by the panel's title; a panel without any is left out.
+        columns: of panels.
+    """
+    colored = {title: _coloured(names, metrics) for title, names in panels.items()}
+    shown = [(title, colors) for title, colors in colored.items() if colors] or [_NOTHING]
+    figure, axes = grid_of_panels(len(shown), columns=columns)
+    for axis, (title, colors) in zip(axes, shown):
+        _draw_lines(axis, metrics, colors)
+        _finish(axis, title, legend=len(colors) > 1)
     save_figure(figure, path)
 
 
@@ -104,6 +120,18 @@ def grid_of_panels(count: int, *, columns: int = 2) -> tuple[Any, list[Any]]:
 def _coloured(names: Sequence[str], metrics: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The colours of the quantities that a run has; one quantity has the same colour in the curves of every run."""
     return {name: color for name, color in zip(names, OKABE_ITO) if any(name in line for line in metrics)}
+
+
+def _draw_lines(axis: Any, metrics: Sequence[dict[str, Any]], colors: Mapping[str, str]) -> None:
+    for name, color in colors.items():
+        _draw_line(axis, metrics, name, color=color, label=name)
+
+
+def _finish(axis: Any, title: str, *, legend: bool) -> None:
+    axis.set(title=title, xlabel="step")
+    axis.grid(alpha=0.25)
+    if legend:
+        _legend_beside(axis)
 
 
 def _draw_line(axis: Any, metrics: Sequence[dict[str, Any]], name: str, *, color: str, label: str) -> None:

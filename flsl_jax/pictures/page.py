@@ -13,7 +13,7 @@ from typing import Any
 
 from flsl_jax.errors import UserError
 
-_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Section:
     def anchor(self) -> str:
         """What links to it name."""
         return self.heading.lower().replace(" ", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image file; `alt`: what it shows, for those who do not see it; `title`: a few words above it."""
+
+    path: Path
+    alt: str
+    title: str = ""
 
 
 def write_page(path: Path, *, title: str, subtitle: str, sections: Sequence[Section], flag: str) -> None:
@@ -106,6 +115,38 @@ def figure(path: Path, caption: str, *, width: int = 960, wide: bool = False, na
         f'<figure{kind} style="--width: {width}px"><div class="scroll">{image}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>\n"
     )
+
+
+def row_of_pictures(pictures: Sequence[Picture], caption: str, *, legend: Iterable[tuple[str, str]] = ()) -> str:
+    """Pictures beside each other or, where the page is too narrow, below each other.
+
+    Args:
+        pictures: as wide as the row allows; those of two rows with equally many are as wide as each other.
+        caption: plain text below them.
+        legend: hexadecimal colours and what they mean.
+    """
+    cells = "".join(
+        f"<div>{f'<p>{escape(picture.title)}</p>' if picture.title else ''}"
+        f'<img src="{_embedded(picture.path)}" alt="{escape(picture.alt)}"></div>'
+        for picture in pictures
+    )
+    swatches = " ".join(
+        f'<span class="key"><span style="background:{color}"></span>{escape(words)}</span>' for color, words in legend
+    )
+    return (
+        f'<figure class="row"><div class="cells">{cells}</div>'
+        f"<figcaption>{f'<p>{swatches}</p>' if swatches else ''}{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def cards(pictures: Iterable[Picture]) -> str:
+    """Pictures as small as a column, each with its title below it."""
+    figures = "".join(
+        f'<figure><img src="{_embedded(picture.path)}" alt="{escape(picture.alt)}">'
+        f"<figcaption>{escape(picture.title)}</figcaption></figure>"
+        for picture in pictures
+    )
+    return f'<div class="cards">{figures}</div>\n'
 
 
 def _embedded(path: Path) -> str:

@@ -16,8 +16,13 @@ from flsl_jax.pictures.panels import OKABE_ITO
 _WEIGHT = 0.45
 # Pictures are enlarged by whole numbers up to this short side in pixels, so that words can be read.
 _SHORTEST = 400
-# Of a picture's width: a letter's height, and the width of a line.
-_LETTER, _LINE = 1 / 32, 1 / 240
+# Of a picture's width: a letter's height, unless another one is asked for, and the width of a line.
+_LETTER, _LINE = 1 / 48, 1 / 210
+_SMALLEST_LETTER = 11
+# Around words, in pixels.
+_MARGIN = 3
+# Of the classes that are left when no colour is.
+OTHERS = "#000000"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +45,37 @@ def class_color(number: int) -> str:
     return OKABE_ITO[number % len(OKABE_ITO)]
 
 
-def detection_mark(found: Mapping[str, Any], names: Mapping[int, str]) -> Mark:
-    """How a detection in COCO's results format is drawn, with its class by the category's id and its score."""
+def image_colors(counts: Mapping[int, int], *, classes: int) -> dict[int, str]:
+    """A colour for each class of one picture, the most frequent first; none is used twice but `OTHERS`.
+
+    Args:
+        counts: how much there is of each class, by its number.
+        classes: of the data set; where there are no more of them than colours, a class has the same one in all pictures.
+    """
+    ordered = sorted(counts, key=lambda number: (-counts[number], number))
+    if classes <= len(OKABE_ITO):
+        return {number: class_color(number) for number in ordered}
+    return {number: OKABE_ITO[place] if place < len(OKABE_ITO) else OTHERS for place, number in enumerate(ordered)}
+
+
+def legend_of(colors: Mapping[int, str], names: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Colours and what they mean."""
+    own = [(color, names[number]) for number, color in colors.items() if color != OTHERS]
+    return [*own, (OTHERS, "other classes")] if OTHERS in colors.values() else own
+
+
+def detection_mark(found: Mapping[str, Any], names: Mapping[int, str], *, color: str = "") -> Mark:
+    """How a detection in COCO's results format is drawn, with its class by the category's id and its score.
+
+    Args:
+        found: the detection.
+        names: of the classes, by the category's id.
+        color: hexadecimal; by default that of the class.
+    """
     return Mark(
         box=found["bbox"],
         words=f"{names[found['category_id']]} {found['score']:.2f}",
-        color=class_color(found["category_id"]),
+        color=color or class_color(found["category_id"]),
         mask=rle.decode(found["segmentation"]) > 0 if "segmentation" in found else None,
     )
 
@@ -56,14 +86,18 @@ def draw_objects(
     *,
     longest: int = 0,
     cut: tuple[int, int, int, int] | None = None,
+    letter: float = _LETTER,
 ) -> Image.Image:
     """The image with objects, the first of them on top; a small one is several times as large.
+
+    Words that would cover those of an object before it are left out.
 
     Args:
         image: uint8 [H, W, 3].
         marks: the objects.
         longest: side in pixels that a larger picture is reduced to; 0: it stays as large as the image.
         cut: x and y of the first pixel, and of the one behind the last, of the part that is shown; None: the whole image.
+        letter: height of letters, as a share of the picture's width.
     """
     x0, y0, x1, y1 = cut or (0, 0, image.shape[1], image.shape[0])
     regions = [(mark.mask, mark.color) for mark in reversed(marks) if mark.mask is not None]
@@ -77,8 +111,13 @@ def draw_objects(
             _draw_dashed(draw, corners, color=mark.color, width=line)
         else:
             draw.rectangle(corners, outline=mark.color, width=line)
-    for mark, corners in placed:
-        _draw_words(draw, mark, corners, size=picture.size)
+    font = _font(max(_SMALLEST_LETTER, round(picture.width * letter)))
+    written: list[tuple[float, ...]] = []
+    for mark, corners in reversed(placed):
+        place = _place_of_words(mark, corners, size=picture.size, font=font)
+        if mark.words and not any(_touch(place, other) for other in written):
+            _write_words(draw, mark, place, font=font)
+            written.append(place)
     return picture
 
 
@@ -99,6 +138,12 @@ def scaled(image: np.ndarray, *, longest: int = 0) -> Image.Image:
         size = (max(1, round(picture.width * reduced)), max(1, round(picture.height * reduced)))
         return picture.resize(size, Image.Resampling.LANCZOS)
     return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+
+
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Writes a JPEG in which letters and lines stay clear; returns its path."""
+    picture.save(path, quality=88, subsampling=0)
+    return path
 
 
 def _painted(image: np.ndarray, regions: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
@@ -139,22 +184,33 @@ def _draw_dashed(draw: ImageDraw.ImageDraw, corners: tuple[float, ...], *, color
             draw.line(dash, fill=color, width=width)
 
 
-def _draw_words(draw: ImageDraw.ImageDraw, mark: Mark, corners: tuple[float, ...], *, size: tuple[int, int]) -> None:
-    """On a ground of the mark's colour above the box, or in it where there is no room, and never outside the picture."""
-    if not mark.words:
-        return
-    width, height = size
-    font = _font(max(11, round(width * _LETTER)))
+def _place_of_words(
+    mark: Mark, corners: tuple[float, ...], *, size: tuple[int, int], font: ImageFont.FreeTypeFont
+) -> tuple[float, ...]:
+    """Above the box, or in it where there is no room, and never outside the picture: left, top, right and bottom."""
     left, top, right, bottom = font.getbbox(mark.words)
-    wide, high = right - left + 6, bottom - top + 6
-    x = min(max(0.0, corners[0]), max(0.0, width - wide))
+    wide, high = right - left + 2 * _MARGIN, bottom - top + 2 * _MARGIN
     y = corners[1] - high if corners[1] >= high else corners[1]
     if mark.dashed:  # at the other end of the box, where the words of what overlaps it are not
-        y = corners[3] if corners[3] + high <= height else corners[3] - high
-    y = min(max(0.0, y), height - high)
-    draw.rectangle([x, y, x + wide, y + high], fill=mark.color)
+        y = corners[3] if corners[3] + high <= size[1] else corners[3] - high
+    x = min(max(0.0, corners[0]), max(0.0, size[0] - wide))
+    y = min(max(0.0, y), size[1] - high)
+    return x, y, x + wide, y + high
+
+
+def _touch(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+
+
+def _write_words(
+    draw: ImageDraw.ImageDraw, mark: Mark, place: tuple[float, ...], *, font: ImageFont.FreeTypeFont
+) -> None:
+    """On a ground of the mark's colour, in black or white."""
+    draw.rectangle(place, fill=mark.color)
     dark = sum(weight * level for weight, level in zip((0.3, 0.59, 0.11), _levels(mark.color))) < 140
-    draw.text((x + 3 - left, y + 3 - top), mark.words, fill="white" if dark else "black", font=font)
+    left, top, *_ = font.getbbox(mark.words)
+    corner = (place[0] + _MARGIN - left, place[1] + _MARGIN - top)
+    draw.text(corner, mark.words, fill="white" if dark else "black", font=font)
 
 
 @functools.cache

@@ -111,30 +111,72 @@ def _judged(images: ObjectImages, results: Iterable[Mapping[str, Any]]) -> Itera
 def _statistics(images: ObjectImages, results: list[dict[str, Any]], *, kind: Literal["bbox", "segm"]) -> list[float]:
     if not results:  # pycocotools refuses an empty list
         return [0.0] * len(_STATISTICS)
+    evaluation = _evaluation(images, results, kind=kind)
     with contextlib.redirect_stdout(io.StringIO()):
-        # Loading adds keys to the results, and boxes from the masks.
-        evaluation = COCOeval(images.coco, images.coco.loadRes([dict(result) for result in results]), kind)
-        evaluation.params.imgIds = list(images.image_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     return [float(value) for value in evaluation.stats]
 
 
+def _evaluation(
+    images: ObjectImages,
+    results: list[dict[str, Any]],
+    *,
+    kind: Literal["bbox", "segm"],
+    sizes: Sequence[str] = ("all", "small", "medium", "large"),
+) -> Any:
+    """COCOeval after `accumulate`, for objects of these sizes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        # Loading adds keys to the results, and boxes from the masks.
+        evaluation: Any = COCOeval(images.coco, images.coco.loadRes([dict(result) for result in results]), kind)
+        ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
+        evaluation.params.areaRngLbl, evaluation.params.areaRng = list(sizes), [ranges[size] for size in sizes]
+        evaluation.params.imgIds = list(images.image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def class_precision(
+    images: ObjectImages, results: list[dict[str, Any]], *, kind: Literal["bbox", "segm"]
+) -> dict[str, float]:
+    """COCO's AP of boxes or masks, from 0 to 1, by the names of the classes that occur in the images."""
+    evaluation = _evaluation(images, results, kind=kind, sizes=("all",))
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # of thresholds, recalls and classes
+    means = [float(values[values > -1].mean()) if (values > -1).any() else None for values in precision.T]
+    return {name: mean for name, mean in zip(images.class_names, means, strict=True) if mean is not None}
+
+
 @torch.no_grad()
-def mean_iou(
-    model: nn.Module, source: MaskedSource, *, device: torch.device, augment: AugmentConfig, indices: Iterable[int]
+def predicted_classes(
+    model: nn.Module, image: np.ndarray, *, device: torch.device, augment: AugmentConfig
 ) -> np.ndarray:
-    """The confusion matrix, int64 [K, K], of whole images at the size of `augment`; classes are judged at the original size."""
+    """The class of each pixel of an image, uint8 [H, W, 3]: int64 [H, W]; the network sees it at the size of `augment`."""
+    levels = as_levels(image)[None].to(device)
+    sized = interpolate(levels, size=measured_size(image.shape[:2], augment), mode="bilinear", antialias=True)
+    logits = interpolate(model(sized).float(), size=image.shape[:2], mode="bilinear", align_corners=False)
+    return logits[0].argmax(0).cpu().numpy()
+
+
+def classify(
+    model: nn.Module, source: MaskedSource, *, device: torch.device, augment: AugmentConfig, indices: Iterable[int]
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The classes of all pixels, judged at the original size of each image.
+
+    Returns:
+        the confusion matrix, int64 [K, K], and for each image with a pixel that counts its "index" and "name", and "miou" and
+        "aacc" from 0 to 1 of it alone.
+    """
     model.eval()
-    confusion = np.zeros((source.num_classes, source.num_classes), np.int64)
+    total, images = np.zeros((source.num_classes, source.num_classes), np.int64), []
     for index in indices:
         record = source[index]
-        image = as_levels(record.image)[None].to(device)
-        sized = interpolate(image, size=measured_size(record.mask.shape, augment), mode="bilinear", antialias=True)
-        logits = interpolate(model(sized).float(), size=record.mask.shape, mode="bilinear", align_corners=False)
-        confusion += confusion_matrix(record.mask, logits[0].argmax(0).cpu().numpy(), num_classes=source.num_classes)
-    return confusion
+        found = predicted_classes(model, record.image, device=device, augment=augment)
+        confusion = confusion_matrix(record.mask, found, num_classes=source.num_classes)
+        total += confusion
+        if confusion.any():
+            scores = mask_scores(confusion)
+            images.append({"index": index, "name": record.name, "miou": scores.miou, "aacc": scores.aacc})
+    return total, images
 
 
 def mask_metrics(confusion: np.ndarray) -> dict[str, float]:

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
 from flsl_jax.transfer.drawing import class_color, detection_mark, draw_objects, draw_regions
-from flsl_jax.transfer.measuring import coco_results
-from flsl_jax.transfer.samples import as_levels, measured_size
+from flsl_jax.transfer.measuring import coco_results, predicted_classes
+from flsl_jax.transfer.samples import as_levels
 from flsl_jax.transfer.trained import Trained
 
 log = logging.getLogger(__name__)
@@ -77,14 +76,9 @@ def detect_objects(trained: Trained, image: np.ndarray, *, image_id: int = 0) ->
     return coco_results(found, image_id=image_id, category_ids=trained.category_ids)
 
 
-@torch.no_grad()
 def segment(trained: Trained, image: np.ndarray) -> np.ndarray:
     """The class of each pixel of one image, uint8 [H, W, 3]: int64 [H, W]."""
-    levels = as_levels(image)[None].to(trained.device)
-    size = measured_size(image.shape[:2], trained.config.augment)
-    logits = trained.network(interpolate(levels, size=size, mode="bilinear", antialias=True))
-    whole = interpolate(logits.float(), size=image.shape[:2], mode="bilinear", align_corners=False)
-    return whole[0].argmax(0).cpu().numpy()
+    return predicted_classes(trained.network, image, device=trained.device, augment=trained.config.augment)
 
 
 def _with_objects(image: np.ndarray, found: Sequence[dict[str, Any]], trained: Trained) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -23,7 +23,8 @@ from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
-from flsl_jax.transfer.measuring import average_precision, detect, mask_metrics, mean_iou, with_progress
+from flsl_jax.transfer.measurement import RESULT_FILE, Measurement, read_measurement, write_json
+from flsl_jax.transfer.measuring import average_precision, classify, detect, mask_metrics, with_progress
 from flsl_jax.transfer.metrics import MAIN_METRICS
 from flsl_jax.transfer.networks import build_network
 from flsl_jax.transfer.objects import ObjectImages, open_objects
@@ -36,6 +37,7 @@ from flsl_jax.transfer.processes import (
     start_fabric,
     with_shared_statistics,
 )
+from flsl_jax.transfer.report import try_report
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
 from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
 
@@ -43,7 +45,6 @@ log = logging.getLogger(__name__)
 
 # Keys that may differ when a run continues: they change no step.
 _FREE = ("measure_every", "log_every", "data.workers", "paper", "paper_numbers")
-_RESULT_FILE = "result.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,8 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         fabric.load(checkpoint, state)
         log.info("continuing from step %d in %s", state["step"], workdir)
     elif fabric.is_global_zero:
-        _write(workdir / CONFIG_FILE, dataclasses.asdict(config))
-        _write(workdir / MODEL_FILE, description)
+        write_json(workdir / CONFIG_FILE, dataclasses.asdict(config), indent=2)
+        write_json(workdir / MODEL_FILE, description | {"backbone": backbone.report}, indent=2)
     writers = open_writers(
         workdir,
         total_steps=config.steps,
@@ -161,7 +162,7 @@ class _Run:
 
     def train(self, optimizer: Any, state: dict[str, Any], interrupt: Interrupt) -> TransferOutcome:
         """Steps, measurements and checkpoints in order."""
-        config, metrics, start = self.config, {}, state["step"]
+        config, measurement, start = self.config, None, state["step"]
         timed_from, timed_at = start, time.monotonic()  # measuring and saving are not timed
         for step, batch in enumerate(self._batches(start), start=start + 1):
             lr = set_learning_rate(optimizer, config.optimizer, step=step - 1, steps=config.steps)
@@ -174,8 +175,10 @@ class _Run:
                 self.writers.tick(step, terms)
             stop = asked_by_any(interrupt.requested(step), self.fabric)
             measures = step == config.steps or (config.measure_every and step % config.measure_every == 0)
+            metrics = {}
             if measures:
-                metrics = self.measure()
+                measurement = self.measure()
+                metrics = dict(measurement.metrics)
                 self.writers.write(step, metrics)
                 log.info(
                     "step %d: %s",
@@ -183,28 +186,45 @@ class _Run:
                     ", ".join(f"{name} {metrics[name]:.3f}" for name in MAIN_METRICS if name in metrics),
                 )
             if stop or measures:
-                self._save(state, step=step, metrics=metrics if measures else {})
+                self._save(state, step=step, metrics=metrics)
             if stop and step < config.steps:
                 reason = interrupt.reason or "another process's request"
                 log.warning("stopped at step %d by %s; saved, continue with the same command", step, reason)
+                metrics = {} if measurement is None else dict(measurement.metrics)
                 return TransferOutcome(step=step, finished=False, metrics=metrics)
             if logs or measures:
                 timed_from, timed_at = step, time.monotonic()
-        if not metrics:  # the run was finished before
-            metrics = self.measure()
+        if measurement is None:  # the run was finished before
+            measurement = self._known() or self.measure()
+        metrics = dict(measurement.metrics)
         if self.fabric.is_global_zero:
-            _write(self.workdir / _RESULT_FILE, {"step": config.steps, "metrics": metrics})
+            write_json(self.workdir / RESULT_FILE, {"step": config.steps, "metrics": metrics}, indent=2)
+            try_report(self.workdir, config, val=self.data.val, measurement=measurement, model=self.model)
         return TransferOutcome(step=config.steps, finished=True, metrics=metrics)
 
-    def measure(self) -> dict[str, float]:
-        """The metrics on the images to measure on; every process measures its share."""
+    def measure(self) -> Measurement:
+        """Every process measures its share of the images to measure on; what was found is kept in the workdir."""
         val, device = self.data.val, self.fabric.device
         indices = with_progress(len(val), rank=self.fabric.global_rank, ranks=self.fabric.world_size)
         if isinstance(val, ObjectImages):
-            found = detect(self.model, val, device=device, indices=indices)
-            return average_precision(val, gathered(found, self.fabric))
-        confusion = mean_iou(self.model, val, device=device, augment=self.config.augment, indices=indices)
-        return mask_metrics(over_processes(torch.from_numpy(confusion), self.fabric, op="sum").cpu().numpy())
+            found = gathered(detect(self.model, val, device=device, indices=indices), self.fabric)
+            found.sort(key=lambda result: result["image_id"])
+            measurement = Measurement(metrics=average_precision(val, found), detections=found)
+        else:
+            confusion, images = classify(self.model, val, device=device, augment=self.config.augment, indices=indices)
+            confusion = np.sum(gathered([confusion], self.fabric), axis=0)
+            images = sorted(gathered(images, self.fabric), key=lambda image: image["index"])
+            pixels = {"confusion": confusion.tolist(), "images": images}
+            measurement = Measurement(metrics=mask_metrics(confusion), pixels=pixels)
+        if self.fabric.is_global_zero:
+            measurement.save(self.workdir)
+        return measurement
+
+    def _known(self) -> Measurement | None:
+        """What a finished run has measured, for a report without measuring again; all of it on the first process only."""
+        known = read_measurement(self.workdir, step=self.config.steps) if self.fabric.is_global_zero else None
+        (metrics, *_) = gathered([None if known is None else known.metrics], self.fabric)
+        return None if metrics is None else known or Measurement(metrics=metrics)
 
     def _batches(self, start: int) -> Any:
         config = self.config
@@ -286,13 +306,3 @@ def _check_same_config(config: TransferConfig, workdir: Path) -> None:
             f"the run in {workdir} has other settings ({'; '.join(map(str, changes[:4]))}); repeat its own command, or take "
             "another --workdir"
         )
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be written ({error.strerror}); name a --workdir that can") from error

@@ -33,7 +33,7 @@ class Mark:
     None: only its box is drawn. `dashed`: whether the box is, as for what is missing.
     """
 
-    box: Sequence[float]
+    box: Sequence[float | int]
     words: str
     color: str
     mask: np.ndarray | None = None
@@ -157,7 +157,7 @@ def _levels(color: str) -> tuple[int, ...]:
     return tuple(int(color[place : place + 2], 16) for place in (1, 3, 5))
 
 
-def _corners(box: Sequence[float], *, offset: tuple[int, int], scale: float) -> tuple[float, float, float, float]:
+def _corners(box: Sequence[float | int], *, offset: tuple[int, int], scale: float) -> tuple[float, float, float, float]:
     x, y, width, height = box
     left, top = (x - offset[0]) * scale, (y - offset[1]) * scale
     return left, top, left + max(1.0, width * scale), top + max(1.0, height * scale)

@@ -55,7 +55,7 @@ def read_measurement(workdir: Path, *, step: int) -> Measurement | None:
             pixels = json.loads((workdir / PIXELS_FILE).read_text(encoding="utf-8"))
             return Measurement(metrics=result["metrics"], pixels=pixels)
         detections = json.loads((workdir / DETECTIONS_FILE).read_text(encoding="utf-8"))
-        return Measurement(metrics=result["metrics"], detections=detections)
+        return Measurement(metrics=result["metrics"], detections=detections) if isinstance(detections, list) else None
     except (OSError, ValueError, KeyError):
         return None
 

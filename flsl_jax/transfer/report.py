@@ -54,6 +54,7 @@ def try_report(
     workdir: Path,
     config: TransferConfig,
     *,
+    train: ObjectImages | MaskedSource,
     val: ObjectImages | MaskedSource,
     measurement: Measurement,
     model: nn.Module,
@@ -63,13 +64,14 @@ def try_report(
     Args:
         workdir: of the run; the page becomes its `report.html`.
         config: of the run.
-        val: the images that were measured on.
+        train: the images that were trained on.
+        val: those that were measured on.
         measurement: the last one.
         model: as it was measured; a segmenter classifies the few images that are shown again.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _write(workdir, config, val=val, measurement=measurement, model=model, folder=Path(folder))
+            _write(workdir, config, train=train, val=val, measurement=measurement, model=model, folder=Path(folder))
         log.info("%s", workdir / REPORT_FILE)
     except Exception as error:  # data and libraries of all kinds take part
         log.warning("%s was not written: %s: %s", workdir / REPORT_FILE, type(error).__name__, error)
@@ -79,6 +81,7 @@ def _write(
     workdir: Path,
     config: TransferConfig,
     *,
+    train: ObjectImages | MaskedSource,
     val: ObjectImages | MaskedSource,
     measurement: Measurement,
     model: nn.Module,
@@ -93,7 +96,7 @@ def _write(
         f"{datetime.datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
         sections=[
             Section("Results", _results(config, measurement, lines=lines, val=val)),
-            Section("What was trained", _trained(workdir, config, val=val)),
+            Section("What was trained", _trained(workdir, config, train=train, val=val)),
             Section("Training", _curves(config, lines, folder=folder)),
             *pictures,
         ],
@@ -155,14 +158,19 @@ def _classes(measurement: Measurement, val: ObjectImages | MaskedSource) -> str:
     return f"<h3>Classes, the worst first</h3>\n{shown}"
 
 
-def _trained(workdir: Path, config: TransferConfig, *, val: ObjectImages | MaskedSource) -> str:
-    rows = [(escape(name), escape(value)) for name, value in _facts(config, model=read_json(workdir / MODEL_FILE))]
+def _trained(
+    workdir: Path, config: TransferConfig, *, train: ObjectImages | MaskedSource, val: ObjectImages | MaskedSource
+) -> str:
+    facts = _facts(config, model=read_json(workdir / MODEL_FILE), train=train)
+    rows = [(escape(name), escape(value)) for name, value in facts]
     rows.append(("measured&nbsp;on", escape(f"{val.name}, {len(val):,} images, {len(val.class_names)} classes")))
     every = escape(json.dumps(dataclasses.asdict(config), indent=2))
     return f"{table(rows)}<details><summary>Every key of its config</summary><pre>{every}</pre></details>\n"
 
 
-def _facts(config: TransferConfig, *, model: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(
+    config: TransferConfig, *, model: Mapping[str, Any], train: ObjectImages | MaskedSource
+) -> list[tuple[str, str]]:
     network, augment, optimizer, arch = config.network, config.augment, config.optimizer, model["architecture"]
     attention = f", attention in windows of {network.window} tokens" if network.window else ""
     facts = [
@@ -175,7 +183,7 @@ def _facts(config: TransferConfig, *, model: Mapping[str, Any]) -> list[tuple[st
             f"ViT, {arch['depth']} blocks, width {arch['width']}, patches of {arch['patch_size']} px; "
             + "; ".join(model.get("backbone", "").splitlines()),
         ),
-        ("trained on", _source(config)),
+        ("trained on", f"{train.name}, {len(train):,} images"),
         ("updates", f"{config.steps:,}, each of {config.batch_size} images, seed {config.seed}, {config.precision}"),
         ("images", f"short side {_range(augment.sizes)} px, long side {augment.max_size} px at most{_changes(config)}"),
         (
@@ -190,15 +198,6 @@ def _facts(config: TransferConfig, *, model: Mapping[str, Any]) -> list[tuple[st
         ),
     ]
     return [(name, value.removesuffix("; ")) for name, value in facts]
-
-
-def _source(config: TransferConfig) -> str:
-    """The images that were trained on, in a few words."""
-    if config.is_segmentation:
-        masks = config.data.train_masks
-        return f"{masks.count:,} scenes" if masks.name == "scenes" else f"{masks.images}, {masks.masks}"
-    train = config.data.train
-    return f"{train.count:,} scenes" if train.name == "scenes" else f"{train.root}, {train.annotations}"
 
 
 def _range(sizes: Sequence[int]) -> str:

@@ -199,7 +199,8 @@ class _Run:
         metrics = dict(measurement.metrics)
         if self.fabric.is_global_zero:
             write_json(self.workdir / RESULT_FILE, {"step": config.steps, "metrics": metrics}, indent=2)
-            try_report(self.workdir, config, val=self.data.val, measurement=measurement, model=self.model)
+            data, model = self.data, self.model
+            try_report(self.workdir, config, train=data.train, val=data.val, measurement=measurement, model=model)
         return TransferOutcome(step=config.steps, finished=True, metrics=metrics)
 
     def measure(self) -> Measurement:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flsl_jax.pictures.curves import compare_curves, save_curves
+from flsl_jax.pictures.curves import compare_curves, save_curves, save_panels
 from flsl_jax.training.alarms import Alarm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -34,6 +34,15 @@ def _figures(monkeypatch):
 def drawn(figure):
     figure.canvas.draw()
     return figure.canvas.get_renderer()
+
+
+def test_panels_are_those_that_have_a_quantity_and_a_single_one_needs_no_legend(figures):
+    lines = [{"step": step, "a": step, "b": -step, "lr": 0.1} for step in (1, 2)]
+    save_panels(lines, Path("x.png"), panels={"two": ("a", "b", "c"), "none": ("d",), "rate": ("lr",)})
+    panels = [axis for axis in figures[0].axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == ["two", "rate"]
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["a", "b"]
+    assert panels[1].get_legend() is None
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.masks import open_masked
 from flsl_jax.transfer.config import AugmentConfig, DetectionSourceConfig
-from flsl_jax.transfer.measuring import average_precision, detect, mask_metrics, mean_iou
+from flsl_jax.transfer.measuring import average_precision, class_precision, classify, detect, mask_metrics
 from flsl_jax.transfer.objects import open_objects
 
 SCENES = DetectionSourceConfig(name="scenes", count=8, scene_size=48, split="val")
@@ -86,7 +86,7 @@ def test_miou_of_a_model_that_says_one_class_is_that_class_alone():
             logits[:, 0] = 1
             return logits
 
-    confusion = mean_iou(
+    confusion, images = classify(
         Background(),
         source,
         device=torch.device("cpu"),
@@ -100,6 +100,21 @@ def test_miou_of_a_model_that_says_one_class_is_that_class_alone():
     present = len(np.unique(masks))
     assert metrics["aacc"] == pytest.approx(share)
     assert metrics["miou"] == pytest.approx(share / present)
+    assert [(image["index"], image["name"]) for image in images] == [(n, source[n].name) for n in range(4)]
+    shares = [(mask == 0).mean() for mask in masks]
+    assert [image["aacc"] for image in images] == pytest.approx(shares)
+    classes = [len(np.unique(mask)) for mask in masks]
+    assert [image["miou"] for image in images] == pytest.approx([a / b for a, b in zip(shares, classes)])
+
+
+def test_the_mean_ap_of_the_classes_that_occur_is_the_ap():
+    images, results = results_of(4.0)
+    metrics = average_precision(images, results)
+    for name, kind in (("box_ap", "bbox"), ("mask_ap", "segm")):
+        classes = class_precision(images, results, kind=kind)
+        present = {item["category_id"] for item in images.coco.dataset["annotations"]}
+        assert set(classes) == {images.class_names[number - 1] for number in present}
+        assert np.mean(list(classes.values())) == pytest.approx(metrics[name])
 
 
 def _plain(values):

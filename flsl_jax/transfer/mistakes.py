@@ -135,8 +135,9 @@ def _overlaps(detections: Sequence[Detection], truth: Sequence[Annotation], *, c
     """IoU of boxes, float64 [D, T]; with `crowd` the share of each detection that is covered."""
     if not detections or not truth:
         return np.zeros((len(detections), len(truth)))
-    boxes = [np.array([item["bbox"] for item in items], np.float64) for items in (detections, truth)]
-    return np.asarray(rle.iou(*boxes, [crowd] * len(truth)))
+    iou: Any = rle.iou  # whose own types are narrower than what it takes
+    found, true = (np.array([item["bbox"] for item in items], np.float64) for items in (detections, truth))
+    return np.asarray(iou(found, true, [crowd] * len(truth)))
 
 
 def _best(values: np.ndarray, allowed: np.ndarray, *, at_least: float) -> int | None:

@@ -111,18 +111,19 @@ class ObjectPictures:
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
     def _truth(self, annotations: Sequence[Mapping[str, Any]], colors: Mapping[int, str]) -> list[Mark]:
-        return [
-            Mark(
-                box=item["bbox"],
-                words=f"crowd of {self._names[item['category_id']]}"
-                if item.get("iscrowd")
-                else self._names[item["category_id"]],
-                color=colors[item["category_id"]],
-                mask=self._images.coco.annToMask(item) > 0 if item.get("segmentation") else None,
-                dashed=bool(item.get("iscrowd")),
+        marks = []
+        for item in sorted(annotations, key=lambda item: item["bbox"][2] * item["bbox"][3]):
+            crowd = "ignored area" if self._images.ignored_rule else f"crowd of {self._names[item['category_id']]}"
+            marks.append(
+                Mark(
+                    box=item["bbox"],
+                    words=crowd if item.get("iscrowd") else self._names[item["category_id"]],
+                    color=colors[item["category_id"]],
+                    mask=self._images.coco.annToMask(item) > 0 if item.get("segmentation") else None,
+                    dashed=bool(item.get("iscrowd")),
+                )
             )
-            for item in sorted(annotations, key=lambda item: item["bbox"][2] * item["bbox"][3])
-        ]
+        return marks
 
     def _false(self, item: Judged) -> Picture:
         number = item.detection["image_id"]

@@ -37,7 +37,7 @@ from flsl_jax.transfer.processes import (
     start_fabric,
     with_shared_statistics,
 )
-from flsl_jax.transfer.report import try_report
+from flsl_jax.transfer.run_report import try_report
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
 from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
 

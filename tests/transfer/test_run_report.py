@@ -14,8 +14,10 @@ from tests.transfer import operators
 operators.install()
 pytest.importorskip("torchvision")
 
-from flsl_jax.transfer import report
+from flsl_jax.transfer import run_report
+from flsl_jax.transfer.measuring import average_precision
 from flsl_jax.transfer.metrics import WORDS
+from flsl_jax.transfer.training import open_data
 from tests.pictures.test_report import Page
 from tests.transfer.test_fine_tuning import run, tiny
 
@@ -84,12 +86,12 @@ def test_pictures_that_cannot_be_drawn_cost_a_warning_and_a_page_that_cannot_be_
         raise RuntimeError("no pictures today")
 
     with monkeypatch.context() as patch:
-        patch.setattr(report, "ObjectPictures", broken)
-        patch.setattr(report, "PixelPictures", broken)
+        patch.setattr(run_report, "ObjectPictures", broken)
+        patch.setattr(run_report, "PixelPictures", broken)
         assert run(config, workdir) == outcome
     assert "the report has no pictures: RuntimeError: no pictures today" in caplog.text
     assert "<h2>Examples</h2>" not in page_of(workdir)
-    monkeypatch.setattr(report, "read_metrics", broken)
+    monkeypatch.setattr(run_report, "read_metrics", broken)
     assert run(config, workdir) == outcome
     assert "report.html was not written: RuntimeError" in caplog.text
     monkeypatch.undo()
@@ -98,9 +100,6 @@ def test_pictures_that_cannot_be_drawn_cost_a_warning_and_a_page_that_cannot_be_
 
 
 def test_the_last_detections_are_kept_with_the_ap_that_was_measured(finished):
-    from flsl_jax.transfer.measuring import average_precision
-    from flsl_jax.transfer.training import open_data
-
     config, workdir, outcome = finished
     if config.is_segmentation:
         pixels = json.loads((workdir / "pixels.json").read_text())

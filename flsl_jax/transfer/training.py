@@ -33,7 +33,6 @@ from flsl_jax.transfer.processes import (
     asked_by_any,
     gathered,
     mean_over_processes,
-    over_processes,
     start_fabric,
     with_shared_statistics,
 )

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 
 from flsl_jax import parallel
-from flsl_jax.checkpoints import Checkpoints, committed_step, read_description
+from flsl_jax.checkpoints import Checkpoints, read_description
 from flsl_jax.config import Config, advice
-from flsl_jax.config.changes import Change
 from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
@@ -28,6 +27,7 @@ from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.recorder import Recorder
+from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
 from flsl_jax.training.setup import Training, build_training, describe, few_images, steps_per_epoch
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
@@ -55,7 +55,8 @@ class Outcome:
 class _Run:
     """What a call of `train` has opened.
 
-    `end`: the step after which it stops; `changes`: of the config since the checkpoint that it continues from.
+    `end`: the step after which it stops; `continuation`: from the newest checkpoint whose files are whole; `allowed`: what may
+    have changed since.
     """
 
     config: Config
@@ -66,7 +67,8 @@ class _Run:
     checkpoints: Checkpoints
     interrupt: Interrupt
     end: int
-    changes: tuple[Change, ...]
+    continuation: Continuation
+    allowed: Sequence[str]
 
     def measures_after(self, step: int) -> bool:
         """Whether the config wants the evaluations after `step` updates; 0 is before the first one."""
@@ -105,7 +107,8 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
     loader = open_loader(config)
-    continuation = _continuation(config, workdir=workdir, source=loader.source, allowed=allow_changes)
+    found = find_newest(workdir)
+    continuation = _continuation(config, found.step, workdir=workdir, source=loader.source, allowed=allow_changes)
     config = continuation.config
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
@@ -119,6 +122,7 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
     end = last_step(config, total_steps=training.total_steps, begun=continuation.begun, workdir=workdir)
     initial = None if continuation.begun else _begin(config, workdir)
     best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
+    put_aside(workdir, found.damaged)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
     with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
         run = _Run(
@@ -130,7 +134,8 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
             checkpoints=checkpoints,
             interrupt=interrupt,
             end=end,
-            changes=continuation.changes,
+            continuation=continuation,
+            allowed=allow_changes,
         )
         outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
@@ -158,22 +163,10 @@ def open_loader(config: Config) -> Loader:
     )
 
 
-def saved_step(workdir: Path) -> int | None:
-    """The newest committed step of the run in a folder; None if there is nothing to continue.
-
-    Every process must call this before any of them creates the folder, because orbax waits for all of them. All of them get
-    the first process's answer.
-    """
-    folder = workdir / "checkpoints"
-    if not parallel.as_first(folder.is_dir()):
-        return None
-    step = parallel.as_first(committed_step(folder) or 0)
-    return step or None
-
-
-def _continuation(config: Config, *, workdir: Path, source: Source, allowed: Sequence[str]) -> Continuation:
-    """How the run in the workdir goes on, or that a new one begins; see `continue_with`."""
-    step = saved_step(workdir)
+def _continuation(
+    config: Config, step: int | None, *, workdir: Path, source: Source, allowed: Sequence[str]
+) -> Continuation:
+    """How the run in the workdir goes on from a checkpoint, or that a new one begins; see `continue_with`."""
     if step is None:
         return Continuation(config=config)
     saved = read_description(workdir / "checkpoints" / str(step))
@@ -191,8 +184,7 @@ def _begin(config: Config, workdir: Path) -> Initial | None:
 
 def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     """Restores or initialises, evaluates, loops, draws."""
-    start = run.checkpoints.latest_step or 0
-    state = _restore(run, start) if start else _initialise(run.training, initial)
+    start, state = _restore(run) if run.continuation.begun else (0, _initialise(run.training, initial))
     images = len(run.loader.source)
     log.info("%s", describe(run.config, run.training, images=images))
     for line in [*advice(run.config), *few_images(images)]:
@@ -221,14 +213,19 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     return Outcome(step=reached.step, finished=finished)
 
 
-def _restore(run: _Run, step: int) -> TrainState:
-    """Restores the state of a checkpoint. Once this config is known to fit it, its changes are added to config.json."""
-    saved = read_description(run.workdir / "checkpoints" / str(step))
+def _restore(run: _Run) -> tuple[int, TrainState]:
+    """Step and state of the newest good checkpoint. Once this config is known to fit, its changes are added to config.json."""
+    saved = read_description(run.workdir / "checkpoints" / str(run.continuation.begun))
     check_same_guide(run.training.guide, config=run.config, saved=saved)
-    state = run.checkpoints.restore(step, run.training.abstract_state.changing())
-    if run.changes and jax.process_index() == 0:
-        append_changes(run.changes, run.workdir / CONFIG_FILE, step=step)
-    return TrainState(**state, guide=run.training.place_guide())
+    step, state = restore_newest(run.checkpoints, run.training.abstract_state.changing(), workdir=run.workdir)
+    continuation = run.continuation
+    if step != continuation.begun:
+        continuation = _continuation(
+            run.config, step, workdir=run.workdir, source=run.loader.source, allowed=run.allowed
+        )
+    if continuation.changes and jax.process_index() == 0:
+        append_changes(continuation.changes, run.workdir / CONFIG_FILE, step=step)
+    return step, TrainState(**state, guide=run.training.place_guide())
 
 
 def _initialise(training: Training, initial: Initial | None) -> TrainState:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.checkpoints import committed_step
 from flsl_jax.config import Config, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
@@ -134,19 +133,20 @@ def _trained(source: str, *, num_heads: int) -> OpenedModel:
     loaded = load_network(path, num_heads=num_heads or None)
     model = loaded.model
     if path.is_dir() and path.name.isdigit() and path.parent.name == "checkpoints":
-        workdir, step = path.parent.parent, int(path.name)
-        results = workdir / "results" / f"step_{step}"
+        workdir = path.parent.parent
+        results = workdir / "results" / f"step_{loaded.step}"
     elif (path / "checkpoints").is_dir() or path.name == "checkpoints":
         workdir = path if (path / "checkpoints").is_dir() else path.parent
-        step = committed_step(workdir / "checkpoints")
         results = workdir / "results"
     else:
         log.info("%s", loaded.report)
         encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
         return OpenedModel(encoder=encoder, source=source)
     config = read_run_config(workdir)
-    encoder = _encoder(model, config, name=f"{workdir}, step {step}")
-    return OpenedModel(encoder=encoder, source=source, step=step, config=config, workdir=workdir, results=results)
+    encoder = _encoder(model, config, name=f"{workdir}, step {loaded.step}")
+    return OpenedModel(
+        encoder=encoder, source=source, step=loaded.step, config=config, workdir=workdir, results=results
+    )
 
 
 def _encoder(model: ViT, config: Config, *, name: str) -> NetworkEncoder:

@@ -28,6 +28,7 @@ class Loaded:
 
     `mean`, `std`: of pixel levels from 0 to 1; red, green and blue. `report`: what was read, left out and assumed, in lines.
     `heads_known`: whether the number of attention heads was given and not assumed from the width.
+    `step`: of a run's checkpoint.
     """
 
     model: ViT
@@ -35,6 +36,7 @@ class Loaded:
     std: tuple[float, float, float] = IMAGENET_STD
     report: str
     heads_known: bool = True
+    step: int | None = None
 
 
 def load_model(
@@ -114,4 +116,4 @@ def _load_run(path: Path, *, network: str, dtype: str) -> Loaded:
     params = jax.tree.map(jnp.asarray, state[network])
     config = for_any_device(parse_saved_config(run["config"]), dtype=dtype)
     model = nnx.merge(network_graph(config), params).backbone
-    return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}")
+    return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}", step=step)

@@ -1,0 +1,176 @@
+"""The checkpoints of a run that trains, with orbax: asynchronous, atomic, the newest k and the best, verified on restore."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from flsl_jax.checkpoints.digests import DigestHandler, DigestSave, begin_sums, differing, names_of
+from flsl_jax.checkpoints.inspection import (
+    DIGESTS,
+    RUN,
+    STATE,
+    DamagedCheckpoint,
+    check_index,
+    digest_of_description,
+    read_digests,
+)
+from flsl_jax.checkpoints.reading import damage_of
+from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run.
+
+    A checkpoint of step s holds the state after s updates. Saving copies the state off the devices and returns; the
+    files are written while training goes on, and the folder takes its name only when they are complete.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, best: str | None = None) -> None:
+        """Opens the folder, which is created if it does not exist.
+
+        Args:
+            folder: of all checkpoints of the run.
+            keep: how many of the newest are kept.
+            best: name of the metric whose largest value marks one more checkpoint to keep; None: there is none.
+        """
+        newest = checkpoint_managers.LatestN(n=keep)
+        policy = newest
+        self._best = best
+        self._folder = folder.absolute()
+        if best is not None:
+            # A checkpoint from before the config named this metric counts as the worst.
+            best_one = checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics.get(best, -math.inf), n=1, keep_checkpoints_without_metrics=False
+            )
+            policy = checkpoint_managers.AnyPreservationPolicy([newest, best_one])
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                best_fn=None if best is None else lambda metrics: metrics.get(best, -math.inf),
+                enable_async_checkpointing=True,
+            ),
+            item_handlers={
+                STATE: ocp.StandardCheckpointHandler(),
+                RUN: ocp.JsonCheckpointHandler(),
+                DIGESTS: DigestHandler(),
+            },
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """All committed steps, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def save(self, step: int, state: Any, *, run: dict[str, Any], metrics: Mapping[str, float] | None = None) -> None:
+        """Starts to save; a step that is already there is left alone. An earlier save that failed raises here.
+
+        Args:
+            step: updates done.
+            state: pytree of arrays on any devices.
+            run: what a reader needs besides the state (the config, versions); plain JSON.
+            metrics: what was measured at this step; the one that chooses the best checkpoint is kept with it.
+        """
+        self._manager.check_for_errors()
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{
+                    STATE: ocp.args.StandardSave(state),
+                    RUN: ocp.args.JsonSave(run),
+                    DIGESTS: DigestSave(run=digest_of_description(run), arrays=begin_sums(state)),
+                }
+            ),
+            metrics={name: float(value) for name, value in (metrics or {}).items() if name == self._best} or None,
+        )
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, on the devices and with the shardings of `abstract_state` (of `jax.ShapeDtypeStruct`).
+
+        Its arrays are compared with the digests that were written with them, on all processes. All processes must call it.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read, or is not as it was saved; on every process.
+            UserError: the checkpoint is of another network or optimizer; names what differs.
+        """
+        checkpoint = self._folder / str(step)
+        state = damage = None
+        try:
+            state = self._read(checkpoint, abstract_state)
+        except Exception as error:  # a damaged file raises whatever its reader stumbles over
+            damage = damage_of(error, checkpoint)
+        _agree(damage, step=step)
+        digests = read_digests(checkpoint)
+        if digests is None:
+            log.warning("the checkpoint of step %d was written without digests; it is used as it is", step)
+            return state
+        wrong = differing(state, digests.arrays)
+        if wrong:
+            more = f" and {len(wrong) - 1} more arrays are" if len(wrong) > 1 else " is"
+            damage = DamagedCheckpoint(step, f"{wrong[0]}{more} not as saved")
+        _agree(damage, step=step)
+        return state
+
+    def _read(self, checkpoint: Path, abstract_state: Any) -> Any:
+        """Without orbax's manager: that would make processes wait for one whose file is damaged."""
+        check_index(checkpoint)
+        handler = ocp.StandardCheckpointHandler()
+        state: Any = checkpoint / STATE  # typed as a path of orbax's own
+        saved = _flat_shapes(handler.metadata(state))
+        expected = _flat_shapes(abstract_state)
+        problems = [
+            f"{name} {saved.get(name)} instead of {shape}"
+            for name, shape in expected.items()
+            if saved.get(name) != shape
+        ]
+        problems += [f"{name} is not part of this run's state" for name in saved.keys() - expected.keys()]
+        if problems:
+            raise UserError(
+                f"checkpoint {checkpoint} does not fit this config: {'; '.join(problems[:4])}"
+                f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was "
+                "written with (config.json in the workdir), or take another --workdir"
+            )
+        return jax.block_until_ready(handler.restore(state, args=ocp.args.StandardRestore(abstract_state)))
+
+    def reload(self) -> None:
+        """Looks at the folder again, after something in it was moved."""
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Waits until the current save is committed; if it failed, raises its error."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the current save, then closes the folder."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _agree(damage: DamagedCheckpoint | None, *, step: int) -> None:
+    """Raises on every process if any of them has found damage."""
+    found = damage is not None
+    if jax.process_count() > 1:
+        found = bool(multihost_utils.process_allgather(np.asarray(found)).any())
+    if found:
+        raise damage or DamagedCheckpoint(step, "another process cannot read it")
+
+
+def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in names_of(tree).items()}

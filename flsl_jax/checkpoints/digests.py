@@ -187,8 +187,10 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
         raise NotImplementedError
 
     async def _write(self, directory: Path, args: "DigestSave") -> None:
-        values = {"run": args.run, "arrays": args.arrays()}
-        (directory / f"process_{jax.process_index()}.json").write_text(json.dumps(values))
+        process = jax.process_index()
+        # The description is the first process's; that of another one differs, if only by its number.
+        values = {"run": None if process else args.run, "arrays": args.arrays()}
+        (directory / f"process_{process}.json").write_text(json.dumps(values))
 
 
 @ocp.args.register_with_handler(DigestHandler, for_save=True, for_restore=True)

@@ -112,7 +112,7 @@ def read_digests(checkpoint: Path) -> Digests | None:
     for path in _files(checkpoint / DIGESTS):
         values = _read_object(path, checkpoint=checkpoint)
         try:
-            run = values["run"]
+            run = values["run"] or run
             for name, (first, second) in values["arrays"].items():
                 before = arrays.get(name, (0, 0))
                 arrays[name] = ((before[0] + int(first)) % 2**32, (before[1] + int(second)) % 2**32)

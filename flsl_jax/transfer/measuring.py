@@ -86,7 +86,7 @@ def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> di
     metrics = {}
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
     for name, kind in kinds.items():
-        if kind == "segm" and not all("segmentation" in result for result in results):
+        if kind == "segm" and not (results and all("segmentation" in result for result in results)):
             continue
         values = _statistics(images, results, kind=kind)
         metrics |= {f"{name}_{key}": value for key, value in zip(_STATISTICS, values, strict=True) if value >= 0}

@@ -45,12 +45,13 @@ class ObjectPictures:
 
     Args:
         images: with the truth.
-        detections: in COCO's results format.
+        detections: in COCO's results format; where they have masks, those of the truth are drawn too.
         folder: where picture files are written, to be embedded in the page.
     """
 
     def __init__(self, images: ObjectImages, detections: Sequence[dict[str, Any]], *, folder: Path) -> None:
         self._images, self._folder = images, folder
+        self._masks = any("segmentation" in found for found in detections)
         self._names = dict(zip(images.category_ids, images.class_names, strict=True))
         self._index = {number: index for index, number in enumerate(images.image_ids)}
         self.score = balanced_score(images, detections)
@@ -59,9 +60,14 @@ class ObjectPictures:
     def examples(self, *, most: int) -> str:
         """Images at equal distances: each alone, with its objects, and with what is found."""
         places = np.unique(np.linspace(0, len(self._images) - 1, most).round().astype(int)).tolist()
+        drawn = (
+            f"Drawn are the detections with a score of at least {self.score:.2f}: there are about as many of them as there are "
+            "objects."
+            if any(self.findings.judged.values())
+            else "Nothing is found in any of them."
+        )
         note = (
-            f"Images at equal distances from all {len(self._images):,}, not chosen by how well they are done. Drawn are the "
-            f"detections with a score of at least {self.score:.2f}: there are about as many of them as there are objects."
+            f"Images at equal distances from all {len(self._images):,}, not chosen by how well they are done. {drawn}"
         )
         rows = _readable(self._example, places)
         return f'<p class="soft">{note}</p>\n{"".join(rows)}'
@@ -89,7 +95,8 @@ class ObjectPictures:
             detection_mark(item.detection, self._names, color=colors[number]) for item, number in zip(judged, said)
         ]
         kinds = Counter(item.kind for item in judged)
-        outcome = f"{kinds['right']} of {len(judged) - kinds['ignored']} detections are right"
+        counted = len(judged) - kinds["ignored"]
+        outcome = f"{kinds['right']} of {counted} detections are right" if counted else "nothing is found"
         lost = len(self.findings.missed[number])
         pictures = [
             self._picture(f"{index}", image, [], title="image", alt=name),
@@ -119,7 +126,7 @@ class ObjectPictures:
                     box=item["bbox"],
                     words=crowd if item.get("iscrowd") else self._names[item["category_id"]],
                     color=colors[item["category_id"]],
-                    mask=self._images.coco.annToMask(item) > 0 if item.get("segmentation") else None,
+                    mask=self._images.coco.annToMask(item) > 0 if self._masks and item.get("segmentation") else None,
                     dashed=bool(item.get("iscrowd")),
                 )
             )

@@ -113,12 +113,13 @@ def _results(
 ) -> str:
     """All metrics with the paper's, the step of the best checkpoint, and the classes."""
     paper = bool(config.paper_numbers.metrics)
-    rows = []
+    brief, rest = [], []
     for row in metric_rows(config, measurement.metrics):
         values = (row.value, row.flsl, row.dino) if paper else (row.value,)
-        rows.append((escape(row.words), *map(_percent, values)))
+        first = row.name in BRIEF or row.name in config.paper_numbers.metrics
+        (brief if first else rest).append((escape(row.words), *map(_percent, values)))
     head = ("", "this run", "FLSL", "DINO") if paper else ("", "this run")
-    parts = [table(rows, head=head, numbers=True, caption=escape(f"On {val.name}, {len(val):,} images."))]
+    parts = [f"<p>On {escape(val.name)}, {len(val):,} images.</p>\n", table(brief, head=head, numbers=True)]
     if config.paper:
         about = f"FLSL and DINO: as the paper has them, {config.paper}." if paper else config.paper
         parts.append(f'<p class="soft">{escape(about)}</p>\n')
@@ -130,6 +131,9 @@ def _results(
             f"measured at step {best['step']:,}; <code>checkpoints/best.ckpt</code>, which <code>--predict</code> takes, is of "
             "that step.</p>\n"
         )
+    if rest:
+        more = table(rest, head=head, numbers=True)
+        parts.append(f"<details><summary>By the size of objects, and recall</summary>{more}</details>\n")
     return "".join([*parts, _classes(measurement, val)])
 
 

@@ -79,7 +79,9 @@ def test_each_kind_of_mistake_is_shown_by_the_surest_and_counted(images, tmp_pat
 def test_nothing_found_is_all_missed_and_no_page_fails(images, tmp_path):
     text = drawn(images, [], tmp_path).mistakes(most=2)
     assert text.count("no detection overlaps it.") == 2
-    assert "of 0 detections are right" in drawn(images, [], tmp_path).examples(most=1)
+    examples = drawn(images, [], tmp_path).examples(most=1)
+    assert "Nothing is found in any of them." in examples
+    assert "scene 0: nothing is found; " in examples
 
 
 def test_the_score_is_that_of_as_many_detections_as_there_are_objects(images):

@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
                 "pyramid": "patch",
                 "channels": 256,
                 "blocks": (),
+                "roi_samples": 512,
                 "drop_path": 0.0,
                 "window": 0,
                 "global_blocks": (),

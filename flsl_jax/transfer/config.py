@@ -24,6 +24,8 @@ class NetworkConfig:
             alone; "simple" is ViTDet's, from the last block, with ViTDet's heads.
         channels: of the pyramid's maps.
         blocks: numbers of the blocks that the pyramid is made of, from 0; empty: four at equal distances, or the last.
+        roi_samples: proposals of an image that a detector's heads learn from, up to a quarter of them objects; fewer take less
+            time and memory.
         drop_path: how often the last block's branches are left out in training; earlier ones in proportion to their depth.
         window: tokens along the side of a window of attention; 0: attention over the whole image.
         global_blocks: blocks that attend over the whole image in spite of `window`.
@@ -35,6 +37,7 @@ class NetworkConfig:
     pyramid: Literal["patch", "flat", "simple"] = "patch"
     channels: Annotated[int, Range(1, unit="channels")] = 256
     blocks: Annotated[tuple[int, ...], Range(0, unit="blocks")] = ()
+    roi_samples: Annotated[int, Range(1, unit="proposals")] = 512
     drop_path: Probability = 0.0
     window: Annotated[int, Range(0, unit="tokens; 0: the whole image")] = 0
     global_blocks: Annotated[tuple[int, ...], Range(0, unit="blocks")] = ()

@@ -49,6 +49,7 @@ def build_network(config: TransferConfig, *, backbone: Backbone, num_classes: in
             sizes=augment.sizes,
             max_size=augment.max_size,
             channels=channels,
+            box_batch_size_per_image=config.network.roi_samples,
         )
     except ValueError as error:
         raise UserError(f"config.network does not fit the backbone: {error}") from error

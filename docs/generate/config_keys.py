@@ -1,4 +1,4 @@
-"""docs/config.md: every key of the configuration, from its dataclasses and from configs/vits16.py."""
+"""docs/config.md and docs/transfer_config.md: every key of a configuration, from its dataclasses and a config that sets it."""
 
 import dataclasses
 import re
@@ -12,14 +12,16 @@ from flsl_jax.config import Config, MaskedSourceConfig, ScheduleConfig, SourceCo
 from flsl_jax.config.files import load_config
 from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.ranges import Range, range_of
+from flsl_jax.transfer.config import DetectionSourceConfig, TransferConfig
 
 # Groups that several keys hold: one section for each, under its own name.
 _SHARED = {
     ScheduleConfig: "Schedules",
     SourceConfig: "Sources of images",
     MaskedSourceConfig: "Sources of images with masks",
+    DetectionSourceConfig: "Sources of images with objects",
 }
-_INTRODUCTION = """\
+_PRETRAINING = """\
 # Every key
 
 `make pages` writes this page from the dataclasses in `flsl_jax/config/` and from `configs/vits16.py`; a test holds it equal to
@@ -34,22 +36,42 @@ them.
   the paper's values, and [the method](method.md) says where each is from. The column "default" has what it means to leave a
   key out; "–": it must be there. All configs that come with the package write all keys out.
 - A value out of its range, of another type, or under an unknown name is refused in one line that names the key."""
+_FINE_TUNING = """\
+# Every key of a fine-tuning run
+
+`make pages` writes this page from `flsl_jax/transfer/config.py` and `configs/transfer/coco_maskrcnn_vits16.py`; a test holds it
+equal to them. [Detect and segment](transfer.md) says what they are for.
+
+A key is a flag of `flsl transfer` (`--config.optimizer.lr=1e-4`) and an attribute in a config file. A key that is left out has
+its default; the configs in `configs/transfer/` start from `base.py`, which writes all defaults out. A value out of its range,
+of another type, or under an unknown name is refused in one line that names the key."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """A dataclass at a place: its path, such as "config.model", and the values that `configs/vits16.py` has there."""
+    """A dataclass at a place: its path, such as "config.model", and the values that the example config has there."""
 
     path: str
     kind: type
     values: Any
 
 
-def page() -> str:
-    """The whole page."""
-    sections = [_section(group) for group in _groups("config", Config, load_config("vits16").to_dict())]
-    shared = [_shared_section(kind, title) for kind, title in _SHARED.items()]
-    return _linked("\n\n".join([_INTRODUCTION, *sections, *shared])) + "\n"
+def pretraining() -> str:
+    """The whole of docs/config.md."""
+    return _page(_PRETRAINING, Config, example="vits16", shared=(ScheduleConfig, SourceConfig, MaskedSourceConfig))
+
+
+def fine_tuning() -> str:
+    """The whole of docs/transfer_config.md."""
+    example = "transfer/coco_maskrcnn_vits16"
+    return _page(_FINE_TUNING, TransferConfig, example=example, shared=(DetectionSourceConfig, MaskedSourceConfig))
+
+
+def _page(introduction: str, kind: type, *, example: str, shared: tuple[type, ...]) -> str:
+    groups = _groups("config", kind, load_config(example).to_dict())
+    sections = [_section(group, example=example.rpartition("/")[2]) for group in groups]
+    sections += [_shared_section(kind, _SHARED[kind]) for kind in shared]
+    return _linked("\n\n".join([introduction, *sections])) + "\n"
 
 
 def _linked(text: str) -> str:
@@ -66,8 +88,8 @@ def _groups(path: str, kind: type, values: dict[str, Any]) -> Iterator[_Group]:
             yield from _groups(f"{path}.{name}", typing.cast(type, hint), values[name])
 
 
-def _section(group: _Group) -> str:
-    header = ["| key | takes | `vits16` | default | meaning |", "|---|---|---|---|---|"]
+def _section(group: _Group, *, example: str) -> str:
+    header = [f"| key | takes | `{example}` | default | meaning |", "|---|---|---|---|---|"]
     hints = typing.get_type_hints(group.kind, include_extras=True)
     told = meanings(group.kind)
     rows = [

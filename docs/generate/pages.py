@@ -9,7 +9,10 @@ from docs.generate.blocks import replaced
 ROOT = Path(__file__).parents[2]
 
 # Pages that are generated whole.
-_WHOLE: dict[str, Callable[[], str]] = {"docs/config.md": config_keys.page}
+_WHOLE: dict[str, Callable[[], str]] = {
+    "docs/config.md": config_keys.pretraining,
+    "docs/transfer_config.md": config_keys.fine_tuning,
+}
 # Pages with generated blocks, each by its name.
 _BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"quickstart": quickstart.summary},

@@ -4,6 +4,14 @@
 class UserError(ValueError):
     """A wrong config, path, file or flag. The message is one line: what is wrong, where, what was expected, what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """The text with each line break and other control character as an escape: names of files may hold any."""
+    return "".join(char if char.isprintable() or char == " " else ascii(char)[1:-1] for char in text)
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from flsl_jax.errors import import_problem, reason
+from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.errors import UserError, import_problem, reason
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,13 @@ def test_a_reason_is_one_line(error, expected):
 )
 def test_what_is_not_installed_is_told_from_what_is_broken(error, expected):
     assert import_problem(error, package="torch", install="pip install torch") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("two\nlines\r.jpg", r"two\nlines\r.jpg"), ("\udcff é\x1b[1m\u2028", r"\udcff é\x1b[1m\u2028")]
+)
+def test_a_name_with_line_breaks_does_not_break_the_line(name, shown):
+    assert str(UserError(f"image {name} × …")) == f"image {shown} × …"
+    with pytest.raises(DecodeError) as error:
+        decode_image(b"nothing", name=name)
+    assert shown in str(error.value)

@@ -1,7 +1,6 @@
 """Bounding boxes with labels: reading COCO JSON and VOC / ILSVRC XML, and moving boxes with a resized and cropped image."""
 
 import dataclasses
-import json
 import logging
 import math
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image
 
-from flsl_jax.errors import UserError
+from flsl_jax.data.annotation_files import load_json
+from flsl_jax.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,15 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """Boxes by file name; `class_names[label]` is the name of a box's label."""
+    """Boxes by file name; `class_names[label]` is the name of a box's label.
+
+    Left out are `crowds`, areas with many objects, and `empty` boxes, which have no width or height.
+    """
 
     boxes: dict[str, Boxes]
     class_names: tuple[str, ...]
+    crowds: int = 0
+    empty: int = 0
 
 
 def read_boxes(path: Path) -> Annotations:
@@ -81,14 +86,15 @@ def read_coco(path: Path) -> Annotations:
     """Reads the boxes of a COCO instances file, without crowds; labels are 0, 1, … in the order of the category ids.
 
     Keys are the images' `file_name`; an image without annotations has an entry without boxes. A box that reaches beyond its
-    image is clipped. Boxes without width or height are left out, and a warning counts them; COCO 2017 itself has such boxes.
+    image is clipped; an image whose width or height is missing, 0 or below 0 clips nothing there. Boxes without width or
+    height are left out, and a warning counts them; COCO 2017 itself has such boxes.
 
     Raises:
         UserError: the file is not a COCO instances file, an annotation names an image or a category that the file does not
             list, or a box is not [x, y, width, height] with some part inside its image.
     """
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path)
         images = {image["id"]: image for image in content["images"]}
         categories = sorted(content["categories"], key=lambda category: category["id"])
         class_names = tuple(str(category["name"]) for category in categories)
@@ -101,18 +107,25 @@ def read_coco(path: Path) -> Annotations:
     for item in annotations:
         where = f"boxes {path}: annotation {item.get('id')}"
         for key, known in (("image_id", images), ("category_id", labels)):
-            if item.get(key) not in known:
-                raise UserError(f"{where} has {key} {item.get(key)!r}, which the file does not list; add or remove it")
+            if isinstance(item.get(key), list | dict) or item.get(key) not in known:
+                raise UserError(
+                    f"{where} has {key} {item.get(key)!r:.80}, which the file does not list; add or remove it"
+                )
         x, y, width, height = _numbers(item.get("bbox"), where=where)
         image = images[item["image_id"]]
-        size = _numbers([image.get("width") or 0, image.get("height") or 0], count=2, where=f"boxes {path}: image size")
+        size = _size([image.get("width"), image.get("height")], where=f"boxes {path}: size of {image['file_name']}")
         box = _clipped((x, y, x + width, y + height), size=size, where=where)
         if box is None:
             empty += 1
         else:
             found[str(image["file_name"])].append((box, labels[item["category_id"]]))
     _warn_of_empty(path, empty)
-    return Annotations(boxes={name: _boxes(items) for name, items in found.items()}, class_names=class_names)
+    return Annotations(
+        boxes={name: _boxes(items) for name, items in found.items()},
+        class_names=class_names,
+        crowds=len(content["annotations"]) - len(annotations),
+        empty=empty,
+    )
 
 
 def read_voc(path: Path) -> Annotations:
@@ -120,13 +133,14 @@ def read_voc(path: Path) -> Annotations:
 
     Classes are the names that occur, sorted. Two folders may therefore number the same class differently: compare
     `class_names`. Keys are file names without suffix, because in both data sets an image and its annotation share that name.
-    A box that reaches beyond its image is clipped; if the file gives no size, it is clipped at 0 only.
+    A box that reaches beyond its image is clipped; if the file gives no size, or none above 0, it is clipped at 0 only. Files
+    whose name begins with a dot are passed over.
 
     Raises:
         UserError: there is no XML file, a file is not of this format, two files have the same name, or a box has no part
             inside its image.
     """
-    files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+    files = sorted(file for file in path.rglob("*.xml") if file.name[0] != ".") if path.is_dir() else [path]
     if not files:
         raise UserError(f"boxes {path}: no .xml file in this folder; name the folder of the annotations")
     found: dict[str, list[tuple[list[float], str]]] = {}
@@ -143,6 +157,7 @@ def read_voc(path: Path) -> Annotations:
     return Annotations(
         boxes={key: _boxes([(box, labels[name]) for box, name in items]) for key, items in found.items()},
         class_names=tuple(names),
+        empty=empty,
     )
 
 
@@ -151,11 +166,11 @@ def _read_xml(file: Path) -> list[tuple[list[float] | None, str]]:
     where = f"boxes {file}"
     try:
         root = ElementTree.parse(file).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise UserError(f"{where}: not a VOC annotation ({type(error).__name__}: {error})") from error
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
+        raise UserError(f"{where}: not a VOC annotation ({type(error).__name__}: {first_line(error)})") from error
     if root.tag != "annotation":
         raise UserError(f"{where}: not a VOC annotation (its root is <{root.tag}>, expected <annotation>)")
-    size = _numbers([root.findtext(f"size/{side}", "0") for side in ("width", "height")], count=2, where=where)
+    size = _size([(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")], where=where)
     read = []
     for item in root.findall("object"):
         name = (item.findtext("name") or "").strip()
@@ -211,24 +226,31 @@ def _boxes(items: list[tuple[list[float], int]]) -> Boxes:
 def _numbers(values: Any, *, count: int = 4, where: str) -> list[float]:
     """The values as finite numbers."""
     try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+        numbers = [] if isinstance(values, str) else [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{where}: {values!r} is not {count} finite numbers; repair or remove it")
+        raise UserError(f"{where}: {values!r:.80} is not {count} finite numbers; repair or remove it")
     return numbers
+
+
+def _size(sides: list[Any], *, where: str) -> list[float]:
+    """Width and height; 0 for what is not known: nothing, or a number below 0, as some programs write it."""
+    return [max(side, 0.0) for side in _numbers([side or 0 for side in sides], count=2, where=where)]
 
 
 def _clipped(box: tuple[float, float, float, float], *, size: list[float], where: str) -> list[float] | None:
     """The part of a box inside an image of this width and height (0: unknown); None for a box without width or height."""
     x0, y0, x1, y1 = box
+    if x1 == x0 or y1 == y0:
+        return None
     right, bottom = (side or math.inf for side in size)
     if x1 < x0 or y1 < y0 or x0 >= right or y0 >= bottom or x1 <= 0 or y1 <= 0:
         raise UserError(
             f"{where}: box {[round(value, 1) for value in box]} (x0, y0, x1, y1) has no part inside its "
             f"{right:g}×{bottom:g} image; repair or remove it"
         )
-    return None if x1 == x0 or y1 == y0 else [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
+    return [max(x0, 0.0), max(y0, 0.0), min(x1, right), min(y1, bottom)]
 
 
 def _warn_of_empty(path: Path, count: int) -> None:

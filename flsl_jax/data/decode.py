@@ -9,7 +9,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from flsl_jax.errors import first_line
+from flsl_jax.errors import first_line, one_line
 
 try:
     import cykooz_resizer
@@ -23,7 +23,13 @@ _MAX_PIXELS = 2 * 89_478_485
 
 
 class DecodeError(Exception):
-    """The bytes are not an image, or the image is damaged or unsupported. The message names the image and the reason."""
+    """The bytes are not an image, or the image is damaged or unsupported. The message names the image and the reason.
+
+    It is one line, whatever characters the name has.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """From the class ids of masks to dense labels, and the files that name the ids."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +7,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Integer
 
+from flsl_jax.data.annotation_files import load_json
 from flsl_jax.errors import UserError
 
 IGNORED = -1
+# The largest id of a class: masks have 8 or 16 bits.
+LARGEST_ID = 65535
 _UNKNOWN = -2
 
 
@@ -61,12 +63,12 @@ def read_class_names(path: Path) -> dict[int, str]:
         UserError: the file is neither of these, or an id is not in 0 … 65535.
     """
     try:
-        text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
-            content = json.loads(text)
+            content = load_json(path)
             items = content.items() if isinstance(content, dict) else enumerate(content)
             names = {int(number): str(name) for number, name in items}
         else:
+            text = path.read_text(encoding="utf-8-sig")
             header, *lines = (line.split("\t") for line in text.splitlines() if line.strip())
             columns = [name.strip() for name in header]
             number, name = columns.index("Idx"), columns.index("Name")
@@ -76,6 +78,6 @@ def read_class_names(path: Path) -> dict[int, str]:
             f'classes {path}: expected JSON such as {{"1": "person"}}, or ADE20K\'s objectInfo150.txt '
             f"({type(error).__name__}: {error})"
         ) from error
-    if not names or min(names) < 0 or max(names) > 65535:
-        raise UserError(f"classes {path}: expected ids from 0 to 65535, at least one")
+    if not names or min(names) < 0 or max(names) > LARGEST_ID:
+        raise UserError(f"classes {path}: expected ids from 0 to {LARGEST_ID}, at least one")
     return names

@@ -1,7 +1,6 @@
 """Images with segmentation masks: folders of PNGs with class ids, COCO panoptic files, and the embedded scenes."""
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from flsl_jax.config import MaskedSourceConfig
+from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.image_files import open_image, upright_size
-from flsl_jax.data.mask_classes import IGNORED, MaskClasses, read_class_names
+from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_class_names
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
@@ -195,7 +195,7 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
     """The records of the JSON's annotations, sorted by the images' names; crowds count as pixels of their class."""
     path = Path(config.annotations)
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path)
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
         found = [
@@ -209,6 +209,8 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"masks {path}: not a COCO panoptic file ({type(error).__name__}: {error})") from error
+    if min(names, default=0) < 0 or max(names, default=0) > LARGEST_ID:
+        raise UserError(f"masks {path}: expected category ids from 0 to {LARGEST_ID}")
     if not found:
         raise UserError(f"masks {path}: it has no annotations; name the JSON of the panoptic PNGs")
     unlisted = {category for pair in found for category in (pair.segments or {}).values()} - names.keys()
@@ -227,7 +229,7 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
 def _named(pairs: list[_Pair], path: Path) -> list[_Pair]:
     """The records that a text file lists, in its order; it has one name without suffix per line."""
     try:
-        wanted = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        wanted = [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"names {path} cannot be read ({reason(error)}); give a text file with one name per line"

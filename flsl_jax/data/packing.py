@@ -15,11 +15,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from flsl_jax.data.boxed_source import BoxedSource, with_boxes
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.records import Record
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, encode_record, read_manifest, sha256_of
-from flsl_jax.data.sources import BoxedSource, FolderSource, with_boxes
+from flsl_jax.data.sources import FolderSource
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError
 

@@ -1,14 +1,12 @@
-"""Folders of image files, boxes for any data set, and opening the data set that a config describes."""
+"""Folders of image files, and opening the data set that a config describes."""
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from flsl_jax.config import SourceConfig
-from flsl_jax.data.boxes import Boxes, read_boxes
+from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.shards import MANIFEST_NAME, ShardSource
@@ -118,55 +116,6 @@ class FirstRecords:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[checked_index(index, self._length)]
-
-
-class BoxedSource:
-    """Another source with boxes from a separate file.
-
-    A record's boxes are found by its whole name or by the last part of it; a record that the file does not list has none.
-    `class_names` are the classes of the boxes. A record keeps its label, in their numbering, if its class has the same name
-    there.
-    """
-
-    def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
-        self.name, self.class_names = source.name, class_names
-        self._source, self._boxes = source, dict(boxes)
-        self._labels = {name: label for label, name in enumerate(class_names)}
-
-    @property
-    def digest(self) -> str:
-        """Of the images, without the boxes."""
-        return self._source.digest
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        return self.annotate(self._source[index])
-
-    def annotate(self, record: Record) -> Record:
-        """The record with its boxes, and with its label in the numbering of the boxes' classes."""
-        label = None if record.label is None else self._labels.get(self._source.class_names[record.label])
-        return dataclasses.replace(record, label=label, boxes=_find_boxes(self._boxes, record.name))
-
-
-def _find_boxes(boxes: Mapping[str, Boxes], name: str) -> Boxes | None:
-    """The boxes of an image, by its whole relative path, its file name, or its file name without suffix."""
-    file_name = name.rsplit("/", 1)[-1]
-    for key in (name, file_name, os.path.splitext(file_name)[0]):
-        if key in boxes:
-            return boxes[key]
-    return None
-
-
-def with_boxes(source: Source, path: Path) -> BoxedSource:
-    """The source with the boxes of a COCO JSON file or a folder of VOC XML files.
-
-    Raises:
-        UserError: `path` cannot be read or holds no boxes.
-    """
-    annotations = read_boxes(path)
-    return BoxedSource(source, annotations.boxes, class_names=annotations.class_names)
 
 
 def open_source(config: SourceConfig) -> Source:

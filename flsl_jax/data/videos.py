@@ -136,7 +136,7 @@ def _davis_videos(config: VideoConfig) -> list[Video]:
         )
     root, listing = Path(config.root), Path(config.root, "ImageSets", "2017", f"{config.split}.txt")
     try:
-        names = listing.read_text().split()
+        names = listing.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{listing} cannot be read ({reason(error)}); expected the DAVIS-2017 layout, in which this file lists the "

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.boxes import read_coco
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.image_files import upright_size
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError, reason
@@ -157,13 +158,17 @@ def coco_of(truth: dict[str, Any]) -> Any:
 def _coco_images(config: DetectionSourceConfig) -> ObjectImages:
     place, root = Path(config.annotations), Path(config.root)
     read_coco(place)  # refuses by name what is no COCO file, unknown images and categories, and boxes outside
-    truth = json.loads(place.read_text(encoding="utf-8"))
+    truth = load_json(place)
     missing = [image["file_name"] for image in truth["images"] if not (root / image["file_name"]).is_file()]
     if missing:
         raise UserError(
             f"{root} lacks {len(missing)} of the {len(truth['images'])} images in {place}, such as {missing[0]}; name the "
             "folder that their names are relative to"
         )
+    for image in truth["images"]:
+        sides = [image.get(side) for side in ("width", "height")]
+        if not all(isinstance(side, int) and side > 0 for side in sides):  # some programs write none, or -1
+            image["width"], image["height"] = upright_size(root / image["file_name"])
     return ObjectImages(str(place), truth, limit=config.limit, read=functools.partial(_decoded, root))
 
 

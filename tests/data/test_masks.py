@@ -127,6 +127,35 @@ def test_panoptic_files_that_do_not_belong_together_are_refused(tmp_path: Path) 
         open_masked(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"categories": [{"id": 10**12, "name": "rug"}]}, "expected category ids from 0 to 65535"),
+        ({"categories": [{"id": -1, "name": "rug"}]}, "expected category ids from 0 to 65535"),
+        ({"images": [{"id": [5], "file_name": "x.png"}]}, "not a COCO panoptic file"),
+        ({"annotations": [{"image_id": {}, "file_name": "x.png", "segments_info": []}]}, "not a COCO panoptic file"),
+    ],
+)
+def test_panoptic_ids_of_a_wrong_type_or_size_are_one_line(tmp_path: Path, change: dict, complaint: str) -> None:
+    config = _panoptic(tmp_path, segments=[(3, 200)])
+    path = Path(config.annotations)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=complaint) as error:
+        open_masked(config)
+    assert "\n" not in str(error.value)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        open_masked(config)
+
+
+def test_lists_and_class_files_with_a_byte_order_mark_pass(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"1": "person"}).encode())
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"Idx\tName\n1\tperson\n")
+    assert read_class_names(tmp_path / "list.json") == read_class_names(tmp_path / "list.txt") == {1: "person"}
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfa/1\n")
+    assert len(open_masked(_replace(_folders(tmp_path), names=str(tmp_path / "names.txt")))) == 1
+
+
 def test_scenes_have_the_background_as_a_class() -> None:
     config = MaskedSourceConfig(name="scenes", count=4, scene_size=32, split="val", limit=3)
     source, scenes = open_masked(config), Scenes(count=4, size=32, split="val")

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import SourceConfig
+from flsl_jax.data.boxed_source import BoxedSource
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.records import Record
-from flsl_jax.data.sources import BoxedSource, FirstRecords, FolderSource, open_source
+from flsl_jax.data.sources import FirstRecords, FolderSource, open_source
 from flsl_jax.errors import UserError
 
 

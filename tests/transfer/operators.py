@@ -2,15 +2,13 @@
 
 import importlib
 import importlib.util
-import math
 import sys
 
 import torch
 
-# torchvision registers shapes for these when it is imported, so they must exist; only the first one is called here.
+# torchvision registers shapes for these when it is imported, so they must exist; they are not called here.
 _NAMES = (
     "qnms",
-    "roi_align",
     "_roi_align_backward",
     "ps_roi_align",
     "_ps_roi_align_backward",
@@ -38,6 +36,12 @@ def install() -> None:
             del sys.modules[name]
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.impl("nms", _nms, "CPU")
+    _library.define(
+        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
+        "int sampling_ratio, bool aligned) -> Tensor"
+    )
+    _library.impl("roi_align", _roi_align, "CPU")
+    _library.impl("roi_align", _roi_align_shape, "Meta")
     for name in _NAMES:
         _library.define(f"{name}(Tensor any) -> Tensor")
     importlib.import_module("torchvision.ops")
@@ -68,34 +72,46 @@ def _roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> torch.Tensor:
-    """RoIAlign by bilinear sampling of each image's maps. Without a ratio, all boxes take the points that the largest needs."""
+    """RoIAlign by bilinear sampling of each image's maps; boxes that take equally many points are sampled together."""
     height, width = maps.shape[2:]
     pooled = maps.new_zeros(len(rois), maps.shape[1], pooled_height, pooled_width)
-    if not len(rois):
-        return pooled
     rois = rois.detach()
     shift = 0.5 if aligned else 0.0
     start, end = rois[:, 1:3] * scale - shift, rois[:, 3:5] * scale - shift
     size = end - start if aligned else (end - start).clamp(min=1.0)
-    if not len(rois):
-        return maps.new_zeros(0, maps.shape[1], pooled_height, pooled_width)
+    points = torch.full_like(size, sampling_ratio)
     if sampling_ratio <= 0:
-        sampling_ratio = max(1, math.ceil(float((size / size.new_tensor([pooled_width, pooled_height])).max())))
-    places = [
-        (torch.arange(bins * sampling_ratio, device=maps.device) + 0.5) / (bins * sampling_ratio)
-        for bins in (pooled_width, pooled_height)
-    ]
-    x, y = (start[:, axis, None] + places[axis] * size[:, axis, None] for axis in (0, 1))
-    grid = torch.stack(
-        torch.broadcast_tensors(2 * x[:, None, :] / max(1, width - 1) - 1, 2 * y[:, :, None] / max(1, height - 1) - 1),
-        -1,
-    )
-    for number in range(len(maps)):
-        chosen = (rois[:, 0] == number).nonzero()[:, 0]
-        if len(chosen):
-            sampled = torch.nn.functional.grid_sample(
-                maps[number : number + 1], grid[chosen].flatten(0, 1)[None], padding_mode="border", align_corners=True
-            )
-            bins = torch.nn.functional.avg_pool2d(sampled[0], sampling_ratio)
-            pooled[chosen] = bins.unflatten(1, (len(chosen), pooled_height)).transpose(0, 1)
+        points = (size / size.new_tensor([pooled_width, pooled_height])).ceil().clamp(min=1)
+    kinds, kind_of = torch.cat([rois[:, :1], points], dim=1).long().unique(dim=0, return_inverse=True)
+    for kind, (image, across, down) in enumerate(kinds.tolist()):
+        chosen = (kind_of == kind).nonzero()[:, 0]
+        x, y = (
+            start[chosen, axis, None]
+            + (torch.arange(count, device=maps.device) + 0.5) / count * size[chosen, axis, None]
+            for axis, count in ((0, pooled_width * across), (1, pooled_height * down))
+        )
+        grid = torch.broadcast_tensors(
+            2 * x[:, None, :] / max(1, width - 1) - 1, 2 * y[:, :, None] / max(1, height - 1) - 1
+        )
+        sampled = torch.nn.functional.grid_sample(
+            maps[image : image + 1],
+            torch.stack(grid, -1).flatten(0, 1)[None],
+            padding_mode="border",
+            align_corners=True,
+        )
+        bins = torch.nn.functional.avg_pool2d(sampled[0], (down, across))
+        pooled[chosen] = bins.unflatten(1, (len(chosen), pooled_height)).transpose(0, 1)
     return pooled
+
+
+def _roi_align_shape(
+    maps: torch.Tensor,
+    rois: torch.Tensor,
+    scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> torch.Tensor:
+    """An empty result, from which `torch.export` takes the shape."""
+    return maps.new_empty(rois.shape[0], maps.shape[1], pooled_height, pooled_width)

@@ -63,6 +63,14 @@ def test_roi_align_averages_its_points():
     assert pooled.item() == pytest.approx(1.0)
 
 
+def test_without_a_ratio_each_box_takes_as_many_points_as_fit_whatever_others_take():
+    maps, large = torch.rand(1, 2, 20, 30), torch.tensor([[0, 0.0, 0.0, 29.0, 12.0]])
+    small = torch.tensor([[0, 3.0, 2.0, 5.5, 6.0]])
+    both = ops.roi_align(maps, torch.cat([large, small]), 4, sampling_ratio=-1)
+    torch.testing.assert_close(both[:1], ops.roi_align(maps, large, 4, sampling_ratio=-1))
+    torch.testing.assert_close(both[1:], ops.roi_align(maps, small, 4, sampling_ratio=1))
+
+
 def test_roi_align_has_the_gradient_of_its_points():
     maps = torch.zeros(1, 1, 4, 4, requires_grad=True)
     ops.roi_align(maps, torch.tensor([[0, 0.5, 0.5, 1.5, 1.5]]), 1, sampling_ratio=1).sum().backward()

@@ -4,8 +4,11 @@
 
   python -m flsl_jax.transfer --workdir=runs/boxes --predict=FOLDER
 
+  python -m flsl_jax.transfer --workdir=runs/boxes --export=boxes.onnx
+
 The first command again continues the run in the workdir; SIGTERM or Ctrl-C saves first and exits with code 75. The second one
-writes what the trained model finds in a folder of images, and pictures of it. Both need PyTorch, torchvision, pycocotools
+writes what the trained model finds in a folder of images, and pictures of it; the third one the model itself, as a file that
+needs nothing of this package to run. All need PyTorch, torchvision, pycocotools
 and lightning-fabric: the package with its extra `transfer`.
 """
 
@@ -42,14 +45,23 @@ _PREDICT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", None, "Of --predict: an empty or new folder; by default WORKDIR/predictions.")
 _SCORE = flags.DEFINE_float("score", 0.5, "Of --predict: how sure a detection must be to be drawn.", 0.0, 1.0)
 
+_EXPORT = flags.DEFINE_string(
+    "export",
+    None,
+    "Instead of training: an .onnx file to write the best model to, once it has been compared with it; needs the extra export.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Of --export: replace the file if it is there.")
+
 _STOPPED_EARLY = 75
 
 
 def main() -> int:
-    """Checks the flags, then trains or predicts."""
+    """Checks the flags, then trains, predicts or exports."""
     workdir = Path(required(_WORKDIR, "runs/boxes"))
     if _PREDICT.value:
         return _predict(workdir, folder=_PREDICT.value)
+    if _EXPORT.value:
+        return _export(workdir, path=Path(_EXPORT.value))
     if _CONFIG.value is None:
         raise UserError("--config is missing; name a config, such as --config=transfer/scenes_boxes")
     source = required(_BACKBONE, "runs/quickstart")
@@ -80,6 +92,21 @@ def _predict(workdir: Path, *, folder: str) -> int:
     output = Path(_OUTPUT.value or workdir / "predictions")
     count = predict_folder(load_trained(workdir), folder, output, score=_SCORE.value)
     print(f"{count} images, {output}")
+    return 0
+
+
+def _export(workdir: Path, *, path: Path) -> int:
+    show_log(logging.WARNING)
+    _check_packages()
+
+    import torch
+
+    from flsl_jax.transfer.exporting import check_export, export_trained
+    from flsl_jax.transfer.trained import load_trained
+
+    check_export(path, overwrite=_OVERWRITE.value)
+    trained = load_trained(workdir, device=torch.device("cpu"))
+    print(export_trained(trained, path, overwrite=_OVERWRITE.value).text())
     return 0
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, interpolate, pad, scaled_dot_product_atten
 from torch.utils.checkpoint import checkpoint
 
 from flsl_jax.models import Architecture
-from flsl_jax.weights.export.torch_twin import TorchViT, TwinBlock
+from flsl_jax.weights.export.torch_twin import Side, Sides, TorchViT, TwinBlock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Block(TwinBlock):
             channels = architecture.width // architecture.num_heads
             self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * n - 1, channels)) for n in relative_grid)
 
-    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, grid: Sides) -> torch.Tensor:
         """Tokens [B, P + h·w, D] to tokens of the same shape; `grid` is (h, w), and P is 0 with windows."""
         tokens = self.norm1(x)
         mixed = self._windowed(tokens, grid) if self._window else self._attend(tokens, grid)
@@ -61,7 +61,7 @@ class Block(TwinBlock):
         hidden = self.mlp["fc2"](gelu(self.mlp["fc1"](self.norm2(x))))
         return x + self._dropped(hidden * self.ls2["gamma"] if self.scaled else hidden)
 
-    def _windowed(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def _windowed(self, tokens: torch.Tensor, grid: Sides) -> torch.Tensor:
         """Attention within windows; the grid is padded with zeros on its right and at its bottom, as in ViTDet."""
         size, (height, width) = self._window, grid
         rows, columns = math.ceil(height / size), math.ceil(width / size)
@@ -77,7 +77,7 @@ class Block(TwinBlock):
         )
         return image[:, :height, :width].flatten(1, 2)
 
-    def _attend(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def _attend(self, tokens: torch.Tensor, grid: Sides) -> torch.Tensor:
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.attn["qkv"](tokens).chunk(3, dim=-1)
@@ -86,7 +86,7 @@ class Block(TwinBlock):
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.attn["proj"](mixed.transpose(1, 2).flatten(2))
 
-    def _relative(self, query: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def _relative(self, query: torch.Tensor, grid: Sides) -> torch.Tensor:
         """The decomposed relative positions of ViTDet (Li et al. 2022, MViTv2): [B, heads, h·w, h·w], from unscaled queries."""
         assert self.rel_pos_h is not None
         assert self.rel_pos_w is not None
@@ -104,7 +104,7 @@ class Block(TwinBlock):
         )
 
 
-def _between(embedding: torch.Tensor, size: int) -> torch.Tensor:
+def _between(embedding: torch.Tensor, size: Side) -> torch.Tensor:
     """The vector between any two of `size` places, [size, size, C]; of an embedding for another size by linear resizing."""
     if len(embedding) != 2 * size - 1:
         embedding = interpolate(embedding.T[None], size=2 * size - 1, mode="linear")[0].T

@@ -46,15 +46,15 @@ def tiny(kind="semantic_fpn", **groups):
     return parse_transfer_config(values)
 
 
-def backbone_for(config):
-    arch = Architecture(patch_size=8, width=32, depth=2, num_heads=2, grid=(4, 4))
+def backbone_for(config, patch_size=8):
+    arch = Architecture(patch_size=patch_size, width=32, depth=2, num_heads=2, grid=(4, 4))
     loaded = Loaded(model=ViT(arch, rngs=nnx.Rngs(0)), report="random")
     options, blocks = backbone_options(config.network), default_blocks(config.network, depth=2)
     return torch_backbone(loaded, options=options, blocks=blocks)
 
 
-def run(config, workdir):
-    return fine_tune(config, backbone=backbone_for(config), workdir=workdir)
+def run(config, workdir, **changes):
+    return fine_tune(config, backbone=backbone_for(config, **changes), workdir=workdir)
 
 
 def parameters(workdir):

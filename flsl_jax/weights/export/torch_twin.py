@@ -4,6 +4,7 @@ Only code that has found PyTorch installed imports this module.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,6 +12,14 @@ from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
 
 from flsl_jax.models import Architecture
 from flsl_jax.models.position import PosResize
+
+# Height and width of an image or of its grid of tokens: symbols while torch.export reads a network, which PyTorch's own types
+# call int too.
+if TYPE_CHECKING:
+    Side = int
+else:
+    Side = int | torch.SymInt
+Sides = tuple[Side, Side]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +94,7 @@ class TorchViT(nn.Module):
             blocks.append(x[:, prefix:])
         return TwinOutputs(blocks=blocks, tokens=self.norm(x)[:, prefix:])
 
-    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+    def _positions(self, grid: Sides) -> torch.Tensor:
         own = self.architecture.grid
         positions = self.pos_embed.reshape(1, *own, -1).permute(0, 3, 1, 2)
         if grid == own:

@@ -84,8 +84,10 @@ def torch_problem() -> str | None:
 
 
 @contextlib.contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
+def whole_or_not(path: Path, *, flag: str = "--output") -> Iterator[Path]:
     """A temporary path beside `path`; it is renamed to `path` if the block ends without an error, and removed otherwise.
+
+    `flag`: that named it, for the error.
 
     Raises:
         UserError: the system does not allow the writing.
@@ -102,7 +104,7 @@ def whole_or_not(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         if isinstance(error, OSError):
-            raise UserError(f"--output={path} cannot be written: {error}") from error
+            raise UserError(f"{flag}={path} cannot be written: {error}") from error
         raise
     finally:
         for leftover in (temporary, old):

@@ -6,8 +6,8 @@ WORKDIR ?= runs/$(if $(DATA),photos,quickstart)
 FLAGS ?=
 # PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
 TORCH ?= torch==2.13.0
-# What detectors and segmenters need beside it.
-DETECTORS ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6
+# What detectors and segmenters need beside it, and their export.
+DETECTORS ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6 onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed

@@ -48,7 +48,7 @@ _SCORE = flags.DEFINE_float("score", 0.5, "Of --predict: how sure a detection mu
 _EXPORT = flags.DEFINE_string(
     "export",
     None,
-    "Instead of training: an .onnx file to write the best model to, once it has been compared with it; needs the extra export.",
+    "Instead of training: an .onnx file to write the best model to, once it has been compared with it; needs the extra onnx.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Of --export: replace the file if it is there.")
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ from PIL import Image
 
 session = onnxruntime.InferenceSession("{path}")
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-image = np.asarray(Image.open("{image}").convert("RGB")).transpose(2, 0, 1)
+image = np.asarray(Image.open("photo.jpg").convert("RGB")).transpose(2, 0, 1)
 {outputs} = session.run(None, {{"image": image}})
 """.strip()
 
@@ -112,8 +112,13 @@ def export_trained(trained: Trained, path: Path, *, overwrite: bool = False) -> 
     return ExportReport(
         path=path,
         differences=differences,
-        snippet=_SNIPPET.format(path=path, image="photo.jpg", outputs=", ".join(program.outputs)),
+        snippet=run_snippet(path, outputs=program.outputs),
     )
+
+
+def run_snippet(path: Path, *, outputs: Sequence[str]) -> str:
+    """Code to copy that runs a file on a photo; it needs onnxruntime, NumPy and Pillow."""
+    return _SNIPPET.format(path=path, outputs=", ".join(outputs))
 
 
 def make_program(trained: Trained) -> Program:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pycocotools import mask as rle
 
 from flsl_jax.errors import UserError
 from flsl_jax.transfer import exporting
-from flsl_jax.transfer.exporting import check_export, count_alike, export_trained
+from flsl_jax.transfer.exporting import check_export, count_alike, export_trained, run_snippet
 from flsl_jax.transfer.predicting import detect_objects, segment
 from flsl_jax.transfer.trained import load_trained
 from flsl_jax.transfer.training import open_data
@@ -113,6 +114,11 @@ def test_the_printed_code_runs_the_file_without_this_package_and_without_pytorch
     assert trained.category_ids[trained.class_names.index(name)] == best["category_id"]
     np.testing.assert_allclose(box[:2], best["bbox"][:2], atol=0.05)
     assert score == pytest.approx(best["score"], abs=1e-3)
+
+
+def test_the_page_has_the_code_that_is_printed():
+    page = (Path(__file__).parents[2] / "docs" / "transfer.md").read_text()
+    assert f"```python\n{run_snippet(Path('boxes.onnx'), outputs=('boxes', 'labels', 'scores'))}\n```" in page
 
 
 def test_the_file_says_what_it_is(detector, segmenter):

@@ -18,8 +18,12 @@ except ImportError:  # there is no build for Linux on ARM; Pillow does the same 
 
 ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
+# What Pillow may take a file for: formats that it decodes itself. Of the others, EPS would start Ghostscript.
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # The limit of Pillow's decompression bomb check: an image with more pixels is an error, with either decoder.
 _MAX_PIXELS = 2 * 89_478_485
+# Larger images are converted and resized in strips of so many pixels, so that no second copy of the whole is in memory.
+_STRIP_PIXELS = 1 << 20
 
 
 class DecodeError(Exception):
@@ -49,7 +53,8 @@ def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarr
     scaled to 8 bits by 255 / 65535 and rounded; of 16-bit colour, Pillow keeps the high byte. Colour profiles are ignored.
 
     Args:
-        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or another format that Pillow reads.
+        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF. Other formats are refused, EPS for one, for which Pillow
+            would start Ghostscript.
         name: what an error calls the image.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
             least so many pixels. With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on
@@ -59,8 +64,8 @@ def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarr
         The image. Its size is the original's or, with `min_side`, a power of two smaller (rounded up).
 
     Raises:
-        DecodeError: the data are not an image, or the image is truncated or damaged, has floating-point pixels, or has more
-            than 178 megapixels.
+        DecodeError: the data are not an image of these formats, or the image is truncated or damaged, has floating-point
+            pixels, or has more than 178 megapixels by its header. Otherwise decoding takes at most 8 bytes a pixel and 40 MB.
     """
     if data[:2] == b"\xff\xd8":
         pixels = _decode_jpeg(data, min_side=min_side)
@@ -94,7 +99,7 @@ def _reduction(side: int, *, min_side: int) -> int:
 
 def _decode_any(data: bytes, *, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
@@ -118,7 +123,7 @@ def _exif_orientation(data: bytes) -> int:
     if data.find(b"Exif\x00\x00", 0, _EXIF_SEARCH_BYTES) < 0:
         return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # the pixels are good; without a readable tag they count as upright
         return 1
@@ -137,6 +142,18 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _rgb(image: Image.Image, *, name: str) -> np.ndarray:
     """Pixels of a loaded Pillow image of any mode, as uint8 RGB."""
+    width, height = image.size
+    rows = _STRIP_PIXELS // width
+    if rows >= height:
+        return _strip_rgb(image, name=name)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, max(rows, 1)):
+        bottom = min(top + max(rows, 1), height)
+        pixels[top:bottom] = _strip_rgb(image.crop((0, top, width, bottom)), name=name)
+    return pixels
+
+
+def _strip_rgb(image: Image.Image, *, name: str) -> np.ndarray:
     mode = image.mode
     if mode == "F":
         raise DecodeError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
@@ -198,17 +215,31 @@ def _resized(image: UInt8[np.ndarray, "H W 3"], *, size: int) -> UInt8[np.ndarra
         return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BICUBIC))
     height, width = image.shape[:2]
     rows_first = height - size > 2 * max(width - size, 0)
+    # A pass along one axis treats the lines along it by themselves, so that strips of a large image give the same pixels.
+    if rows_first:
+        columns = max(1, _STRIP_PIXELS // height)
+        parts = [_scaled(image[:, left : left + columns], height=size) for left in range(0, width, columns)]
+    else:
+        rows = max(1, _STRIP_PIXELS // width)
+        parts = [_scaled(image[top : top + rows], width=size) for top in range(0, height, rows)]
+    between = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1 if rows_first else 0)
+    return _scaled(between, height=size, width=size)
+
+
+def _scaled(
+    image: UInt8[np.ndarray, "H W 3"], *, height: int | None = None, width: int | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`image` with another height or width; a side that is not given stays."""
+    assert cykooz_resizer is not None, "the caller has asked"
     pixel = cykooz_resizer.PixelType.U8x3
+    rows, columns = height or image.shape[0], width or image.shape[1]
     # The cut-out box is the source: with the resizer's own crop box, pixels around the box would have an influence.
-    source = cykooz_resizer.ImageData(width, height, pixel, image.tobytes())
-    between = cykooz_resizer.ImageData(*((width, size) if rows_first else (size, height)), pixel)
-    result = cykooz_resizer.ImageData(size, size, pixel)
+    source = cykooz_resizer.ImageData(image.shape[1], image.shape[0], pixel, image.tobytes())
+    result = cykooz_resizer.ImageData(columns, rows, pixel)
     # Catmull-Rom is Pillow's bicubic (a = −0.5); a convolution widens its support by the reduction.
     kernel = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
-    options, resizer = cykooz_resizer.ResizeOptions(resize_alg=kernel), cykooz_resizer.Resizer()
-    resizer.resize(source, between, options)
-    resizer.resize(between, result, options)
-    return np.frombuffer(result.get_buffer(), np.uint8).reshape(size, size, 3)
+    cykooz_resizer.Resizer().resize(source, result, cykooz_resizer.ResizeOptions(resize_alg=kernel))
+    return np.frombuffer(result.get_buffer(), np.uint8).reshape(rows, columns, 3)
 
 
 def _random_box(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from flsl_jax.data.decode import ORIENTATION_TAG
+from flsl_jax.data.decode import ORIENTATION_TAG, READ_FORMATS
+from flsl_jax.data.listing import open_file
 from flsl_jax.errors import UserError, reason
 
 # EXIF orientations that exchange width and height.
@@ -23,7 +24,7 @@ def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image
         UserError: the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file, formats=READ_FORMATS) as image:
             if pixels:
                 image.load()
             if exif:

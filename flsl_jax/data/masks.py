@@ -15,6 +15,7 @@ from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.image_files import open_image, upright_size
+from flsl_jax.data.listing import read_file
 from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_class_names
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
@@ -102,7 +103,7 @@ class MaskedFiles:
         """
         pair = self._pairs[checked_index(index, len(self))]
         try:
-            image = decode_image(pair.image.read_bytes(), name=str(pair.image))
+            image = decode_image(read_file(pair.image), name=str(pair.image))
         except (OSError, DecodeError) as error:
             raise UserError(f"image {pair.image} cannot be read ({reason(error)}); repair or remove it") from error
         pixels = np.asarray(open_image(pair.mask, pixels=True))

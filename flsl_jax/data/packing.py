@@ -18,6 +18,7 @@ from PIL import Image
 from flsl_jax.data.boxed_source import BoxedSource, with_boxes
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.listing import read_file
 from flsl_jax.data.records import Record
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, encode_record, read_manifest, sha256_of
 from flsl_jax.data.sources import FolderSource
@@ -90,6 +91,7 @@ def pack_folder(
             with other settings.
     """
     source = FolderSource(root)
+    log.info("%s: %s", source.name, source.listing)
     if output.resolve() == Path(root).resolve():
         raise UserError(f"--output={output} is the input folder; name another one")
     settings = {
@@ -108,7 +110,13 @@ def pack_folder(
     boxed = with_boxes(source, boxes) if boxes is not None else None
     jobs = _jobs(source, boxed, output=output, short_side=short_side, records_per_shard=records_per_shard)
     written = _run(jobs, total=len(source), workers=workers)
-    return _finish(output, written, class_names=(boxed or source).class_names, settings=settings)
+    return _finish(
+        output,
+        written,
+        unusable=source.listing.unusable,
+        class_names=(boxed or source).class_names,
+        settings=settings,
+    )
 
 
 def _fingerprint(source: FolderSource) -> str:
@@ -214,7 +222,7 @@ def _pack_shard(job: _Job) -> _Written:
     records, skipped = [], []
     for record in job.records:
         try:
-            data = Path(job.root, record.name).read_bytes()
+            data = read_file(os.path.join(job.root, record.name))
             records.append(encode_record(_packed(record, data, short_side=job.short_side)))
         except (DecodeError, OSError) as error:
             skipped.append((record.name, str(error)))
@@ -269,10 +277,15 @@ def _sync(path: Path) -> None:
 
 
 def _finish(
-    output: Path, written: list[_Written], *, class_names: tuple[str, ...], settings: dict[str, Any]
+    output: Path,
+    written: list[_Written],
+    *,
+    unusable: tuple[tuple[str, str], ...],
+    class_names: tuple[str, ...],
+    settings: dict[str, Any],
 ) -> Manifest:
     shards = tuple(item.shard for item in written if item.shard.count)
-    skipped = tuple(entry for item in written for entry in item.skipped)
+    skipped = (*(entry for item in written for entry in item.skipped), *unusable)
     if not shards:
         raise UserError(f"none of the {len(skipped)} images can be decoded, the first because: {skipped[0][1]}")
     manifest = Manifest(

@@ -1,5 +1,7 @@
 """Folders of image files, and opening the data set that a config describes."""
 
+import dataclasses
+import logging
 import os
 from pathlib import Path
 
@@ -7,41 +9,54 @@ import numpy as np
 
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.boxed_source import with_boxes
+from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images, read_file
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.shards import MANIFEST_NAME, ShardSource
 from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+log = logging.getLogger(__name__)
 
 
 class FolderSource:
     """Every image file below a folder, at any depth, in the order of the relative paths.
 
-    Files and folders whose name starts with a dot are skipped. Symbolic links are followed; no folder is read twice.
+    Files and folders whose name starts with a dot are skipped. Symbolic links are followed; no folder is read twice. `listing`
+    says what was found and passed over; its own paths are empty.
     There are labels if the layout is one folder per class: no image lies in `root` itself, and at least two of its folders
     hold images. The label is then the number of the first-level folder in sorted order.
 
     Args:
         root: the folder.
+        on_corrupt: "fail" refuses a FIFO, a socket, a device, or a link that leads nowhere or to itself, if it has the name of
+            an image or a link's name has no suffix; otherwise such things are passed over.
 
     Raises:
         UserError: `root` does not exist, is not a folder or holds no image; or it, or a folder below it, cannot be read.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, on_corrupt: str = "replace") -> None:
         self.name = os.fspath(root)
-        paths = _image_paths(self.name)
+        listing = list_images(self.name)
+        if listing.unusable and on_corrupt == "fail":
+            path, kind = listing.unusable[0]
+            raise UserError(
+                f"{os.path.join(self.name, path)} is {kind}, not an image ({len(listing.unusable)} such in all); remove it, or "
+                "set on_corrupt=replace to pass over what is no file"
+            )
+        paths = listing.paths
         if not paths:
             packed = os.path.isfile(os.path.join(self.name, MANIFEST_NAME))
             raise UserError(
                 f"{self.name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
                 + (", or for shards of python -m flsl_jax.prepare set name=shards beside root" if packed else "")
+                + (f" ({listing})" if listing.unusable else "")
             )
         # One string with offsets: a list of a million strings would take ten times as much memory, in every worker.
         self._paths = b"".join(paths)
         self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        self.listing = dataclasses.replace(listing, paths=[])
         folders = sorted({path.split(b"/", 1)[0] for path in paths}) if all(b"/" in path for path in paths) else []
         self.class_names = tuple(os.fsdecode(folder) for folder in folders) if len(folders) > 1 else ()
         self._labels = {name: label for label, name in enumerate(self.class_names)}
@@ -66,38 +81,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         index = checked_index(index, len(self))
         path = self.path(index)
-        with open(os.path.join(self.name, path), "rb") as file:
-            return Record(image=file.read(), name=path, label=self.label(index))
-
-
-def _image_paths(root: str) -> list[bytes]:
-    """Relative paths of all image files below `root`, sorted by their bytes."""
-    if not root:
-        raise UserError("config.data.root is empty; name the folder that holds the images")
-    suffixes = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
-    paths: list[bytes] = []
-    visited: set[tuple[int, int]] = set()
-    folders = [b""]
-    while folders:
-        folder = folders.pop()
-        try:
-            absolute = os.path.join(os.fsencode(root), folder)
-            status = os.stat(absolute)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(absolute) as entries:
-                for entry in entries:
-                    if entry.name.startswith(b"."):
-                        continue
-                    if entry.is_dir():
-                        folders.append(folder + entry.name + b"/")
-                    elif entry.name.lower().endswith(suffixes):
-                        paths.append(folder + entry.name)
-        except OSError as error:
-            where = os.path.join(root, os.fsdecode(folder)) if folder else root
-            raise UserError(f"{where} cannot be read ({error.strerror}); name a folder of images") from error
-    return sorted(paths)
+        return Record(image=read_file(os.path.join(self.name, path)), name=path, label=self.label(index))
 
 
 class FirstRecords:
@@ -132,7 +116,9 @@ def open_source(config: SourceConfig) -> Source:
 
 def _open(config: SourceConfig) -> Source:
     if config.name == "folder":
-        return FolderSource(config.root)
+        folder = FolderSource(config.root, on_corrupt=config.on_corrupt)
+        log.info("%s: %s", folder.name, folder.listing)
+        return folder
     if config.name == "tfds":
         return TfdsSource(config.dataset, split=config.split, data_dir=config.root)
     if config.name == "shards":

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import DecodeError
+from flsl_jax.data.decode import READ_FORMATS, DecodeError
 from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.errors import UserError, first_line
 
@@ -100,7 +100,7 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
 def _boxes(example: dict[str, Any], *, name: str) -> Boxes:
     """The example's boxes in pixels; tfds has them as shares of the image: (top, left, bottom, right)."""
     try:
-        with Image.open(io.BytesIO(example["image"])) as image:
+        with Image.open(io.BytesIO(example["image"]), formats=READ_FORMATS) as image:
             width, height = image.size
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise DecodeError(f"{name}: {error}") from error

@@ -12,6 +12,7 @@ from PIL import Image
 from flsl_jax.config import VideoConfig
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.image_files import open_image
+from flsl_jax.data.listing import read_file
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError, reason
 
@@ -73,7 +74,7 @@ class FileVideo:
         """See `Video`."""
         path = self._images[self.frames[index]]
         try:
-            return decode_image(path.read_bytes(), name=str(path))
+            return decode_image(read_file(path), name=str(path))
         except (OSError, DecodeError) as error:
             raise UserError(f"frame {path} cannot be read ({error}); repair it") from error
 

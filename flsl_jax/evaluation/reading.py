@@ -100,21 +100,19 @@ class ImageStream:
         self._counted = True
 
     def _item(self, index: int) -> Item | None:
-        record = self._source[index]
-        if not self._wanted(record):
-            return None
-        pixels = record.image
-        if not isinstance(pixels, np.ndarray):
-            try:
-                pixels = decode_image(pixels, name=record.name)
-            except DecodeError as error:
-                if self._on_corrupt == "fail":
-                    raise UserError(
-                        f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace"
-                    ) from error
-                self._damaged.add(index)
-                log.warning("left out of the evaluation: %s", error)
+        try:
+            record = self._source[index]
+            if not self._wanted(record):
                 return None
+            pixels = record.image
+            if not isinstance(pixels, np.ndarray):
+                pixels = decode_image(pixels, name=record.name)
+        except (DecodeError, OSError) as error:
+            if self._on_corrupt == "fail":
+                raise UserError(f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace") from error
+            self._damaged.add(index)
+            log.warning("left out of the evaluation: %s", error)
+            return None
         return self._prepare(record, pixels)
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.listing import read_file
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
@@ -77,10 +78,11 @@ def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = 
         UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
     """
     images, problem = [], ""
-    for name, source in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
+    for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
         try:
+            source = read()
             pixels = source if isinstance(source, np.ndarray) else decode_image(source, name=name)
-        except DecodeError as error:
+        except (DecodeError, OSError) as error:
             problem = str(error)
             log.warning("left out: %s", error)
             continue
@@ -130,23 +132,23 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
 
 
-def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    """The names of images, and their encoded bytes or decoded pixels."""
+def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, Callable[[], bytes | np.ndarray]]]:
+    """The names of images, each with a function that reads its encoded bytes or draws its pixels."""
     name, _, kind = spec.partition(":")
     if name == SCENES:
         scenes = Scenes(count=limit, size=size, split="test", kind=kind or "hues")
-        yield from ((f"scene_{index}", scenes[index].image) for index in range(limit))
+        yield from ((f"scene_{index}", lambda index=index: scenes[index].image) for index in range(limit))
         return
     path = Path(spec)
     if not path.exists():
         raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
     if path.is_file():
-        yield path.name, path.read_bytes()
+        yield path.name, lambda: read_file(path)
         return
     source = FolderSource(path)
+    log.info("%s: %s", source.name, source.listing)
     for index in range(min(limit, len(source))):
-        record = source[index]
-        yield record.name, record.image
+        yield source.path(index), lambda index=index: source[index].image
 
 
 def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple: int) -> ShownImage:

@@ -43,11 +43,11 @@ def predict_folder(trained: Trained, folder: str, output: Path, *, score: float)
     results: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     for index in tqdm(range(len(source)), desc="predicting", unit="image", disable=None):
-        record = source[index]
-        assert isinstance(record.image, bytes)
         try:
+            record = source[index]
+            assert isinstance(record.image, bytes)
             image = decode_image(record.image, name=record.name)
-        except DecodeError as error:
+        except (DecodeError, OSError) as error:
             log.warning("left out: %s", error)
             continue
         images.append({"id": index, "file_name": record.name, "width": image.shape[1], "height": image.shape[0]})

@@ -2,6 +2,10 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +253,63 @@ def test_base_crop_agrees_with_torchvision_where_it_is_installed() -> None:
     bicubic = transforms.InterpolationMode.BICUBIC
     expected = functional.resized_crop(Image.fromarray(image), top, left, height, width, [32, 32], bicubic)
     _assert_equal_but_for_rounding(crop.image, np.asarray(expected), share=0.02)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize(("data", "kind"), [(EPS, "EPS"), (None, "PCX"), (None, "ICO"), (None, "PDF")])
+def test_other_formats_do_not_reach_their_readers(
+    data: bytes | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if data is None:
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(buffer, kind)
+        data = buffer.getvalue()
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(DecodeError, match=r"^x\.jpg: not an image in a known format$"):
+        decode_image(data, name="x.jpg")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_strips_of_a_large_image_give_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 41, 4), dtype=np.uint8)
+    image = Image.fromarray(noise.view(np.uint16)[:, :, 0]) if mode == "I;16" else Image.fromarray(noise).convert("RGB")
+    image = image if mode == "I;16" else image.convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF" if mode == "CMYK" else "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = decode_image(buffer.getvalue(), name="x")
+    crops = [_crop(whole.transpose(axes), seed=seed) for axes in ((0, 1, 2), (1, 0, 2)) for seed in range(3)]
+    for pixels in (1, 100, 41 * 7):
+        monkeypatch.setattr("flsl_jax.data.decode._STRIP_PIXELS", pixels)
+        np.testing.assert_array_equal(decode_image(buffer.getvalue(), name="x"), whole)
+        for number, crop in enumerate(crops):
+            again = _crop(whole.transpose((0, 1, 2) if number < 3 else (1, 0, 2)), seed=number % 3)
+            np.testing.assert_array_equal(again, crop)
+
+
+def _crop(image: np.ndarray, *, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return base_crop(image, rng=rng, size=9, area=(0.2, 1.0), aspect=(0.2, 5.0), flip=True).image
+
+
+_PEAK = """
+import resource, sys
+from flsl_jax.data.decode import decode_image
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+shape = decode_image(data, name="x").shape
+print(*shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KB on Linux")
+@pytest.mark.parametrize("mode", ["1", "LA"])
+def test_the_memory_for_a_huge_image_is_bounded(mode: str, tmp_path: Path) -> None:
+    Image.new(mode, (5000, 4000)).save(tmp_path / "huge.png")
+    command = [sys.executable, "-c", _PEAK, str(tmp_path / "huge.png")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    height, width, channels, kilobytes = map(int, result.stdout.split())
+    assert (height, width, channels) == (4000, 5000, 3)
+    assert kilobytes * 1024 < 8 * height * width + 40e6

@@ -157,6 +157,8 @@ def get_config() -> ConfigDict:
 
     # --- what changes only what is reported and kept -----------------------------------------------------------------
     config.evaluation = evaluation.get_config()
-    config.checkpoint = ConfigDict({"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0})
+    config.checkpoint = ConfigDict(
+        {"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0, "give_up_minutes": 60.0}
+    )
     config.logging = ConfigDict({"every_steps": 50, "tensorboard": True, "wandb": "", "mlflow": ""})
     return config

@@ -1,5 +1,11 @@
 """Errors that a user can cause and correct, and how reasons are told in one line."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
 
 class UserError(ValueError):
     """A wrong config, path, file or flag. The message is one line: what is wrong, where, what was expected, what to do."""
@@ -21,6 +27,15 @@ def first_line(error: BaseException) -> str:
 def reason(error: Exception) -> str:
     """Why something failed, in one line: the system's words, without path and number, or the first line of the message."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+@contextlib.contextmanager
+def not_fatal(what: str) -> Iterator[None]:
+    """Logs that something could not be written, a picture for example, where that must not end what is worth more."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s could not be written (%s)", what, reason(error))
 
 
 def import_problem(error: Exception, *, package: str, install: str) -> str:

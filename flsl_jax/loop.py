@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from flsl_jax import parallel
-from flsl_jax.checkpoints import Checkpoints, read_description
+from flsl_jax.checkpoints import Checkpoints, Saving, read_description
 from flsl_jax.config import Config, advice
 from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training.compiling import announced
@@ -65,6 +65,7 @@ class _Run:
     loader: Loader
     validation: Validation | None
     checkpoints: Checkpoints
+    saving: Saving
     interrupt: Interrupt
     end: int
     continuation: Continuation
@@ -132,6 +133,7 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
             loader=loader,
             validation=validation,
             checkpoints=checkpoints,
+            saving=Saving(checkpoints, give_up_minutes=config.checkpoint.give_up_minutes),
             interrupt=interrupt,
             end=end,
             continuation=continuation,
@@ -142,7 +144,10 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
         metrics = read_metrics(workdir / METRICS_FILE)
         if metrics:  # empty if the run was stopped before its first line
             alarms = read_alarms(metrics, config=config).raised
-            save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
+            with not_fatal("curves.png"):
+                save_curves(
+                    metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms
+                )
     return outcome
 
 
@@ -196,7 +201,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
         end=run.end,
         total_steps=run.training.total_steps,
         flops_per_image=run.training.flops_per_image,
-        last_checkpoint=lambda: run.checkpoints.latest_step,
+        last_words=run.saving.last_words,
     )
     with contextlib.closing(recorder):
         reached = _Reached(state=state, step=start)
@@ -204,12 +209,17 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
             reached = dataclasses.replace(reached, complete=False)
         else:
             reached = _loop(run, recorder, state, start=start)
-    run.checkpoints.wait()
+    run.saving.finish(lambda: _save(run, reached.state, step=reached.step, measured={}))
+    if run.interrupt.reason and (reached.step < run.end or not reached.complete):
+        log.warning(
+            "stopped at step %d by %s; saved, continue with the same command", reached.step, run.interrupt.reason
+        )
     finished = reached.step == run.end and reached.complete
     if finished and reached.images is not None:  # without a step the picture exists already
         evaluated = None if run.validation is None else run.validation.images(_SHOWN_IMAGES)
         shown = reached.images if evaluated is None else evaluated
-        draw_tokens(run.training, reached.state.teacher, shown, run.workdir)
+        with not_fatal("features.png"):
+            draw_tokens(run.training, reached.state.teacher, shown, run.workdir)
     return Outcome(step=reached.step, finished=finished)
 
 
@@ -254,7 +264,7 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
             recorder.dispatched(step, metrics, batch=batch.host)
             stop = step == run.end or run.interrupt.requested(step)
             evaluates = run.measures_after(step)
-            if stop or evaluates or step % save_every == 0:
+            if stop or evaluates or step % save_every == 0 or run.saving.retry_due(step):
                 recorder.settle()
                 values = _measure(run, recorder, state, step=step) if evaluates else {}
                 complete = values is not None
@@ -262,8 +272,6 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
                 recorder.start_clock(step)
             if stop or not complete:
                 break
-    if run.interrupt.reason and (step < run.end or not complete):
-        log.warning("stopped at step %d by %s; saved, continue with the same command", step, run.interrupt.reason)
     return _Reached(state=state, step=step, complete=complete, images=images)
 
 
@@ -290,7 +298,7 @@ def _measure(run: _Run, recorder: Recorder, state: TrainState, *, step: int) -> 
 
 def _save(run: _Run, state: TrainState, *, step: int, measured: dict[str, float]) -> None:
     guide = run.training.guide
-    run.checkpoints.save(
+    run.saving.save(
         step,
         state.changing(),
         run=describe_run(

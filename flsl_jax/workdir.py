@@ -21,14 +21,29 @@ def read_run_config(workdir: Path, *, at_start: bool = False) -> Config:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none if there is no file. An incomplete last line, left by a killed run, is skipped."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+    """The lines of a metrics.jsonl; none if there is no file. What is no metrics, such as a torn line, is passed over."""
+    return split_metrics(path)[0]
+
+
+def split_metrics(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The lines of a metrics.jsonl, and those that are none: torn, with foreign bytes, or no object with a step.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    lines, foreign = [], []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        if not line.strip():
             continue
-    return lines
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # of JSON and of UTF-8
+            values = None
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+        else:
+            foreign.append(line)
+    return lines, foreign
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Checkpoints as NumPy arrays, on any machine: for evaluation, conversion and a look at what is there."""
 
+import errno
 import gc
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -23,12 +25,16 @@ from flsl_jax.checkpoints.inspection import (
     read_description,
     read_digests,
 )
+from flsl_jax.checkpoints.orbax_log import silence_orbax
 from flsl_jax.errors import UserError, reason
 
 log = logging.getLogger(__name__)
+silence_orbax()
 
 # Of what could not be read, so many characters are shown.
 _SHOWN = 160
+# What the system says of a disk, somewhere in the long lines of tensorstore.
+_KNOWN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.ESTALE)
 # What tensorstore says where a second try may succeed: the files are as they were.
 _UNREACHABLE = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Permission denied")
 
@@ -103,11 +109,9 @@ def damage_of(error: Exception, checkpoint: Path) -> DamagedCheckpoint:
     if isinstance(error, MemoryError | UserError) or "RESOURCE_EXHAUSTED" in str(error):
         raise error
     if isinstance(error, PermissionError | TimeoutError) or any(word in str(error) for word in _UNREACHABLE):
-        raise UserError(
-            f"{checkpoint} cannot be read ({_short(reason(error))}); check the folder, then try again"
-        ) from error
+        raise UserError(f"{checkpoint} cannot be read ({why(error)}); check the folder, then try again") from error
     _forget(error)
-    return DamagedCheckpoint(int(checkpoint.name), f"its arrays cannot be read ({_short(reason(error))})")
+    return DamagedCheckpoint(int(checkpoint.name), f"its arrays cannot be read ({why(error)})")
 
 
 def _forget(error: BaseException) -> None:
@@ -161,6 +165,13 @@ def _verify(checkpoint: Path, state: Any) -> None:
     for name, array in names_of(state).items():
         if host_sums(np.asarray(array)) != digests.arrays.get(name):
             raise DamagedCheckpoint(int(checkpoint.name), f"{name} is not as it was saved")
+
+
+def why(error: Exception) -> str:
+    """Why files could not be read or written, in a few words."""
+    text = str(error)
+    known = next((os.strerror(number) for number in _KNOWN if os.strerror(number) in text), None)
+    return known or _short(reason(error))
 
 
 def _short(text: str) -> str:

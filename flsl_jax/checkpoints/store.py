@@ -1,7 +1,10 @@
 """The checkpoints of a run that trains, with orbax: asynchronous, atomic, the newest k and the best, verified on restore."""
 
+import contextlib
 import logging
 import math
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from flsl_jax import parallel
 from flsl_jax.checkpoints.digests import DigestHandler, DigestSave, begin_sums, differing, names_of
+from flsl_jax.checkpoints.folder import list_steps
 from flsl_jax.checkpoints.inspection import (
     DIGESTS,
     RUN,
@@ -22,10 +27,15 @@ from flsl_jax.checkpoints.inspection import (
     digest_of_description,
     read_digests,
 )
+from flsl_jax.checkpoints.orbax_log import silence_orbax
 from flsl_jax.checkpoints.reading import damage_of
 from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+silence_orbax()
+
+# Bytes that must find room before a save begins.
+_PROBE = 2**16
 
 
 class Checkpoints:
@@ -43,18 +53,27 @@ class Checkpoints:
             keep: how many of the newest are kept.
             best: name of the metric whose largest value marks one more checkpoint to keep; None: there is none.
         """
-        newest = checkpoint_managers.LatestN(n=keep)
-        policy = newest
-        self._best = best
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
+        self._keep, self._best = keep, best
+        problem = self.obstacle()
+        if problem is not None:
+            raise UserError(
+                f"{folder} cannot be written ({problem}); make room, mend the folder, or take another --workdir"
+            )
+        self._manager: ocp.CheckpointManager | None = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        self._clear_up()
+        newest = checkpoint_managers.LatestN(n=self._keep)
+        policy, best = newest, self._best
         if best is not None:
             # A checkpoint from before the config named this metric counts as the worst.
             best_one = checkpoint_managers.BestN(
                 get_metric_fn=lambda metrics: metrics.get(best, -math.inf), n=1, keep_checkpoints_without_metrics=False
             )
             policy = checkpoint_managers.AnyPreservationPolicy([newest, best_one])
-        self._manager = ocp.CheckpointManager(
-            self._folder,
+        return ocp.CheckpointManager(
+            self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=None if best is None else lambda metrics: metrics.get(best, -math.inf),
@@ -67,18 +86,35 @@ class Checkpoints:
             },
         )
 
+    def obstacle(self) -> str | None:
+        """Why nothing can be written at present, as the first process sees it; None if something can. All must call it."""
+        problem = _probe(self.folder) if jax.process_index() == 0 else None
+        if parallel.as_first(problem is not None):
+            return problem or "the first process cannot write"
+        return None
+
     @property
     def latest_step(self) -> int | None:
-        """The newest committed step, or None."""
-        return self._manager.latest_step()
+        """The newest step; of a save under way too. None without any."""
+        return None if self._manager is None else self._manager.latest_step()
 
     @property
     def steps(self) -> list[int]:
-        """All committed steps, the newest first."""
-        return sorted(self._manager.all_steps(), reverse=True)
+        """All steps, the newest first."""
+        return [] if self._manager is None else sorted(self._manager.all_steps(), reverse=True)
+
+    @property
+    def steps_on_disk(self) -> list[int]:
+        """All steps whose names are in the folder, the newest first; they may be damaged."""
+        return list_steps(self.folder)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether files are being written."""
+        return self._manager is not None and self._manager.is_saving_in_progress()
 
     def save(self, step: int, state: Any, *, run: dict[str, Any], metrics: Mapping[str, float] | None = None) -> None:
-        """Starts to save; a step that is already there is left alone. An earlier save that failed raises here.
+        """Starts to save; a step that is already there is left alone. What fails later is raised by `wait`.
 
         Args:
             step: updates done.
@@ -86,7 +122,8 @@ class Checkpoints:
             run: what a reader needs besides the state (the config, versions); plain JSON.
             metrics: what was measured at this step; the one that chooses the best checkpoint is kept with it.
         """
-        self._manager.check_for_errors()
+        if self._manager is None:
+            self._manager = self._open()
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -110,7 +147,7 @@ class Checkpoints:
             DamagedCheckpoint: it cannot be read, or is not as it was saved; on every process.
             UserError: the checkpoint is of another network or optimizer; names what differs.
         """
-        checkpoint = self._folder / str(step)
+        checkpoint = self.folder / str(step)
         state = damage = None
         try:
             state = self._read(checkpoint, abstract_state)
@@ -151,16 +188,52 @@ class Checkpoints:
 
     def reload(self) -> None:
         """Looks at the folder again, after something in it was moved."""
-        self._manager.reload()
+        if self._manager is not None:
+            self._manager.reload()
 
     def wait(self) -> None:
         """Waits until the current save is committed; if it failed, raises its error."""
-        self._manager.wait_until_finished()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+
+    def discard(self) -> None:
+        """Gives up a save that failed: what was written of it is deleted, and the next save opens the folder anew."""
+        with contextlib.suppress(Exception):  # it raises the error of the save again
+            self.close()
+        self._manager = None
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Deletes what saves have left that never ended; on a full disk the next one needs its room."""
+        for left in self.folder.glob("*.orbax-checkpoint-tmp*") if jax.process_index() == 0 else ():
+            shutil.rmtree(left, ignore_errors=True)
 
     def close(self) -> None:
-        """Waits for the current save, then closes the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the current save, then closes the folder; raises the error of a save that failed."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+def _probe(folder: Path) -> str | None:
+    """Why a file cannot be written in a run's `checkpoints/`; None if it can. The run's own folder is not made anew: where it
+    is gone, a disk may be missing."""
+    if not folder.parent.is_dir():
+        return f"{folder.parent} is gone"
+    probe = folder / f".probe{os.getpid()}"
+    try:
+        folder.mkdir(exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE))
+            os.fsync(file.fileno())
+        probe.unlink()
+    except FileExistsError:
+        return "it is not a folder"
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        return error.strerror
+    return None
 
 
 def _agree(damage: DamagedCheckpoint | None, *, step: int) -> None:

@@ -66,12 +66,14 @@ class CheckpointConfig:
         keep: the newest so many are kept.
         keep_best: whether the best by `evaluation.best_metric` is kept too.
         max_hours: after so long the run saves and ends, with exit code 75.
+        give_up_minutes: how long saving may fail, on a full disk for example, while training goes on and it is tried again.
     """
 
     every_epochs: Annotated[float, Range(0, above=True, unit="epochs")]
     keep: Annotated[int, Range(1, unit="checkpoints")]
     keep_best: bool
     max_hours: Annotated[float, Range(0, unit="hours; 0: no limit")]
+    give_up_minutes: Annotated[float, Range(0, unit="minutes; 0: the first failure ends the run")] = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

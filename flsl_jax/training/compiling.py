@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from flsl_jax.errors import not_fatal
+
 log = logging.getLogger(__name__)
 
 # In the workdir: the seconds of the last compilation there.
@@ -26,7 +28,8 @@ def announced(workdir: Path) -> Iterator[None]:
     yield
     if jax.process_index() == 0:
         seconds = round(time.perf_counter() - start, 1)
-        (workdir / COMPILATION_FILE).write_text(json.dumps({"seconds": seconds}) + "\n")
+        with not_fatal(COMPILATION_FILE):
+            (workdir / COMPILATION_FILE).write_text(json.dumps({"seconds": seconds}) + "\n")
 
 
 def _last_seconds(workdir: Path) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flsl_jax.config import Config
 from flsl_jax.data.pipeline import HostBatch
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, not_fatal
 from flsl_jax.training import cost
 from flsl_jax.training.alarms import Monitor
 from flsl_jax.training.monitor import first_non_finite
@@ -45,7 +45,7 @@ class Recorder:
         end: the step after which this call of `train` stops; shown as the total.
         total_steps: of the whole run; its last step is always written.
         flops_per_image: of a step, for the MFU.
-        last_checkpoint: called for the step of the newest checkpoint when a value is not finite.
+        last_words: called when a value is not finite; says which checkpoint is left, and whether it is good.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Recorder:
         end: int,
         total_steps: int,
         flops_per_image: float,
-        last_checkpoint: Callable[[], int | None],
+        last_words: Callable[[], str],
     ) -> None:
         self._config, self._workdir, self._total_steps = config, workdir, total_steps
-        self._last_checkpoint = last_checkpoint
+        self._last_words = last_words
         self._monitor = Monitor(config)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._clock = _Clock(batch_size=config.batch_size, flops_per_image=flops_per_image)
@@ -128,13 +128,13 @@ class Recorder:
         name = f"nonfinite_step{item.step}_process{jax.process_index()}.json"
         report = {"step": item.step, "term": term, "values": {key: repr(value) for key, value in values.items()}}
         report |= {"sample": np.asarray(item.batch.sample).tolist(), "record": np.asarray(item.batch.record).tolist()}
-        (self._workdir / name).write_text(json.dumps(report, indent=2))
+        with not_fatal(name):
+            (self._workdir / name).write_text(json.dumps(report, indent=2))
         first = (item.step - 1) * self._config.batch_size
         raise UserError(
             f"step {item.step}: {term} is {values[term]}, from samples {first} … {first + self._config.batch_size - 1} "
-            f"(records in {self._workdir / name}); the last checkpoint, of step {self._last_checkpoint()}, is "
-            "intact; lower config.optimizer.lr or config.optimizer.clip_norm, or set config.compute.dtype=float32, and "
-            "start again"
+            f"(records in {self._workdir / name}); {self._last_words()}; lower config.optimizer.lr or "
+            "config.optimizer.clip_norm, or set config.compute.dtype=float32, and start again"
         )
 
 

@@ -1,19 +1,18 @@
 """Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, MLflow, and the terminal."""
 
-import json
+import contextlib
 import logging
-import math
-import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flsl_jax.config.evaluation import BEST_METRICS
-from flsl_jax.errors import UserError, first_line, import_problem
+from flsl_jax.errors import UserError, first_line, import_problem, reason
 from flsl_jax.objective import TERMS
-from flsl_jax.workdir import METRICS_FILE, read_metrics
+from flsl_jax.training.json_lines import JsonLines
+from flsl_jax.workdir import METRICS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -35,42 +34,36 @@ class Writer(Protocol):
         """Closes the files."""
 
 
-class JsonLines:
-    """One object a line: `step`, then the values. Lines after `start_step`, left by a killed run, are dropped first.
-
-    Timing values (`images_per_sec`, `data_wait_share`, `mfu`) aside, a run that was killed and continued leaves the
-    same file as one that was not.
-    """
-
-    def __init__(self, path: Path, *, start_step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step and start_step > 0]
-        temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self._file = path.open("a", buffering=1)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class TensorBoard:
     """TensorBoard events, through tensorboardX."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer, self._said = SummaryWriter(str(folder)), False
+        # Its thread would die of a full disk, and the next lines wait for it for ever.
+        opened: Any = self._writer.file_writer
+        events = opened.event_writer._ev_writer
+        events.write_event, events.flush = self._spared(events.write_event), self._spared(events.flush)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, global_step=step)
 
     def close(self) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def _spared(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def spared(*arguments: Any) -> Any:
+            try:
+                return write(*arguments)
+            except OSError as error:
+                if not self._said:
+                    log.warning("TensorBoard lacks values (%s); metrics.jsonl has all", reason(error))
+                self._said = True
+
+        return spared
 
 
 class WeightsAndBiases:

@@ -1,53 +1,12 @@
 """metrics.jsonl, the terminal, and what writes elsewhere where it is installed."""
 
 import importlib.util
-import json
 import sys
 
 import pytest
 
 from flsl_jax.errors import UserError
-from flsl_jax.training.writers import JsonLines, Terminal, open_writers
-from flsl_jax.workdir import read_metrics
-
-
-def write(path, steps, *, start):
-    writer = JsonLines(path, start_step=start)
-    for step in steps:
-        writer.write(step, {"loss": step / 3})
-    writer.close()
-
-
-def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
-    once, twice = tmp_path / "once.jsonl", tmp_path / "twice.jsonl"
-    write(once, range(1, 8), start=0)
-    write(twice, range(1, 6), start=0)
-    write(twice, range(4, 8), start=3)
-    assert twice.read_bytes() == once.read_bytes()
-
-
-def test_a_run_from_the_start_drops_what_another_left(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    write(path, [1, 2, 3], start=0)
-    write(path, [1], start=0)
-    assert [line["step"] for line in read_metrics(path)] == [1]
-
-
-def test_a_torn_last_line_is_passed_over(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    write(path, [1, 2], start=0)
-    path.write_text(path.read_text() + '{"step": 3, "lo')
-    assert [line["step"] for line in read_metrics(path)] == [1, 2]
-    write(path, [3], start=2)
-    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
-
-
-def test_values_without_a_json_number_are_written_as_strings(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    writer = JsonLines(path, start_step=0)
-    writer.write(1, {"loss": float("nan"), "inter": float("inf")})
-    writer.close()
-    assert json.loads(path.read_text(), parse_constant=lambda name: 1 / 0) == {"step": 1, "loss": "nan", "inter": "inf"}
+from flsl_jax.training.writers import TensorBoard, Terminal, open_writers
 
 
 def opened(folder, *, start_step=0, tensorboard=False, wandb="", mlflow="", is_main=True):
@@ -143,3 +102,15 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
     writers.write(1, {"loss": 1.0})
     writers.close()
     assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_a_full_disk_does_not_block_tensorboard(tmp_path, caplog):
+    writer = TensorBoard(tmp_path)
+    records = writer._writer.file_writer.event_writer._ev_writer._py_recordio_writer
+    with open("/dev/full", "wb", buffering=0) as full:
+        records._writer.close()
+        records._writer = full
+        for step in range(50):  # more than its queue holds
+            writer.write(step, {"loss": 1.0})
+        writer.close()
+    assert "TensorBoard lacks values (No space left on device); metrics.jsonl has all" in caplog.text

@@ -52,9 +52,14 @@ class Checkpoints:
             folder: of all checkpoints of the run.
             keep: how many of the newest are kept.
             best: name of the metric whose largest value marks one more checkpoint to keep; None: there is none.
+
+        Raises:
+            UserError: nothing can be written there.
         """
         self.folder = folder.absolute()
         self._keep, self._best = keep, best
+        with contextlib.suppress(OSError):  # the obstacle says why
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
         problem = self.obstacle()
         if problem is not None:
             raise UserError(

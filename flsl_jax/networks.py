@@ -7,15 +7,29 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.models import Architecture, Flsl, Head, ViT
+from flsl_jax.models import Architecture, Flsl, Head, Placement, ViT
+
+
+def for_backend(config: Config, backend: str) -> Config:
+    """The config with each "auto" of `compute` replaced by what suits a backend.
+
+    Args:
+        config: a run's.
+        backend: "cpu", "gpu" or "tpu", as `jax.Device.platform` and `jax.default_backend` have it.
+    """
+    compute = config.compute
+    dtype = compute.dtype if compute.dtype != "auto" else "float32" if backend == "cpu" else "bfloat16"
+    blocks = compute.scan_blocks
+    if blocks == "auto":
+        # With unrolled blocks, XLA for CPUs merges the recomputation with the first computation, so remat has no effect.
+        scan = backend == "tpu" or (backend == "cpu" and compute.remat != "none")
+        blocks = "scan" if scan else "unroll"
+    return dataclasses.replace(config, compute=dataclasses.replace(compute, dtype=dtype, scan_blocks=blocks))
 
 
 def compute_dtype(config: Config) -> jnp.dtype:
-    """The dtype of matrix products: bfloat16 on accelerators, float32 on CPU, unless the config names one."""
-    name = config.compute.dtype
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+    """The dtype of matrix products: that which the config names, or that of `for_backend` for this machine."""
+    return jnp.dtype(for_backend(config, jax.default_backend()).compute.dtype)
 
 
 def for_any_device(config: Config, *, dtype: str = "float32") -> Config:
@@ -43,31 +57,30 @@ def architecture_of(config: Config) -> Architecture:
     )
 
 
-def backbone_of(architecture: Architecture, config: Config, *, rngs: nnx.Rngs) -> ViT:
-    """A backbone, freshly initialised, computed as the config says: dtype, scan, remat, attention."""
-    scan = config.compute.scan_blocks == "scan"
-    if config.compute.scan_blocks == "auto":
-        # With unrolled blocks, XLA for CPUs merges the recomputation with the first computation, so remat has no effect.
-        backend = jax.default_backend()
-        scan = backend == "tpu" or (backend == "cpu" and config.compute.remat != "none")
+def backbone_of(
+    architecture: Architecture, config: Config, *, rngs: nnx.Rngs, placement: Placement | None = None
+) -> ViT:
+    """A backbone, freshly initialised, computed as the config says, and where it says "auto", as suits this machine."""
+    compute = for_backend(config, jax.default_backend()).compute
     return ViT(
         architecture,
         drop_path=config.model.drop_path,
         init_std=config.model.init_std,
         patch_init=config.model.patch_init,
-        dtype=compute_dtype(config),
-        scan_blocks=scan,
-        remat=config.compute.remat,
-        attention=config.compute.attention,
+        dtype=compute.dtype,
+        scan_blocks=compute.scan_blocks == "scan",
+        remat=compute.remat,
+        attention=compute.attention,
+        placement=placement,
         rngs=rngs,
     )
 
 
-def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
+def build_network(config: Config, *, rngs: nnx.Rngs, placement: Placement | None = None) -> Flsl:
     """Backbone and head as the config describes them, freshly initialised."""
     head = config.head
     return Flsl(
-        backbone=backbone_of(architecture_of(config), config, rngs=rngs),
+        backbone=backbone_of(architecture_of(config), config, rngs=rngs, placement=placement),
         head=Head(
             width=config.model.width,
             hidden=head.hidden,
@@ -81,6 +94,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Flsl:
     )
 
 
-def network_graph(config: Config) -> nnx.GraphDef:
+def network_graph(config: Config, *, placement: Placement | None = None) -> nnx.GraphDef:
     """The static part of the network, which `nnx.merge` joins with a parameter tree; allocates nothing."""
-    return nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))), nnx.Param)[0]
+    network = nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0), placement=placement))
+    return nnx.split(network, nnx.Param)[0]

@@ -1,6 +1,9 @@
 """The device mesh and all shardings; no other file names mesh axes or devices."""
 
+import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,20 +43,30 @@ def initialize_distributed(config: ParallelConfig) -> None:
         ) from error
 
 
-def make_mesh(config: ParallelConfig) -> Mesh:
-    """The `data` × `fsdp` mesh over all devices of all processes; its axes are automatic, propagated by the compiler.
+def make_mesh(config: ParallelConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The `data` × `fsdp` mesh; its axes are automatic, propagated by the compiler.
+
+    Args:
+        config: the lengths of the axes.
+        devices: that it spans, which need not exist on this machine; None: all of all processes.
 
     Raises:
         UserError: the product of the axes is not the number of devices.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     data = config.data if config.data > 0 else count // config.fsdp
     if data * config.fsdp != count:
         raise UserError(
             f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} "
             "devices that exist; set data to -1 and fsdp to a divisor of that number"
         )
-    return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+    types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=types, devices=devices)
+
+
+def backend_of(mesh: Mesh) -> str:
+    """ "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -84,16 +97,59 @@ def state_shardings(tree: Any, *, mesh: Mesh) -> Any:
     Returns:
         a pytree of `NamedSharding` with the same structure.
     """
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec(*_spread(leaf.shape, mesh))), tree)
+
+
+def _spread(shape: tuple[int, ...], mesh: Mesh) -> list[str | None]:
+    """The mesh's axis along which each axis of a parameter is split, or None."""
     shards = mesh.shape[FSDP]
+    spec: list[str | None] = [None] * len(shape)
+    axes = [axis for axis, size in enumerate(shape) if size % shards == 0]
+    if shards > 1 and axes and math.prod(shape) >= _MIN_SHARDED_SIZE:
+        spec[max(axes, key=lambda axis: shape[axis])] = FSDP
+    return spec
 
-    def sharding(leaf: Any) -> NamedSharding:
-        spec: list[str | None] = [None] * len(leaf.shape)
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % shards == 0]
-        if shards > 1 and axes and math.prod(leaf.shape) >= _MIN_SHARDED_SIZE:
-            spec[max(axes, key=lambda axis: leaf.shape[axis])] = FSDP
-        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, tree)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Where the arrays of a network lie whose parameters are spread as `state_shardings` has them; a `models.Placement`.
+
+    `depth`: of the stack from which the parameters are slices, without its leading axis; 0: they are no slices.
+    """
+
+    mesh: Mesh
+    depth: int = 0
+
+    def rows(self, x: jax.Array) -> jax.Array:
+        """See `Placement`."""
+        return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+
+    def whole(self, param: jax.Array) -> jax.Array:
+        """See `Placement`."""
+        return _whole(param, self)
+
+    def part(self, gradient: jax.Array) -> jax.Array:
+        """See `Placement`."""
+        stack = (self.depth,) if self.depth else ()
+        spec = _spread((*stack, *gradient.shape), self.mesh)[len(stack) :]
+        return jax.lax.with_sharding_constraint(gradient, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _whole(param: jax.Array, spread: Spread) -> jax.Array:
+    return jax.lax.with_sharding_constraint(param, replicated(spread.mesh))
+
+
+def _whole_forward(param: jax.Array, spread: Spread) -> tuple[jax.Array, None]:
+    return _whole(param, spread), None
+
+
+def _whole_backward(spread: Spread, kept: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    del kept
+    return (spread.part(cotangent),)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
 
 
 def as_first(answer: int) -> int:

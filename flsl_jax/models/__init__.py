@@ -3,6 +3,7 @@
 from flsl_jax.models.architecture import Architecture
 from flsl_jax.models.head import Head
 from flsl_jax.models.network import Flsl
+from flsl_jax.models.placement import Placement
 from flsl_jax.models.vit import ViT, pad_to_patch
 
-__all__ = ["Architecture", "Flsl", "Head", "ViT", "pad_to_patch"]
+__all__ = ["Architecture", "Flsl", "Head", "Placement", "ViT", "pad_to_patch"]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.models.layers import Init, Linear, gelu, torch_uniform
+from flsl_jax.objective.precision import matmul
 from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float
 
@@ -25,7 +26,7 @@ class LastLayer(nnx.Module):
         self.gain = nnx.Param(jnp.ones((centroids,), jnp.float32)) if learn_gain else None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b K"]:
-        logits = x @ l2_normalise(self.kernel[...], axis=0)
+        logits = matmul(x, l2_normalise(self.kernel[...], axis=0))
         return logits if self.gain is None else logits * self.gain[...]
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flsl_jax.models.placement import Placement
+from flsl_jax.objective.precision import at_least_float32, matmul
 from flsl_jax.typing import Array, Float, PRNGKeyArray
 
 Init = Literal["normal", "torch"]
@@ -63,35 +65,101 @@ def torch_uniform(key: PRNGKeyArray, shape: tuple[int, ...], *, fan_in: int) -> 
     return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
 
-def linear(x: Float[Array, "*b i"], *, kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "*b o"]:
-    """`x @ kernel + bias` in the dtype of x.
+def linear(
+    x: Float[Array, "*b i"],
+    *,
+    kernel: Float[Array, "i o"],
+    bias: Float[Array, " o"],
+    placement: Placement | None = None,
+) -> Float[Array, "*b o"]:
+    """`x @ kernel + bias` in the dtype of x. The gradients of kernel and bias are summed in their own dtype, float32.
 
-    It is computed as one product of two matrices, because XLA on a CPU then computes the gradient 2.5 times as fast.
+    It is computed as one product of two matrices, because XLA on a CPU then computes the gradient 2.5 times as fast. With a
+    `placement`, the kernel is spread over devices: it is gathered in the dtype of x, and again in the backward pass.
     """
-    rows = _product(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
-    return (rows + bias.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+    return _linear(x.reshape(-1, x.shape[-1]), kernel, bias, placement).reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _linear(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
+    """`linear` of a matrix. In bfloat16, its kernel's gradient would otherwise be rounded before devices add theirs up."""
+    return rows @ _gathered(kernel, rows.dtype, placement) + bias.astype(rows.dtype)
+
+
+def _linear_forward(
+    rows: Array, kernel: Array, bias: Array, placement: Placement | None
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _linear(rows, kernel, bias, placement), (rows, kernel, bias)
+
+
+def _linear_backward(
+    placement: Placement | None, kept: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    rows, kernel, bias = kept
+    of_kernel = _kernel_gradient(rows, cotangent, kernel)
+    return (
+        cotangent @ _gathered(kernel, rows.dtype, placement).T,
+        of_kernel if placement is None else placement.part(of_kernel),
+        _summed(cotangent, bias),
+    )
+
+
+def _gathered(kernel: Array, dtype: jnp.dtype, placement: Placement | None) -> Array:
+    kernel = kernel.astype(dtype)
+    return kernel if placement is None else placement.whole(kernel)
+
+
+def _kernel_gradient(rows: Float[Array, "R i"], cotangent: Float[Array, "R o"], kernel: Float[Array, "i o"]) -> Array:
+    """The product has its longer axis last: a fifth faster on a CPU."""
+    inputs, outputs = kernel.shape
+    if inputs <= outputs:
+        return jnp.matmul(rows.T, cotangent, preferred_element_type=kernel.dtype)
+    # Without the barrier, XLA would undo this exchange of the two factors.
+    return jax.lax.optimization_barrier(jnp.matmul(cotangent.T, rows, preferred_element_type=kernel.dtype)).T
+
+
+def _summed(cotangent: Array, like: Array) -> Array:
+    """The gradient of what was added to, or copied along, leading axes, summed in its own dtype."""
+    return jnp.sum(cotangent.astype(like.dtype), axis=tuple(range(cotangent.ndim - like.ndim)))
+
+
+_linear.defvjp(_linear_forward, _linear_backward)
 
 
 @jax.custom_vjp
-def _product(rows: Array, kernel: Array) -> Array:
-    """`rows @ kernel`. The product that gives the kernel's gradient has the longer axis last: a fifth faster on a CPU."""
-    return rows @ kernel
+def plus(x: Float[Array, "*b D"], addend: Float[Array, "*c D"]) -> Float[Array, "*b D"]:
+    """`x + addend` in the dtype of x, for every entry of its leading axes; the addend's gradient is summed in its own dtype."""
+    return x + addend.astype(x.dtype)
 
 
-def _product_forward(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return rows @ kernel, (rows, kernel)
+def _plus_forward(x: Array, addend: Array) -> tuple[Array, Array]:
+    return plus(x, addend), addend
 
 
-def _product_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    rows, kernel = kept
-    inputs, outputs = kernel.shape
-    if inputs <= outputs:
-        return cotangent @ kernel.T, rows.T @ cotangent
-    # Without the barrier, XLA would undo this exchange of the two factors.
-    return cotangent @ kernel.T, jax.lax.optimization_barrier(cotangent.T @ rows).T
+def _plus_backward(addend: Array, cotangent: Array) -> tuple[Array, Array]:
+    return cotangent, _summed(cotangent, addend)
 
 
-_product.defvjp(_product_forward, _product_backward)
+plus.defvjp(_plus_forward, _plus_backward)
+
+
+@jax.custom_vjp
+def times(x: Float[Array, "*b D"], factor: Float[Array, " D"]) -> Float[Array, "*b D"]:
+    """`x * factor` in the dtype of x; the factor's gradient is summed in its own dtype."""
+    return x * factor.astype(x.dtype)
+
+
+def _times_forward(x: Array, factor: Array) -> tuple[Array, tuple[Array, Array]]:
+    return times(x, factor), (x, factor)
+
+
+def _times_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, factor = kept
+    along = cotangent.astype(factor.dtype) * x.astype(factor.dtype)
+    return cotangent * factor.astype(x.dtype), _summed(along, factor)
+
+
+times.defvjp(_times_forward, _times_backward)
 
 
 def layer_norm(
@@ -136,7 +204,7 @@ def _layer_norm_backward(eps: float, kept: tuple[Array, ...], cotangent: Array) 
 
 def _scaled_mean(values: Float[Array, "*b D"], scale: Float[Array, " D"]) -> Float[Array, "*b 1"]:
     """Mean of `values * scale` over the last axis, as a product with a vector; XLA on a CPU would write out a sum's terms."""
-    return jnp.matmul(values, scale, precision=jax.lax.Precision.HIGHEST)[..., None] / scale.shape[0]
+    return matmul(values, scale)[..., None] / scale.shape[0]
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -144,12 +212,13 @@ _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU, `x Φ(x)`, with the normal distribution's Φ computed by erf, as in torch.
+    """Exact GELU, `x Φ(x)`, with the normal distribution's Φ computed by erf, as in torch; in float32, rounded once at the end.
 
     `jax.nn.gelu` uses erfc, which takes XLA on a CPU three times as long. The derivative is written out by hand, so that
     the backward pass keeps x only.
     """
-    return x * _normal_cdf(x)
+    wide = at_least_float32(x)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
@@ -158,12 +227,53 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
     # Without the barrier, XLA would also keep Φ(x) of the forward pass: more memory, and slower than computing it again.
-    x = jax.lax.optimization_barrier(x)
-    density = jnp.exp(-0.5 * jnp.square(x)) * (2 * jnp.pi) ** -0.5
-    return (cotangent * (_normal_cdf(x) + x * density),)
+    wide = at_least_float32(jax.lax.optimization_barrier(x))
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * jnp.pi) ** -0.5
+    slope = _normal_cdf(wide) + wide * density
+    return ((at_least_float32(cotangent) * slope).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def linear_of_gelu(
+    x: Float[Array, "*b i"],
+    *,
+    kernel: Float[Array, "i o"],
+    bias: Float[Array, " o"],
+    placement: Placement | None = None,
+) -> Float[Array, "*b o"]:
+    """`linear(gelu(x))`. In half precision, which is for accelerators, the backward pass keeps x and computes `gelu(x)` again.
+
+    In float32 it keeps both: on a CPU time counts more than memory.
+    """
+    if jnp.finfo(x.dtype).bits >= 32:
+        return linear(gelu(x), kernel=kernel, bias=bias, placement=placement)
+    return _linear_of_gelu(x.reshape(-1, x.shape[-1]), kernel, bias, placement).reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _linear_of_gelu(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
+    return _linear(gelu(rows), kernel, bias, placement)
+
+
+def _linear_of_gelu_forward(
+    rows: Array, kernel: Array, bias: Array, placement: Placement | None
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _linear_of_gelu(rows, kernel, bias, placement), (rows, kernel, bias)
+
+
+def _linear_of_gelu_backward(
+    placement: Placement | None, kept: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    rows, kernel, bias = kept
+    # Without the barrier, XLA would keep the forward pass's `gelu(rows)` after all, where blocks are unrolled.
+    rows = jax.lax.optimization_barrier(rows)
+    towards, of_kernel, of_bias = _linear_backward(placement, (gelu(rows), kernel, bias), cotangent)
+    return *_gelu_backward(rows, towards), of_kernel, of_bias
+
+
+_linear_of_gelu.defvjp(_linear_of_gelu_forward, _linear_of_gelu_backward)
 
 
 def _normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:

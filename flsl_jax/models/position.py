@@ -43,7 +43,7 @@ def resize_embedding(
     if embedding.shape[:2] == grid:
         return embedding
     rows, columns = (_weights(old, new, mode) for old, new in zip(embedding.shape[:2], grid))
-    return jnp.einsum("yh,xw,hwd->yxd", rows, columns, embedding)
+    return jnp.einsum("yh,xw,hwd->yxd", rows, columns, embedding, precision="highest")
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,9 @@ from einops import rearrange
 from flax import nnx
 
 from flsl_jax.models.architecture import Architecture
-from flsl_jax.models.layers import Init, LayerNorm, Linear, gelu, layer_norm, linear
+from flsl_jax.models.attention import attend
+from flsl_jax.models.layers import Init, LayerNorm, Linear, layer_norm, linear, linear_of_gelu, plus, times
+from flsl_jax.models.placement import Placement
 from flsl_jax.models.position import resize_embedding, sincos_embedding
 from flsl_jax.typing import Array, Float
 
@@ -95,6 +97,7 @@ class ViT(nnx.Module):
         scan_blocks: True compiles one block and loops over it; False compiles all blocks one after the other.
         remat: what the backward pass recomputes: nothing, everything except matrix products ("dots"), or every block.
         attention: "xla", or "cudnn" (flash attention; NVIDIA GPUs with bfloat16 only).
+        placement: of the arrays of a block, where parameters are spread over devices; None: as the compiler finds.
     """
 
     def __init__(
@@ -108,11 +111,13 @@ class ViT(nnx.Module):
         scan_blocks: bool = True,
         remat: Literal["none", "dots", "full"] = "none",
         attention: Literal["xla", "cudnn"] = "xla",
+        placement: Placement | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         arch = architecture
         self.architecture, self.drop_path = arch, drop_path
         self.dtype, self.scan_blocks, self.remat, self.attention = jnp.dtype(dtype), scan_blocks, remat, attention
+        self.placement = placement
         self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init=patch_init, init_std=init_std, rngs=rngs)
         if arch.pos_embed == "sincos":
             sincos_embedding(grid=arch.grid, width=arch.width)
@@ -210,11 +215,11 @@ class ViT(nnx.Module):
         rows = images.astype(self.dtype).reshape(*images.shape[:2], width * 3)
         patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=3 * patch)
         grid = (height // patch, width // patch)
-        x = self.patch_embed.proj(patches) + self._positions(grid).astype(self.dtype)
+        x = plus(self.patch_embed.proj(patches), self._positions(grid))
         x = rearrange(x, "b h w d -> b (h w) d")
         if self.architecture.num_prefix:
-            prefix = self.prefix[...].astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], axis=1)
+            prefix = self.prefix[...]
+            x = jnp.concatenate([plus(jnp.zeros((x.shape[0], *prefix.shape), self.dtype), prefix), x], axis=1)
         return x, grid
 
     def _positions(self, grid: tuple[int, int]) -> Float[Array, "h w D"]:
@@ -228,12 +233,20 @@ class ViT(nnx.Module):
     def _block(
         self, x: Float[Array, "R D"], params: Any, scales: Float[Array, "R 2"] | None, *, batch: int
     ) -> Float[Array, "R D"]:
+        if self.placement is not None:
+            place = self.placement
+            # Kernels are gathered where they are used, in the dtype of the products.
+            x, params = place.rows(x), jax.tree.map(lambda leaf: place.whole(leaf) if leaf.ndim == 1 else leaf, params)
         attention, mlp = params["attn"], params["mlp"]
-        qkv = linear(self._normalised(x, params["norm1"]), **attention["qkv"])
+        qkv = self._linear(self._normalised(x, params["norm1"]), attention["qkv"])
         mixed = self._attend(qkv.reshape(batch, -1, qkv.shape[-1])).reshape(x.shape)
-        x = x + _scaled(linear(mixed, **attention["proj"]), params.get("ls1"), scales, branch=0)
-        hidden = gelu(linear(self._normalised(x, params["norm2"]), **mlp["fc1"]))
-        return x + _scaled(linear(hidden, **mlp["fc2"]), params.get("ls2"), scales, branch=1)
+        x = x + _scaled(self._linear(mixed, attention["proj"]), params.get("ls1"), scales, branch=0)
+        hidden = self._linear(self._normalised(x, params["norm2"]), mlp["fc1"])
+        narrow = linear_of_gelu(hidden, **mlp["fc2"], placement=self.placement)
+        return x + _scaled(narrow, params.get("ls2"), scales, branch=1)
+
+    def _linear(self, x: Float[Array, "R i"], params: Any) -> Float[Array, "R o"]:
+        return linear(x, **params, placement=self.placement)
 
     def _heads(self, qkv: Float[Array, "B M E"]) -> list[Float[Array, "B M heads d"]]:
         """Query, key and value."""
@@ -249,26 +262,6 @@ class ViT(nnx.Module):
         else:
             mixed = attend(query, key, value)
         return rearrange(mixed, "b m heads d -> b m (heads d)")
-
-
-def attend(
-    query: Float[Array, "B N heads d"], key: Float[Array, "B N heads d"], value: Float[Array, "B N heads d"]
-) -> Float[Array, "B N heads d"]:
-    """`softmax(q kᵀ / √d) v`, as `jax.nn.dot_product_attention` computes it; the softmax is in float32.
-
-    The heads are first moved before the tokens and joined with the batch to one axis, which more than halves the time of the
-    forward and backward pass on a CPU. The scale and the normalisation are applied to the d channels of a token, not to its N
-    weights.
-    """
-    heads = query.shape[2]
-    query, key, value = (
-        rearrange(x, "b n heads d -> (b heads) n d") for x in (query * query.shape[-1] ** -0.5, key, value)
-    )
-    logits = jnp.matmul(query, jnp.swapaxes(key, 1, 2), preferred_element_type=jnp.float32)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
-    mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    mixed = mixed / jnp.sum(weights, axis=-1, keepdims=True)
-    return rearrange(mixed.astype(value.dtype), "(b heads) n d -> b n heads d", heads=heads)
 
 
 def pad_to_patch(images: Float[Array, "B H W 3"], *, patch_size: int) -> Float[Array, "B P Q 3"]:
@@ -287,7 +280,7 @@ def _scaled(
     branch_output: Float[Array, "R D"], layer_scale: Any | None, drop_scales: Float[Array, "R 2"] | None, *, branch: int
 ) -> Float[Array, "R D"]:
     if layer_scale is not None:
-        branch_output = branch_output * layer_scale["gamma"].astype(branch_output.dtype)
+        branch_output = times(branch_output, layer_scale["gamma"])
     return branch_output if drop_scales is None else branch_output * drop_scales[:, branch, None]
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from flsl_jax.objective.checks import check_temp
-from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.objective.precision import at_least_float32, product
 from flsl_jax.typing import Array, Float
 
 
@@ -32,6 +32,6 @@ def dino_loss(
     check_temp("temp", temp)
     log_probs = jax.nn.log_softmax(at_least_float32(student_logits) / temp, axis=-1)
     targets = jax.lax.stop_gradient(at_least_float32(teacher_probs))
-    pairs = -jnp.einsum("...tk,...vk->...tv", targets, log_probs, precision=jax.lax.Precision.HIGHEST)
+    pairs = -product("...tk,...vk->...tv", targets, log_probs)
     other = 1.0 - jnp.eye(teacher_views, views, dtype=pairs.dtype)
     return jnp.mean(jnp.sum(pairs * other, axis=(-2, -1))) / (teacher_views * (views - 1))

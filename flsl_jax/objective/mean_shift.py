@@ -1,10 +1,9 @@
 """Mean-shift as attention without parameters (paper, Eq. 4 and 12; docs/method.md, The objective)."""
 
 import jax
-import jax.numpy as jnp
 
 from flsl_jax.objective.checks import check_number
-from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.objective.precision import at_least_float32, product
 from flsl_jax.typing import Array, Float
 
 
@@ -31,7 +30,7 @@ def mean_shift_weights(
         )
     check_number("inv_temp", inv_temp, low=0.0)
     queries, tokens = at_least_float32(queries), at_least_float32(tokens)
-    return jax.nn.softmax(inv_temp * jnp.einsum("...qd,...nd->...qn", queries, tokens), axis=-1)
+    return jax.nn.softmax(inv_temp * product("...qd,...nd->...qn", queries, tokens), axis=-1)
 
 
 def mean_shift(
@@ -54,7 +53,7 @@ def mean_shift(
         ValueError: see `mean_shift_weights`.
     """
     weights = mean_shift_weights(queries, tokens, inv_temp=inv_temp)
-    return jnp.einsum("...qn,...nd->...qd", weights, at_least_float32(tokens))
+    return product("...qn,...nd->...qd", weights, at_least_float32(tokens))
 
 
 def _without_count(x: Float[Array, "*b N D"]) -> tuple[int, ...]:

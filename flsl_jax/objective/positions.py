@@ -6,7 +6,7 @@ See docs/method.md, The objective, item 7.
 import jax.numpy as jnp
 
 from flsl_jax.objective.checks import check_shape
-from flsl_jax.objective.precision import at_least_float32
+from flsl_jax.objective.precision import at_least_float32, product
 from flsl_jax.typing import Array, Float, Int
 
 
@@ -59,7 +59,7 @@ def sample_tokens(
     vertical, horizontal = (_hats(positions[..., axis] * side, side) for axis, side in enumerate(grid))
     weights = vertical[..., :, None] * horizontal[..., None, :]
     tokens = at_least_float32(tokens)
-    return jnp.einsum("...qn,...nd->...qd", weights.reshape(*weights.shape[:-2], -1).astype(tokens.dtype), tokens)
+    return product("...qn,...nd->...qd", weights.reshape(*weights.shape[:-2], -1).astype(tokens.dtype), tokens)
 
 
 def _hats(place: Float[Array, "*b Q"], side: int) -> Float[Array, "*b Q side"]:

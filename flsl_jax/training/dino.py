@@ -15,10 +15,12 @@ from flsl_jax import objective
 from flsl_jax.config import Config
 from flsl_jax.data.views import ViewRecipe, make_views
 from flsl_jax.models import Flsl
+from flsl_jax.networks import compute_dtype
 from flsl_jax.training.method import (
     MethodLoss,
     drop_path_draws,
     encode_views,
+    finished_views,
     keys_of_group,
     next_center,
     sample_keys,
@@ -42,6 +44,15 @@ class EncodedImages:
     tokens: Float[Array, "*part B N D"]
 
 
+@flax.struct.dataclass
+class _Prepared:
+    """The student's views by size, the teacher's first; the keys of the images' draws; the teacher's mean tokens."""
+
+    views: tuple[Float[Array, "B V s s 3"], ...]
+    keys: Key[Array, " B"]
+    teacher: Float[Array, "B T D"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DinoMethod:
     """The twin's encoding and loss; see `Method`."""
@@ -51,23 +62,28 @@ class DinoMethod:
     recipe: ViewRecipe
     schedules: StepSchedules
 
-    def encode(
-        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
-    ) -> EncodedImages:
-        """The mean tokens of all views of each image."""
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> _Prepared:
+        """All views, and the teacher's mean tokens."""
         views = make_views(images, sample, seed=self.config.seed, recipe=self.recipe)
-        # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
-        views = jax.lax.optimization_barrier(dataclasses.replace(views, crops=()))
-        keys = sample_keys(sample, seed=self.config.seed)
-        student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, state.teacher)
-        teacher = _mean_tokens(encode_views(teacher_network, views.teacher))
+        views = finished_views(views, crops=False, dtype=compute_dtype(self.config))
+        teacher = _mean_tokens(encode_views(nnx.merge(self.graph, state.teacher), views.teacher))
+        return _Prepared(
+            views=(views.teacher, *views.students),
+            keys=sample_keys(sample, seed=self.config.seed),
+            teacher=jax.lax.stop_gradient(teacher),
+        )
+
+    def encode(self, student: Any, prepared: _Prepared, *, state: TrainState) -> EncodedImages:
+        """The mean tokens of all views of each image."""
+        del state
+        network = nnx.merge(self.graph, student)
         tokens = [
-            self._tokens(student_network, pixels, keys=keys_of_group(keys, number))
-            for number, pixels in enumerate((views.teacher, *views.students))
+            self._tokens(network, pixels, keys=keys_of_group(prepared.keys, number))
+            for number, pixels in enumerate(prepared.views)
         ]
         return EncodedImages(
             student=jnp.concatenate([_mean_tokens(x) for x in tokens], axis=1),
-            teacher=jax.lax.stop_gradient(teacher),
+            teacher=prepared.teacher,
             tokens=jax.lax.stop_gradient(tokens[0][:, 0]),
         )
 

@@ -14,11 +14,14 @@ from flsl_jax import objective
 from flsl_jax.config import Config
 from flsl_jax.data.views import StudentViews, ViewRecipe, Views, make_views
 from flsl_jax.models import Flsl
+from flsl_jax.networks import compute_dtype
+from flsl_jax.objective.precision import matmul
 from flsl_jax.training.guide import GuideFeatures, GuideNetwork
 from flsl_jax.training.method import (
     MethodLoss,
     drop_path_draws,
     encode_views,
+    finished_views,
     keys_of_group,
     next_center,
     sample_keys,
@@ -55,6 +58,14 @@ class _GroupViews:
     guide: GuideFeatures | None
 
 
+@flax.struct.dataclass
+class _Prepared:
+    """The student views, and the teacher's tokens of its own."""
+
+    groups: tuple[_GroupViews, ...]
+    teacher_tokens: Float[Array, "B T M D"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlslMethod:
     """FLSL's encoding and loss; see `Method`."""
@@ -66,22 +77,26 @@ class FlslMethod:
     guide: GuideNetwork | None = None
     prior: Float[Array, " K"] | np.ndarray | None = None
 
-    def encode(
-        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
-    ) -> Encoded:
-        """Queries, modes and positives of each image."""
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> _Prepared:
+        """All views, and the teacher's tokens."""
         seed = self.config.seed
-        views = make_views(images, sample, seed=seed, recipe=self.recipe)
-        if self.guide is None:
-            views = dataclasses.replace(views, crops=())
-        # Views are finished before anything reads them: XLA would otherwise compute parts of them in every reader.
-        views = jax.lax.optimization_barrier(views)
-        keys = sample_keys(sample, seed=seed)
-        student_network, teacher_network = nnx.merge(self.graph, student), nnx.merge(self.graph, state.teacher)
-        teacher_tokens = jax.lax.stop_gradient(encode_views(teacher_network, views.teacher))
+        views = finished_views(
+            make_views(images, sample, seed=seed, recipe=self.recipe),
+            crops=self.guide is not None,
+            dtype=compute_dtype(self.config),
+        )
+        keys, teacher_network = sample_keys(sample, seed=seed), nnx.merge(self.graph, state.teacher)
+        return _Prepared(
+            groups=tuple(self._by_size(views, images, keys, state.guide)),
+            teacher_tokens=jax.lax.stop_gradient(encode_views(teacher_network, views.teacher)),
+        )
+
+    def encode(self, student: Any, prepared: _Prepared, *, state: TrainState) -> Encoded:
+        """Queries, modes and positives of each image."""
+        network = nnx.merge(self.graph, student)
         parts = [
-            self._encode_group(student_network, group, own, teacher_tokens=teacher_tokens, step=state.step)
-            for group, own in zip(self.recipe.students, self._by_size(views, images, keys, state.guide), strict=True)
+            self._encode_group(network, group, own, teacher_tokens=prepared.teacher_tokens, step=state.step)
+            for group, own in zip(self.recipe.students, prepared.groups, strict=True)
         ]
         first, *others = parts
         names = ("queries", "modes", "positives", "attention_entropy")
@@ -156,7 +171,7 @@ class FlslMethod:
         indices = jax.vmap(lambda key: self._sample_queries(key, group))(query_keys)
         queries = objective.gather_tokens(tokens, indices)
         weights = objective.mean_shift_weights(queries, tokens, inv_temp=self.schedules.self_inv_temp(step))
-        modes = weights @ tokens
+        modes = matmul(weights, tokens)
         asking = modes if self.config.objective.cross_query == "mode" else queries
         paired = teacher_tokens[:, jnp.asarray(group.teacher_of)]
         positives = self._positives(jax.lax.stop_gradient(asking), indices, paired, views, group=group, step=step)
@@ -196,7 +211,7 @@ class FlslMethod:
             settings = self.config.guide
             guided = views.guide.weights(indices, inv_temp=settings.inv_temp, sharpness=settings.sharpness)
             weights += schedules.guide_weight(step) * (guided - weights)
-        positives = weights @ paired
+        positives = matmul(weights, paired)
         if projected_weight.start or projected_weight.end:
             places = objective.query_positions(indices, views.boxes / self.config.views.size, grid=self._grid(group))
             side = math.isqrt(paired.shape[-2])

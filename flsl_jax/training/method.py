@@ -1,5 +1,6 @@
 """What a method of self-supervised training gives to the step: an encoding of each image, and the loss of a batch of them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from flsl_jax import objective
 from flsl_jax.config import ObjectiveConfig
-from flsl_jax.data.views import ViewRecipe
+from flsl_jax.data.views import ViewRecipe, Views
 from flsl_jax.models import Flsl
 from flsl_jax.training.state import TrainState
 from flsl_jax.typing import Array, Float, Key, UInt8, UInt32
@@ -32,27 +33,34 @@ class MethodLoss:
 
 @runtime_checkable
 class Method(Protocol):
-    """The two parts of a method; both are pure.
+    """The parts of a method; all are pure.
 
-    `encode` treats each image by itself and returns a pytree whose leaves have the images first, so that it can be computed in
-    micro-batches. `loss` sees the whole global batch.
+    `prepare` and `encode` treat each image by itself and return pytrees whose leaves have the images first, so that they can
+    be computed in micro-batches. `loss` sees the whole global batch.
     """
 
     @property
     def recipe(self) -> ViewRecipe:
-        """The views that `encode` makes."""
+        """The views that `prepare` makes."""
         ...
 
-    def encode(
-        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
-    ) -> Any:
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> Any:
+        """The part of `encode` that does not depend on the student: views, and what the teacher sees in them.
+
+        Args:
+            state: teacher, guide and step.
+            images: base crops, uint8 RGB.
+            sample: their global sample indices.
+        """
+        ...
+
+    def encode(self, student: Any, prepared: Any, *, state: TrainState) -> Any:
         """All that `loss` needs of each image.
 
         Args:
             student: the student's parameters; gradients flow into them alone.
-            state: teacher, guide and step.
-            images: base crops, uint8 RGB.
-            sample: their global sample indices.
+            prepared: of the same images and state.
+            state: its step is read.
         """
         ...
 
@@ -61,13 +69,15 @@ class Method(Protocol):
         ...
 
 
-def in_micro_batches(encode: Callable[[Any], _T], batch: Any, *, parts: int) -> _T:
-    """`encode(batch)`, computed in parts that are recomputed in the backward pass; exact if no image depends on another.
+def in_micro_batches(prepare: Callable[[Any], Any], encode: Callable[[Any], _T], batch: Any, *, parts: int) -> _T:
+    """`encode(prepare(batch))`, computed in parts; exact if no image depends on another.
+
+    The backward pass computes `encode` again, and keeps what it reads of what is prepared: the student's views.
 
     The batch axis of every leaf is sharded: image b goes to part b % parts, so that every part stays spread over all devices.
     """
     if parts == 1:
-        return encode(batch)
+        return encode(prepare(batch))
 
     def split(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
@@ -75,7 +85,30 @@ def in_micro_batches(encode: Callable[[Any], _T], batch: Any, *, parts: int) -> 
     def join(x: Array) -> Array:
         return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
 
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(encode), jax.tree.map(split, batch)))
+    def part(x: Any) -> _T:
+        return jax.checkpoint(encode)(prepare(x))
+
+    return jax.tree.map(join, jax.lax.map(part, jax.tree.map(split, batch)))
+
+
+def finished_views(views: Views, *, crops: bool, dtype: Any) -> Views:
+    """The views in the dtype in which networks read them, written to memory before anything reads them.
+
+    XLA would otherwise compute parts of them in every reader.
+
+    Args:
+        views: of a batch.
+        crops: whether to keep the views before augmentation.
+        dtype: of teacher and student views.
+    """
+    return jax.lax.optimization_barrier(
+        dataclasses.replace(
+            views,
+            teacher=views.teacher.astype(dtype),
+            students=tuple(pixels.astype(dtype) for pixels in views.students),
+            crops=views.crops if crops else (),
+        )
+    )
 
 
 def sample_keys(sample: UInt32[Array, " B"], *, seed: int) -> Key[Array, " B"]:

@@ -29,11 +29,12 @@ def cluster_values(*, student_probs: Float[Array, "R K"], teacher_probs: Float[A
     """
     student_probs, teacher_probs = jax.lax.stop_gradient((student_probs, teacher_probs))
     winners = _most_probable(teacher_probs)
+    # Counted in float32, because devices then add it up together with the mean probabilities, in one exchange.
     return {
         "mean_entropy": _entropy(jnp.mean(student_probs, axis=0)),
         "student_entropy": jnp.mean(_entropy(student_probs)),
         "teacher_entropy": jnp.mean(_entropy(teacher_probs)),
-        "used_centroids": jnp.sum(jnp.any(winners, axis=0).astype(jnp.float32)),
+        "used_centroids": jnp.sum((jnp.sum(winners.astype(jnp.float32), axis=0) > 0).astype(jnp.float32)),
         "assignments": jnp.float32(len(teacher_probs)),
         "agreement": jnp.mean(jnp.any(_most_probable(student_probs) & winners, axis=-1).astype(jnp.float32)),
     }
@@ -55,7 +56,8 @@ def feature_values(tokens: Float[Array, "B N D"]) -> Values:
     batch, count, width = tokens.shape
     flat = tokens.reshape(batch * count, width)
     centred = flat - jnp.mean(flat, axis=0)
-    covariance = centred.T @ centred / flat.shape[0]
+    with jax.named_scope("covariance"):
+        covariance = centred.T @ centred / flat.shape[0]
     place = jnp.mean(tokens, axis=0)
     variance = jnp.trace(covariance)
     tiny = jnp.finfo(tokens.dtype).tiny

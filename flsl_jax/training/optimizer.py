@@ -22,7 +22,7 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(entry.key) for entry in path)
 
 
-def _is_stacked(path: tuple[Any, ...]) -> bool:
+def is_stacked(path: tuple[Any, ...]) -> bool:
     """Whether the leading axis runs over blocks, so that each slice is a tensor of its own."""
     return "blocks" in _names(path)
 
@@ -37,7 +37,7 @@ def _is_backbone(path: tuple[Any, ...]) -> bool:
 
 def decay_mask(params: Params) -> Params:
     """True where weight decay applies: not on biases, norms and other 1-D parameters (of one block, where stacked)."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim - _is_stacked(path) > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim - is_stacked(path) > 1, params)
 
 
 @flax.struct.dataclass
@@ -52,7 +52,7 @@ def clip_gradients(grads: Params, *, mode: Literal["tensor", "global", "none"], 
     """Gradients whose l2 norm is at most `max_norm`, per parameter tensor (as the release does) or over all of them."""
 
     def square(path: tuple[Any, ...], grad: Array) -> Array:
-        axes = tuple(range(1 if _is_stacked(path) else 0, grad.ndim))
+        axes = tuple(range(1 if is_stacked(path) else 0, grad.ndim))
         return jnp.sum(jnp.square(grad), axis=axes, keepdims=True)
 
     def clip(grad: Array, squared: Array) -> Array:
@@ -104,11 +104,11 @@ def learning_rates(params: Params, *, layer_decay: float) -> Params:
     position embedding, prefix tokens), 1 for the norm after them and the head.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    depth = next((leaf.shape[0] for path, leaf in leaves if _is_stacked(path)), 0)
+    depth = next((leaf.shape[0] for path, leaf in leaves if is_stacked(path)), 0)
     of_blocks = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
 
     def factor(path: tuple[Any, ...], leaf: Array) -> float | Float[np.ndarray, "L ..."]:
-        if _is_stacked(path):
+        if is_stacked(path):
             return of_blocks.astype(np.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
         return layer_decay ** (depth + 1) if _EMBEDDING & set(_names(path)) else 1.0
 

@@ -15,7 +15,7 @@ from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
 from flsl_jax.data.views import Augmentation, ViewRecipe, multicrop_recipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
-from flsl_jax.networks import compute_dtype, network_graph
+from flsl_jax.networks import compute_dtype, for_backend, network_graph
 from flsl_jax.training import cost
 from flsl_jax.training.dino import DinoMethod
 from flsl_jax.training.flsl import FlslMethod
@@ -65,7 +65,9 @@ def steps_per_epoch(config: Config, *, steps_per_pass: int) -> int:
 
 
 def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: Guide | None = None) -> Training:
-    """Builds the step for a mesh. Nothing is compiled or allocated yet.
+    """Builds the step for a mesh. Nothing is compiled or allocated yet, so the devices need not exist on this machine.
+
+    Where the config says "auto", the step is what suits the mesh's devices.
 
     Args:
         config: a checked configuration.
@@ -80,8 +82,9 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
     if bool(config.guide.model) != (guide is not None):
         given = "none" if guide is None else guide.name
         raise ValueError(f"config.guide.model is {config.guide.model!r}, but the guide given is {given}")
+    config = for_backend(config, parallel.backend_of(mesh))
     network = None if guide is None else guide.network
-    step = _make_step(config, steps_per_epoch=steps_per_epoch, guide=network)
+    step = _make_step(config, steps_per_epoch=steps_per_epoch, guide=network, mesh=mesh)
 
     def create() -> TrainState:
         return create_state(config, optimizer=step.optimizer)
@@ -105,7 +108,7 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
     )
 
 
-def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | None) -> TrainStep:
+def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | None, mesh: Mesh) -> TrainStep:
     freeze = round(config.optimizer.freeze_last_layer_epochs * steps_per_epoch)
     freeze_backbone = round(config.head.warmup_epochs * steps_per_epoch)
     optimizer = make_optimizer(
@@ -114,7 +117,10 @@ def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | No
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
     )
-    graph, schedules = network_graph(config), make_schedules(config, steps_per_epoch=steps_per_epoch)
+    spread = parallel.Spread(mesh=mesh) if config.parallel.fsdp > 1 else None
+    of_blocks = None if spread is None else dataclasses.replace(spread, depth=config.model.depth)
+    graph = network_graph(config, placement=of_blocks)
+    schedules = make_schedules(config, steps_per_epoch=steps_per_epoch)
     return TrainStep(
         config=config,
         graph=graph,
@@ -123,6 +129,7 @@ def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | No
         optimizer=optimizer,
         freeze_last_layer_steps=freeze,
         freeze_backbone_steps=freeze_backbone,
+        spread=spread,
     )
 
 

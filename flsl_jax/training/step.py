@@ -9,9 +9,10 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from flsl_jax import parallel
 from flsl_jax.config import Config
 from flsl_jax.training.method import Method, MethodLoss, Metrics, in_micro_batches
-from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update
+from flsl_jax.training.optimizer import apply_update, clip_gradients, ema_update, is_stacked
 from flsl_jax.training.schedules import StepSchedules
 from flsl_jax.training.state import TrainState
 from flsl_jax.typing import Array, Float, UInt8, UInt32
@@ -25,7 +26,8 @@ class TrainStep:
     """The step's fixed parts; calling it maps (state, images, sample) to (state, metrics). Pure; see `jit_step`.
 
     `sample` are global sample indices: views, queries and drop path are functions of (seed, sample) alone, so they do
-    not depend on the devices, processes or micro-batches that the batch is spread over.
+    not depend on the devices, processes or micro-batches that the batch is spread over. `spread`: given where parameters
+    are spread over devices.
     """
 
     config: Config
@@ -35,6 +37,7 @@ class TrainStep:
     optimizer: optax.GradientTransformation
     freeze_last_layer_steps: int
     freeze_backbone_steps: int = 0
+    spread: parallel.Spread | None = None
 
     def __call__(
         self, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
@@ -83,14 +86,23 @@ class TrainStep:
     def _loss(
         self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
     ) -> tuple[Float[Array, ""], MethodLoss]:
+        if self.spread is not None:
+            student, state = self._whole(student), dataclasses.replace(state, teacher=self._whole(state.teacher))
         encoded = in_micro_batches(
-            lambda part: self.method.encode(student, state=state, images=part[0], sample=part[1]),
+            lambda part: self.method.prepare(state, images=part[0], sample=part[1]),
+            lambda prepared: self.method.encode(student, prepared, state=state),
             (images, sample),
             parts=self.config.compute.micro_batches,
         )
         student_network, teacher_network = (nnx.merge(self.graph, params) for params in (student, state.teacher))
         loss = self.method.loss(encoded, student=student_network, teacher=teacher_network, state=state)
         return loss.total, loss
+
+    def _whole(self, params: Any) -> Any:
+        """The parameters with all but those of the blocks on every device; the blocks gather theirs one by one."""
+        assert self.spread is not None
+        whole = self.spread.whole
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if is_stacked(path) else whole(leaf), params)
 
 
 def jit_step(

@@ -153,6 +153,7 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     local = jax.device_get(jax.jit(_identity, out_shardings=training.replicated)(params))
     step = training.pure_step
     backbone = nnx.merge(step.graph, local).backbone
+    backbone.placement = None
     config = step.config
     return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
 

@@ -159,6 +159,14 @@ def test_blur_has_the_sigma_of_each_image() -> None:
         _assert_blurred(both[number], _noise(), sigma)
 
 
+@pytest.mark.parametrize("max_sigma", [2.0, 5.0])
+def test_the_blur_of_accelerators_is_that_of_a_cpu_to_the_bit(max_sigma: float) -> None:
+    images = _levels(*(_noise(height=17, width=23, seed=seed) for seed in range(4))).astype(jnp.uint32)
+    kernel = pixels._box_kernel(_floats(0.0, 0.3, 0.7 * max_sigma, max_sigma), reach=math.floor(max_sigma) + 1)
+    loops, passes = (jax.jit(blur)(images, kernel) for blur in (pixels._blur_in_loops, pixels._blur_in_passes))
+    np.testing.assert_array_equal(passes, loops)
+
+
 def test_blur_of_a_flat_image_and_of_sigma_zero_changes_nothing() -> None:
     flat = jnp.full((1, 12, 12, 3), 255.0)
     np.testing.assert_array_equal(pixels.gaussian_blur(flat, _floats(2.0), max_sigma=2.0), flat)

@@ -1,6 +1,7 @@
 """The second stage: what the guide sees and where its attention goes; frozen, sharded, in no checkpoint; bad guides refused."""
 
 import dataclasses
+import functools
 import logging
 
 import chex
@@ -84,7 +85,8 @@ def test_positives_are_the_teachers_tokens_weighed_by_what_the_guide_makes_of_th
     training = build(config)
     method, state = training.pure_step.method, training.init()
     images, sample = map(jnp.asarray, make_batch(0))
-    ours = jax.jit(lambda state: method.encode(state.student, state=state, images=images, sample=sample))(state)
+    prepare = functools.partial(method.prepare, images=images, sample=sample)
+    ours = jax.jit(lambda state: method.encode(state.student, prepare(state), state=state))(state)
     views = jax.jit(lambda: make_views(images, sample, seed=config.seed, recipe=method.recipe))()
     student, teacher = (nnx.merge(method.graph, params) for params in (state.student, state.teacher))
     teacher_tokens = np.asarray(encode_views(teacher, views.teacher), np.float64)

@@ -97,12 +97,14 @@ def test_estimated_activations_are_what_the_compiler_sets_aside(remat, width):
     assert estimate.activations == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.2)
 
 
-def test_bfloat16_keeps_less_than_float32_and_devices_share_the_batch():
+def test_bfloat16_keeps_less_than_half_of_float32_and_devices_share_the_batch():
+    """Statistics stay in float32, but GELU's result is not kept."""
+
     def activations(**settings):
         return cost.estimate_memory(tiny_config(), parameters=0, **settings).activations
 
     whole = activations(devices=1, compute_bytes=4)
-    assert 0.5 * whole < activations(devices=1, compute_bytes=2) < whole  # statistics stay in float32
+    assert 0.35 * whole < activations(devices=1, compute_bytes=2) < 0.5 * whole
     assert activations(devices=4, compute_bytes=4) == whole / 4
 
 

@@ -147,7 +147,9 @@ def report_compiled(executable: jax.stages.Compiled, own: cost.MemoryEstimate) -
     }
     peak = sizes["peak_memory"]
     print("GiB of one device: " + ", ".join(f"{name} {size / 2**30:.3f}" for name, size in sizes.items()))
-    print(f"  {cost.describe_memory(own)}; the compiler's peak over it: {peak / own.total:.3f}")
+    print(
+        f"  {cost.describe_memory(own, smaller=lambda limit: None)}; the compiler's peak over it: {peak / own.total:.3f}"
+    )
     hlo = executable.as_text() or ""
     if _HLO.value:
         Path(_HLO.value).write_text(hlo)

@@ -1,14 +1,16 @@
 """What a step costs: FLOPs, the devices' peak, memory before the first step, and the table of parameters."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.config import Config
+from flsl_jax.config import Config, ParallelConfig
 from flsl_jax.models import Architecture
 from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.training.guide import GuideNetwork
@@ -147,7 +149,7 @@ class MemoryEstimate:
     `state`: parameters, teacher, moments and gradients; a guide's parameters. `activations`: what the student's backbone
     keeps for the backward pass and, for the block that is being differentiated, recomputed values and current gradients.
     `logits`: those of student and teacher, with their probabilities and gradients. `pixels`: the views, as float32, while
-    they are made and read.
+    they are made and read; with micro-batches also the finished student views of the whole batch.
     """
 
     state: float
@@ -164,6 +166,8 @@ class MemoryEstimate:
 # current gradients), as a share of all that the block keeps without remat. The numbers are fitted to compiled steps.
 _STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
 _BLOCK_IN_FLIGHT = 0.9
+# The share of a device's memory that an estimate may take.
+_USABLE = 0.9
 
 
 def estimate_memory(
@@ -188,8 +192,9 @@ def estimate_memory(
     dtype = {2: "bfloat16", 4: "float32"}[compute_bytes]
 
     def kept(size: int, remat: str) -> int:
-        compute = dataclasses.replace(config.compute, dtype=dtype, remat=remat)
-        return _kept_bytes_per_image(dataclasses.replace(config, compute=compute), size=size)
+        # What is kept of one image depends on no other key that is tried in turn, so it is counted once.
+        compute = dataclasses.replace(config.compute, dtype=dtype, remat=remat, micro_batches=1)
+        return _kept_bytes_per_image(dataclasses.replace(config, compute=compute, parallel=ParallelConfig()), size=size)
 
     activations = pixels = queries = 0.0
     for group in _student_groups(config):
@@ -197,16 +202,20 @@ def estimate_memory(
         everything = kept(group.size, "none")
         stored = everything if remat == "none" else kept(group.size, remat)
         activations += part * group.count * (stored + _BLOCK_IN_FLIGHT * everything / config.model.depth)
-        pixels += part * group.count * group.size**2 * 3 * 4
+        views = group.count * group.size**2 * 3
+        pixels += _PIXEL_COPIES * part * views * 4
+        if config.compute.micro_batches > 1:
+            pixels += images * views * compute_bytes
         queries += group.count * group.queries
     return MemoryEstimate(
         state=4 * (_STATE_COPIES * parameters + guide_parameters) / config.parallel.fsdp,
         activations=activations,
         logits=_LOGITS_COPIES * 4 * images * queries * config.head.centroids,
-        pixels=_PIXEL_COPIES * pixels,
+        pixels=pixels,
     )
 
 
+@functools.lru_cache(maxsize=32)
 def _kept_bytes_per_image(config: Config, *, size: int) -> int:
     """Bytes that reverse-mode differentiation of the backbone keeps for one more image of `size` pixels."""
     graph, params = nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))).backbone, nnx.Param)
@@ -221,21 +230,67 @@ def _kept_bytes_per_image(config: Config, *, size: int) -> int:
     return kept(2) - kept(1)
 
 
-def describe_memory(estimate: MemoryEstimate) -> str:
-    """The estimate in one line, with what to change if the device has less."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    limit = stats.get("bytes_limit")
+# What makes the estimate smaller, in the order in which one would try it: the exact and cheap before what computes again.
+_SMALLER: tuple[dict[str, Any], ...] = (
+    {"micro_batches": 2},
+    {"micro_batches": 4},
+    {"micro_batches": 8},
+    {"micro_batches": 8, "remat": "dots"},
+    {"micro_batches": 8, "remat": "full"},
+    {"micro_batches": 32, "remat": "full"},
+)
+
+
+def first_that_fits(config: Config, *, limit: float, **sizes: int) -> str | None:
+    """The flags of the first setting whose estimate is within the limit; None if none is.
+
+    Args:
+        config: whose estimate is too large.
+        limit: bytes of one device.
+        sizes: the other arguments of `estimate_memory`.
+    """
+    devices = sizes["devices"]
+    more = (devices,) if config.parallel.data < 0 else ()
+    for own_fsdp in dict.fromkeys((config.parallel.fsdp, *more)):
+        for changes in _SMALLER:
+            parts = max(changes["micro_batches"], config.compute.micro_batches)
+            if config.batch_size % (devices * parts):
+                continue
+            compute = dataclasses.replace(config.compute, **{**changes, "micro_batches": parts})
+            parallel = dataclasses.replace(config.parallel, fsdp=own_fsdp)
+            changed = dataclasses.replace(config, compute=compute, parallel=parallel)
+            if estimate_memory(changed, **sizes).total <= limit:
+                keys = {f"compute.{key}": getattr(compute, key) for key in changes} | {"parallel.fsdp": own_fsdp}
+                before = {"compute.remat": config.compute.remat, "parallel.fsdp": config.parallel.fsdp}
+                return " ".join(f"--config.{key}={value}" for key, value in keys.items() if before.get(key) != value)
+    return None
+
+
+def describe_memory(
+    estimate: MemoryEstimate, *, limit: float | None = None, smaller: Callable[[float], str | None]
+) -> str:
+    """The estimate in one line, with what to change if the device has less.
+
+    Args:
+        estimate: of one device.
+        limit: bytes of one device; None where it does not say.
+        smaller: from the bytes that may be taken to the flags with which the estimate is within them.
+    """
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(estimate).items())
     line = f"memory per device, estimated: {_gib(estimate.total)} ({parts})"
     if limit is None:
         return line
     line += f" of {_gib(limit)}"
-    if estimate.total > 0.9 * limit:
-        line += (
-            "; this may not fit: raise config.compute.micro_batches, set config.compute.remat=dots or full, or, where "
-            "the state is large, raise config.parallel.fsdp"
-        )
+    may_take = _USABLE * limit
+    if estimate.total > may_take:
+        flags = smaller(may_take)
+        line += "; this may not fit. " + (f"What would: {flags}" if flags else "Take more devices or a smaller batch")
     return line
+
+
+def device_memory() -> float | None:
+    """Bytes of the first of this process's devices; None where it does not say, as a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def parameter_table(params: Any) -> str:

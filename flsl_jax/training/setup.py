@@ -189,13 +189,13 @@ def describe(config: Config, training: Training, *, images: int) -> str:
     """What the user should see before the first step: devices, parameters, cost and memory. `images`: in the data set."""
     devices, params, guide = jax.devices(), training.abstract_state.student, training.abstract_state.guide
     dtype = compute_dtype(config)
-    estimate = cost.estimate_memory(
-        config,
-        parameters=_count(params),
-        guide_parameters=_count(guide),
-        devices=len(devices),
-        compute_bytes=dtype.itemsize,
-    )
+    sizes = {
+        "parameters": _count(params),
+        "guide_parameters": _count(guide),
+        "devices": len(devices),
+        "compute_bytes": dtype.itemsize,
+    }
+    estimate = cost.estimate_memory(config, **sizes)
     return "\n".join(
         [
             f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
@@ -204,7 +204,11 @@ def describe(config: Config, training: Training, *, images: int) -> str:
             f"{training.total_steps} steps, {training.steps_per_epoch} an epoch{_cut(config, training)}; "
             f"{training.flops_per_image / 1e9:.2f} GFLOP an image",
             f"{images:,} images, each of them about {training.total_steps * config.batch_size / images:.3g} times",
-            cost.describe_memory(estimate),
+            cost.describe_memory(
+                estimate,
+                limit=cost.device_memory(),
+                smaller=lambda limit: cost.first_that_fits(config, limit=limit, **sizes),
+            ),
         ]
     )
 

@@ -119,6 +119,50 @@ def test_micro_batches_remat_and_fsdp_lower_the_estimate():
     assert total(parallel={"fsdp": 4}) < plain
 
 
+SIZES = {"parameters": 10**6, "devices": 2, "compute_bytes": 4}
+
+
+def gib(config):
+    return cost.estimate_memory(config, **SIZES).total
+
+
+def test_what_does_not_fit_is_told_the_first_flags_that_make_it_fit():
+    whole = tiny_config(batch_size=64)
+    halves, eighths = (tiny_config(batch_size=64, compute={"micro_batches": parts}) for parts in (2, 8))
+    spread = tiny_config(batch_size=64, compute={"micro_batches": 32, "remat": "full"}, parallel={"fsdp": 2})
+    expected = {
+        gib(halves): "--config.compute.micro_batches=2",
+        gib(eighths): "--config.compute.micro_batches=8",
+        gib(spread): "--config.compute.micro_batches=32 --config.compute.remat=full --config.parallel.fsdp=2",
+        0.99 * gib(spread): None,
+    }
+    for limit, flags in expected.items():
+        assert cost.first_that_fits(whole, limit=limit, **SIZES) == flags
+
+
+def test_what_is_set_already_is_not_told_again():
+    config = tiny_config(batch_size=64, compute={"micro_batches": 8, "remat": "full"}, parallel={"data": 2})
+    smaller = tiny_config(batch_size=64, compute={"micro_batches": 32, "remat": "full"}, parallel={"data": 2})
+    assert cost.first_that_fits(config, limit=gib(smaller), **SIZES) == "--config.compute.micro_batches=32"
+    assert cost.first_that_fits(config, limit=0.9 * gib(smaller), **SIZES) is None
+
+
+def test_the_line_says_what_would_fit_before_anything_is_compiled():
+    estimate = cost.MemoryEstimate(state=2.0**30, activations=2.0**33, logits=0.0, pixels=0.0)
+    asked = []
+
+    def line(limit):
+        return cost.describe_memory(estimate, limit=limit, smaller=lambda most: asked.append(most) or "--config.x=1")
+
+    assert line(None).endswith("pixels 0.00 GiB)")
+    assert line(11 * 2.0**30).endswith(" of 11.00 GiB")
+    assert asked == []
+    assert line(2.0**33).endswith(" of 8.00 GiB; this may not fit. What would: --config.x=1")
+    assert asked == [0.9 * 2.0**33]
+    nothing = cost.describe_memory(estimate, limit=2.0**30, smaller=lambda most: None)
+    assert nothing.endswith("this may not fit. Take more devices or a smaller batch")
+
+
 def test_the_parameter_table_adds_up():
     params = {
         "backbone": {"blocks": {"attn": {"kernel": jnp.zeros((2, 3, 4))}}},

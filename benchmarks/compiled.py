@@ -44,7 +44,7 @@ class Collective:
 def results(hlo: str) -> list[Result]:
     """What is written to memory, operation by operation; a loop's body counts once."""
     found = []
-    for operation, arrays, rest in _outside_of_fusions(hlo):
+    for operation, arrays, rest in _operations(hlo, fused=False):
         if operation in _WITHOUT_RESULT:
             continue
         for array in arrays:
@@ -68,12 +68,15 @@ def copies(found: Sequence[Result], *, least: int = 2**20) -> list[Result]:
 def collectives(hlo: str) -> list[Collective]:
     """The exchanges between devices, in their order; a loop's body counts once."""
     found = []
-    for operation, arrays, rest in _outside_of_fusions(hlo):
+    # A TPU's reduce-scatter is an all-reduce inside of a fusion.
+    for operation, arrays, rest in _operations(hlo, fused=True):
         kind = operation.removesuffix("-start")
         if kind not in _COLLECTIVES:
             continue
-        # What starts an exchange gives its inputs too, before its results.
-        own = arrays[len(arrays) // 2 :] if operation != kind and kind != "all-reduce" else arrays
+        own = [array for array in arrays if array.type not in ("u32[]", "s32[]")]
+        if operation != kind and kind != "all-reduce":
+            # What starts an exchange gives its inputs too, before its results.
+            own = own[len(own) // 2 :]
         types = tuple(array.type for array in own)
         found.append(Collective(kind=kind, types=types, bytes=sum(x.raw for x in own), source=_source(rest)))
     return found
@@ -95,8 +98,8 @@ class _Stored:
     padded: int
 
 
-def _outside_of_fusions(hlo: str) -> Iterator[tuple[str, list[_Stored], str]]:
-    """(operation, its arrays, the rest of its line) of every computation that is no part of one operation."""
+def _operations(hlo: str, *, fused: bool) -> Iterator[tuple[str, list[_Stored], str]]:
+    """(operation, its arrays, the rest of its line); `fused`: also of computations that are parts of one operation."""
     inner = set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", hlo))
     name = ""
     for line in hlo.splitlines():
@@ -104,7 +107,7 @@ def _outside_of_fusions(hlo: str) -> Iterator[tuple[str, list[_Stored], str]]:
         if heading:
             name = heading.group(1)
         match = _OPERATION.match(line)
-        if match and name not in inner:
+        if match and (fused or name not in inner):
             yield match.group(3), [_stored(*array) for array in _ARRAY.findall(match.group(2))], match.group(4)
 
 

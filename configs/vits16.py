@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
         {
             "dtype": "auto",
             "scan_blocks": "auto",
-            "attention": "xla",
+            "attention": "auto",
             "remat": "none",
             "micro_batches": 1,
             "workers": 8,

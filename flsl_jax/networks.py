@@ -11,7 +11,7 @@ from flsl_jax.models import Architecture, Flsl, Head, Placement, ViT
 
 
 def for_backend(config: Config, backend: str) -> Config:
-    """The config with each "auto" of `compute` replaced by what suits a backend.
+    """The config with each "auto" of `compute` replaced by what suits a backend, and attention by ours.
 
     Args:
         config: a run's.
@@ -24,7 +24,9 @@ def for_backend(config: Config, backend: str) -> Config:
         # With unrolled blocks, XLA for CPUs merges the recomputation with the first computation, so remat has no effect.
         scan = backend == "tpu" or (backend == "cpu" and compute.remat != "none")
         blocks = "scan" if scan else "unroll"
-    return dataclasses.replace(config, compute=dataclasses.replace(compute, dtype=dtype, scan_blocks=blocks))
+    attention = "xla" if compute.attention == "auto" else compute.attention
+    settled = dataclasses.replace(compute, dtype=dtype, scan_blocks=blocks, attention=attention)
+    return dataclasses.replace(config, compute=settled)
 
 
 def compute_dtype(config: Config) -> jnp.dtype:

@@ -69,6 +69,11 @@ def backend_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def is_here(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh exist; those of a topology do not, and can be compiled for alone."""
+    return set(mesh.devices.flat) <= set(jax.devices())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Spreads the leading (batch) axis over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))

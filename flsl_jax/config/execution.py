@@ -14,7 +14,8 @@ class ComputeConfig:
         dtype: what matrix products compute in; "auto": bfloat16 on accelerators and float32 on a CPU.
         scan_blocks: whether the blocks are one loop or written out; "auto": a loop on TPU, and on CPU with `remat`, written
             out otherwise.
-        attention: whose attention: ours, or cuDNN's, which is faster on NVIDIA GPUs since Ampere and takes less memory.
+        attention: whose attention: ours, "xla", or cuDNN's, which is faster on NVIDIA GPUs since Ampere and takes less memory;
+            "auto": cuDNN's where a test at the start of the run says that it computes what ours does, ours otherwise.
         remat: what the backward pass computes again instead of keeping it: nothing, all but matrix products, or every block.
         micro_batches: parts in which the batch is encoded; exact, as the loss is still that of the whole batch.
         workers: processes that decode images.
@@ -24,7 +25,7 @@ class ComputeConfig:
 
     dtype: Literal["auto", "float32", "bfloat16"]
     scan_blocks: Literal["auto", "scan", "unroll"]
-    attention: Literal["xla", "cudnn"]
+    attention: Literal["auto", "xla", "cudnn"]
     remat: Literal["none", "dots", "full"]
     micro_batches: Annotated[int, Range(1, unit="parts of the batch")]
     workers: Annotated[int, Range(0, unit="processes; 0: in the training process")]

@@ -1,10 +1,19 @@
 """Attention between the tokens of an image, with its derivative written out."""
 
+import logging
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from flsl_jax.typing import Array, Float
+
+log = logging.getLogger(__name__)
+
+# Of the largest value. Both round their results to bfloat16, which is 0.4 % by itself.
+_TOLERANCE = 0.03
 
 
 def attend(
@@ -24,6 +33,41 @@ def attend(
         rearrange(x, "b n heads d -> (b heads) n d") for x in (query * query.shape[-1] ** -0.5, key, value)
     )
     return rearrange(_attend(query, key, value), "(b heads) n d -> b n heads d", heads=heads)
+
+
+def attend_by_cudnn(
+    query: Float[Array, "B N heads d"], key: Float[Array, "B N heads d"], value: Float[Array, "B N heads d"]
+) -> Float[Array, "B N heads d"]:
+    """The same by cuDNN's fused kernels, which never write the weights to memory; bfloat16 on NVIDIA GPUs alone."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def cudnn_attends(*, tokens: int, heads: int, channels: int) -> bool:
+    """Whether cuDNN's attention and its derivative run here and equal ours within bfloat16's rounding, for one image.
+
+    It is broken in some builds for CUDA, and has no kernels for some shapes. Why it cannot be used is logged.
+
+    Args:
+        tokens: of an image, with a prefix if there is one.
+        heads: of the network.
+        channels: of a head.
+    """
+    arrays = jax.random.normal(jax.random.key(0), (4, 1, tokens, heads, channels)).astype(jnp.bfloat16)
+
+    def results(function: Callable[[Array, Array, Array], Array]) -> list[np.ndarray]:
+        output, backward = jax.vjp(function, *arrays[:3])
+        return [np.asarray(x, np.float32) for x in (output, *backward(arrays[3]))]
+
+    try:
+        pairs = list(zip(results(jax.jit(attend_by_cudnn)), results(jax.jit(attend)), strict=True))
+    except Exception as error:  # whatever a library or driver raises, ours is there
+        reason = str(error).strip().splitlines()
+        log.info("cuDNN's attention cannot be used here: %s", reason[0] if reason else type(error).__name__)
+        return False
+    difference = max(float(np.abs(theirs - ours).max() / np.abs(ours).max()) for theirs, ours in pairs)
+    if not difference < _TOLERANCE:
+        log.warning("cuDNN's attention differs from ours by %.2g of the largest value; ours is used", difference)
+    return difference < _TOLERANCE
 
 
 @jax.custom_vjp

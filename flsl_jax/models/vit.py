@@ -12,7 +12,7 @@ from einops import rearrange
 from flax import nnx
 
 from flsl_jax.models.architecture import Architecture
-from flsl_jax.models.attention import attend
+from flsl_jax.models.attention import attend, attend_by_cudnn
 from flsl_jax.models.layers import Init, LayerNorm, Linear, layer_norm, linear, linear_of_gelu, plus, times
 from flsl_jax.models.placement import Placement
 from flsl_jax.models.position import resize_embedding, sincos_embedding
@@ -258,7 +258,7 @@ class ViT(nnx.Module):
     def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         query, key, value = self._heads(qkv)
         if self.attention == "cudnn":
-            mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+            mixed = attend_by_cudnn(query, key, value)
         else:
             mixed = attend(query, key, value)
         return rearrange(mixed, "b m heads d -> b m (heads d)")

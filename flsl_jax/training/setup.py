@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -15,7 +16,8 @@ from flsl_jax import parallel
 from flsl_jax.config import Config, ViewsConfig
 from flsl_jax.data.views import Augmentation, ViewRecipe, multicrop_recipe, paper_recipe, released_recipe
 from flsl_jax.errors import UserError
-from flsl_jax.networks import compute_dtype, for_backend, network_graph
+from flsl_jax.models import cudnn_attends
+from flsl_jax.networks import architecture_of, for_backend, network_graph
 from flsl_jax.training import cost
 from flsl_jax.training.dino import DinoMethod
 from flsl_jax.training.flsl import FlslMethod
@@ -82,7 +84,7 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
     if bool(config.guide.model) != (guide is not None):
         given = "none" if guide is None else guide.name
         raise ValueError(f"config.guide.model is {config.guide.model!r}, but the guide given is {given}")
-    config = for_backend(config, parallel.backend_of(mesh))
+    config = settled(config, mesh=mesh)
     network = None if guide is None else guide.network
     step = _make_step(config, steps_per_epoch=steps_per_epoch, guide=network, mesh=mesh)
 
@@ -106,6 +108,30 @@ def build_training(config: Config, *, mesh: Mesh, steps_per_epoch: int, guide: G
         steps_per_epoch=steps_per_epoch,
         flops_per_image=cost.step_flops_per_image(config, guide=network),
     )
+
+
+def settled(config: Config, *, mesh: Mesh) -> Config:
+    """The config with each "auto" of `compute` replaced by what suits the devices.
+
+    Attention is cuDNN's if all GPUs are there and the first process finds that it works for every size of view.
+    """
+    asked, config = config.compute.attention, for_backend(config, parallel.backend_of(mesh))
+    may = asked == "auto" and config.compute.dtype == "bfloat16" and parallel.backend_of(mesh) == "gpu"
+    if not may or not parallel.is_here(mesh):
+        return config
+    architecture, views = architecture_of(config), config.views
+    sizes = {views.size} if views.recipe == "paper" else {views.size, views.local_size}
+    works = all(
+        cudnn_attends(
+            tokens=(size // architecture.patch_size) ** 2 + architecture.num_prefix,
+            heads=architecture.num_heads,
+            channels=architecture.width // architecture.num_heads,
+        )
+        for size in sorted(sizes)
+    )
+    if not parallel.as_first(works):
+        return config
+    return dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="cudnn"))
 
 
 def _make_step(config: Config, *, steps_per_epoch: int, guide: GuideNetwork | None, mesh: Mesh) -> TrainStep:
@@ -188,7 +214,8 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
 def describe(config: Config, training: Training, *, images: int) -> str:
     """What the user should see before the first step: devices, parameters, cost and memory. `images`: in the data set."""
     devices, params, guide = jax.devices(), training.abstract_state.student, training.abstract_state.guide
-    dtype = compute_dtype(config)
+    config = dataclasses.replace(config, compute=training.pure_step.config.compute)
+    dtype, attention = jnp.dtype(config.compute.dtype), ", cuDNN's attention" * (config.compute.attention == "cudnn")
     sizes = {
         "parameters": _count(params),
         "guide_parameters": _count(guide),
@@ -199,7 +226,7 @@ def describe(config: Config, training: Training, *, images: int) -> str:
     return "\n".join(
         [
             f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
-            f"{dtype.name}{_spread(config)}",
+            f"{dtype.name}{attention}{_spread(config)}",
             cost.parameter_table(params),
             f"{training.total_steps} steps, {training.steps_per_epoch} an epoch{_cut(config, training)}; "
             f"{training.flops_per_image / 1e9:.2f} GFLOP an image",

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flsl_jax.models import attention
 from flsl_jax.models.attention import attend
 
 
@@ -53,3 +54,18 @@ def test_the_backward_pass_keeps_one_copy_of_the_weights_in_bfloat16():
     kept = jax.tree.leaves(jax.eval_shape(lambda *qkv: jax.vjp(attend, *qkv)[1], *arrays))
     weights = [leaf.dtype for leaf in kept if leaf.shape == (4, 64, 64)]
     assert weights == [jnp.bfloat16]
+
+
+SHAPE = {"tokens": 16, "heads": 2, "channels": 8}
+
+
+def test_cudnn_is_not_used_where_it_cannot_run(caplog):
+    with caplog.at_level("INFO"):
+        assert not attention.cudnn_attends(**SHAPE)
+    assert "cuDNN's attention cannot be used here: " in caplog.text
+
+
+@pytest.mark.parametrize(("factor", "used"), [(1.0, True), (1.01, True), (1.2, False), (np.nan, False)])
+def test_cudnn_is_used_where_it_computes_what_ours_does(monkeypatch, factor, used):
+    monkeypatch.setattr(attention, "attend_by_cudnn", lambda query, key, value: attend(query, key, factor * value))
+    assert attention.cudnn_attends(**SHAPE) == used

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         Path(_JSON.value).write_text(json.dumps(facts, indent=1))
 
 
-def target_devices() -> list[jax.Device]:
+def target_devices() -> list[Any]:
     """The devices that the flags describe."""
     if _GPU.value:
         text = Path(_GPU.value).read_text()
@@ -122,10 +122,10 @@ def report_lowered(program: jax.stages.Lowered, own_flops: float) -> dict[str, A
     )
     for kind, (number, flops) in kinds.items():
         print(f"  {number:6d} × {kind:<36}{flops / 1e9:12.1f} GFLOP{100 * flops / total:7.2f} %")
-    wide = collections.Counter()
+    wide: collections.Counter[str] = collections.Counter()
     for product in found:
         if product.left == product.right == "f32":
-            wide[f"{product.precision:<8} {_short(product.source)}"] += product.flops
+            wide[f"{product.precision:<8} {_short(product.source)}"] += round(product.flops)
     print("products of float32 with float32, GFLOP:")
     _print_counter(wide, 1e9)
     narrow = collections.Counter()

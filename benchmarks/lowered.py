@@ -76,13 +76,14 @@ def by_kind(found: list[Product]) -> dict[str, tuple[int, float]]:
     number, flops = collections.Counter(), collections.Counter()
     for product in found:
         number[product.kind] += product.times
-        flops[product.kind] += product.flops
+        flops[product.kind] += round(product.flops)
     return {kind: (number[kind], total) for kind, total in flops.most_common()}
 
 
 def _operations(lowered: jax.stages.Lowered) -> Iterator[tuple[Any, int]]:
     """Every operation of the program with the number of times that it runs; of branches, all count."""
     module = lowered.compiler_ir("stablehlo")
+    assert module is not None
     functions = {ir.StringAttr(op.attributes["sym_name"]).value: op.operation for op in module.body.operations}
 
     def walk(operation: Any, times: int) -> Iterator[tuple[Any, int]]:

@@ -72,7 +72,7 @@ def backbone_of(
         dtype=compute.dtype,
         scan_blocks=compute.scan_blocks == "scan",
         remat=compute.remat,
-        attention=compute.attention,
+        attention="cudnn" if compute.attention == "cudnn" else "xla",
         placement=placement,
         rngs=rngs,
     )

@@ -43,7 +43,7 @@ def initialize_distributed(config: ParallelConfig) -> None:
         ) from error
 
 
-def make_mesh(config: ParallelConfig, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: ParallelConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
     """The `data` × `fsdp` mesh; its axes are automatic, propagated by the compiler.
 
     Args:

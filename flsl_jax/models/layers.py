@@ -80,12 +80,6 @@ def linear(
     return _linear(x.reshape(-1, x.shape[-1]), kernel, bias, placement).reshape(*x.shape[:-1], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
-    """`linear` of a matrix. In bfloat16, its kernel's gradient would otherwise be rounded before devices add theirs up."""
-    return _linear_value(rows, kernel, bias, placement)
-
-
 def _linear_value(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
     return rows @ _gathered(kernel, rows.dtype, placement) + bias.astype(rows.dtype)
 
@@ -128,6 +122,8 @@ def _summed(cotangent: Array, like: Array) -> Array:
     return jnp.sum(cotangent.astype(like.dtype), axis=tuple(range(cotangent.ndim - like.ndim)))
 
 
+# In bfloat16, the kernel's gradient would otherwise be rounded before devices add theirs up.
+_linear = jax.custom_vjp(_linear_value, nondiff_argnums=(3,))
 _linear.defvjp(_linear_forward, _linear_backward)
 
 
@@ -257,15 +253,14 @@ def linear_of_gelu(
     return _linear_of_gelu(x.reshape(-1, x.shape[-1]), kernel, bias, placement).reshape(*x.shape[:-1], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear_of_gelu(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
+def _linear_of_gelu_value(rows: Array, kernel: Array, bias: Array, placement: Placement | None) -> Array:
     return _linear_value(gelu(rows), kernel, bias, placement)
 
 
 def _linear_of_gelu_forward(
     rows: Array, kernel: Array, bias: Array, placement: Placement | None
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _linear_value(gelu(rows), kernel, bias, placement), (rows, kernel, bias)
+    return _linear_of_gelu_value(rows, kernel, bias, placement), (rows, kernel, bias)
 
 
 def _linear_of_gelu_backward(
@@ -278,6 +273,7 @@ def _linear_of_gelu_backward(
     return *_gelu_backward(rows, towards), of_kernel, of_bias
 
 
+_linear_of_gelu = jax.custom_vjp(_linear_of_gelu_value, nondiff_argnums=(3,))
 _linear_of_gelu.defvjp(_linear_of_gelu_forward, _linear_of_gelu_backward)
 
 

@@ -186,7 +186,7 @@ class DiscoveryConfig:
     inv_temp: Annotated[float, Range(0, unit="inverse temperature, times √D")] = 1.0
     mode_similarity: Annotated[float, Range(0, 1, unit="cosine")] = MODE_SIMILARITY
     min_tokens: Annotated[int, Range(1, unit="tokens")] = 2
-    iou: Annotated[float, Range(0, 1, unit="intersection over union")] = 0.5
+    iou: Annotated[float, Range(0, 1, above=True, unit="intersection over union")] = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

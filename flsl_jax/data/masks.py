@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.annotation_files import load_json
@@ -106,9 +106,17 @@ class MaskedFiles:
             image = decode_image(read_file(pair.image), name=str(pair.image))
         except (OSError, DecodeError) as error:
             raise UserError(f"image {pair.image} cannot be read ({reason(error)}); repair or remove it") from error
+        return MaskedRecord(image=image, mask=self._classes.labels(self.ids(index), file=pair.mask), name=pair.name)
+
+    def ids(self, index: int) -> Integer[np.ndarray, "H W"]:
+        """The class ids in a mask, as the file has them; -1 where a panoptic PNG has no segment.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        pair = self._pairs[checked_index(index, len(self))]
         pixels = np.asarray(open_image(pair.mask, pixels=True))
-        ids = pixels if pair.segments is None else _panoptic_ids(pixels, pair.segments, file=pair.mask)
-        return MaskedRecord(image=image, mask=self._classes.labels(ids, file=pair.mask), name=pair.name)
+        return pixels if pair.segments is None else _panoptic_ids(pixels, pair.segments, file=pair.mask)
 
 
 class MaskedScenes:

@@ -82,6 +82,10 @@ class FileVideo:
         """See `Video`."""
         return read_mask(self._masks / f"{self.frames[index]}.png")
 
+    def ids(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """The mask as its file has it, with 255 for what the annotators left undecided."""
+        return read_ids(self._masks / f"{self.frames[index]}.png")
+
 
 class SceneVideo:
     """A film of one embedded scene; its objects have the numbers that `Scenes` gives them."""
@@ -117,8 +121,14 @@ def open_videos(config: VideoConfig) -> list[Video]:
                 "needs at least 3"
             )
         if not video.mask(0).any():
+            void = isinstance(video, FileVideo) and bool((video.ids(0) == _VOID).any())
             raise UserError(
                 f"video {video.name}: the mask of its first frame has no object, so there is nothing to follow"
+                + (
+                    "; it has 0 and 255 alone, and 255 is undecided in DAVIS-2017: write 1 for the object"
+                    if void
+                    else ""
+                )
             )
     return videos
 

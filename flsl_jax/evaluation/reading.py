@@ -65,6 +65,11 @@ class ImageStream:
         """The number of records of the source; some of them may be left out."""
         return len(self._source)
 
+    def labels(self, of: Callable[[Record], Iterable[int]]) -> Iterator[int]:
+        """What `of` gives of one record after another; images are read but not decoded."""
+        for index in range(len(self._source)):
+            yield from of(self._source[index])
+
     def __iter__(self) -> Iterator[Item]:
         """One item after another.
 

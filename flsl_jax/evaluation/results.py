@@ -43,6 +43,8 @@ def result(
         "model": dict(model),
         "metrics": {key: float(value) for key, value in measured.scores.metrics.items()},
         "rows": [dict(row) for row in measured.scores.rows],
+        "judged": dict(measured.scores.judged),
+        "warnings": list(measured.scores.warnings),
         "settings": dataclasses.asdict(settings),
         "batch_size": batch_size,
         "images": measured.scores.images,
@@ -88,6 +90,7 @@ def table(values: Mapping[str, Any]) -> str:
     lines = [f"{values['task']} of {model['name']}"]
     lines += _aligned([(name, _shown_metric(name, value)) for name, value in values["metrics"].items()])
     lines += _rows(values["rows"], file=f"{values['task']}.json")
+    lines += _remarks([values])
     if values["reference"]:
         lines += [f"to compare: {values['reference']}"]
     lines += [f"{values['images']} images in {values['seconds']:.1f} s, {values['images_per_sec']:.1f} images/s"]
@@ -107,9 +110,15 @@ def comparison(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
     for metric in metrics:  # a model without a mean shift of its own has no values of modes
         lines.append((metric, *(_shown_metric(metric, values["metrics"].get(metric, "-")) for values in results)))
     reference = [f"to compare: {first['reference']}"] if first["reference"] else []
-    return "\n".join(
-        [f"{first['task']} of {len(results)} models, {first['images']} images", *_aligned(lines), *reference]
-    )
+    head = f"{first['task']} of {len(results)} models, {first['images']} images"
+    return "\n".join([head, *_aligned(lines), *_remarks(results), *reference])
+
+
+def _remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the metrics are of, and the warnings of all models, each once."""
+    judged = ", ".join(f"{name} {_shown(value)}" for name, value in results[0]["judged"].items())
+    warnings = dict.fromkeys(line for values in results for line in values["warnings"])
+    return [f"judged: {judged}"] * bool(judged) + [f"WARNING: {line}" for line in warnings]
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], *, file: str) -> list[str]:

@@ -19,12 +19,16 @@ class Scores:
 
     `metrics`: numbers by name; the first one is the protocol's own. `rows`: a table beside them, such as a row for each
     class or video, all with the same keys. `images`: how many different images were encoded for the metrics, those of a
-    bank or memory included; the copies that fill a batch up do not count. 0 where finished predictions are judged.
+    bank or memory included; the copies that fill a batch up do not count. 0 where finished predictions are judged. `judged`:
+    what the metrics are of, such as the share of the pixels that are ignored. `warnings`: why they may mean less than they
+    seem to, each a line.
     """
 
     metrics: Mapping[str, float]
     rows: Sequence[Mapping[str, float | int | str]] = ()
     images: int
+    judged: Mapping[str, float | int] = dataclasses.field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @runtime_checkable

@@ -170,6 +170,10 @@ def _protocol(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"<h3>{escape(first['task'])}</h3>", f"<p>{escape(first['judges'])}</p>" if first.get("judges") else ""]
     names = _short_names([result["model"]["name"] for result in results])
     parts.append(table(rows, head=("", *map(escape, names)), numbers=True))
+    judged = ", ".join(f"{name} {number(value)}" for name, value in first.get("judged", {}).items())
+    parts += [f'<p class="soft">judged: {escape(judged)}</p>'] * bool(judged)
+    warnings = dict.fromkeys(line for result in results for line in result.get("warnings", ()))
+    parts += [f'<div class="alarm"><p>{escape(line)}</p></div>' for line in warnings]
     if first.get("reference"):
         reference = f"To compare, by the same protocol on the data named here: {escape(first['reference'])}"
         parts.append(f'<p class="soft">{reference}</p>')

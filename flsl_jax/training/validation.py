@@ -36,7 +36,7 @@ class Validation:
     """The tasks of a run, with their data opened once. Every process measures all of them on its own devices.
 
     `settings` and `data` by the name of the task; `best_metric`: TASK/METRIC, which chooses the best checkpoint; `patch_size`
-    and `image_size` of the network, in pixels.
+    and `image_size` of the network, in pixels; `told`: warnings that the log has already, each with its task.
     """
 
     settings: Mapping[str, Any]
@@ -45,6 +45,7 @@ class Validation:
     batch_size: int
     patch_size: int
     image_size: int
+    told: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     @classmethod
     def open(cls, config: Config) -> "Validation | None":
@@ -114,6 +115,10 @@ class Validation:
         outcome = run_task(
             name, self.settings[name], encoder=encoder, batch_size=self.batch_size, data=self.data[name], poll=poll
         )
+        for line in outcome.scores.warnings:
+            if (name, line) not in self.told:
+                self.told.add((name, line))
+                log.warning("WARNING: %s: %s", name, line)
         return {f"{prefix}{metric}": float(value) for metric, value in outcome.scores.metrics.items()}
 
     def is_measured(self, line: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from flsl_jax.config.changes import differences, within
 from flsl_jax.data.mask_classes import IGNORED
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.meaning import require_classes
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
@@ -76,7 +77,10 @@ def open_data(config: TransferConfig) -> TransferData:
     """
     data = config.data
     if config.is_segmentation:
-        opened = TransferData(train=open_masked(data.train_masks), val=open_masked(data.val_masks))
+        train, val = open_masked(data.train_masks), open_masked(data.val_masks)
+        require_classes(train, None, key="config.data.train_masks")
+        require_classes(val, None, key="config.data.val_masks")
+        opened = TransferData(train=train, val=val)
     else:
         masks = config.network.kind == "mask_rcnn"
         train = open_objects(data.train, path="config.data.train", masks=masks)

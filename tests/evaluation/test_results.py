@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from flsl_jax.config import BboxKnnConfig
+from flsl_jax.config import BboxKnnConfig, RetrievalConfig
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.results import check_writable, comparison, result, table, write_result
 from flsl_jax.evaluation.task import Scores, TaskResult
@@ -28,6 +28,24 @@ def test_a_result_says_what_was_measured_and_how(tmp_path):
     assert {"jax", "flsl_jax", "python"} <= written["versions"].keys()
     assert written["rows"][1] == {"class": "elephant", "token": None}
     assert read_results(tmp_path) == [written]
+
+
+def test_what_was_judged_and_warnings_are_printed_and_kept(tmp_path):
+    scores = Scores(
+        metrics={"miou": 0.5}, images=3, judged={"classes": 2, "ignored_share": 0.25}, warnings=["few pixels"]
+    )
+    outcome = TaskResult(scores=scores, seconds=1.0)
+    found = result("retrieval", RetrievalConfig(), outcome, model={"name": "a"}, batch_size=8)
+    assert table(found).splitlines()[2:4] == ["judged: classes 2, ignored_share 0.2500", "WARNING: few pixels"]
+    other = found | {"warnings": ["few pixels", "more"]}
+    assert comparison([found, other], ["a", "b"]).splitlines()[3:] == [
+        "judged: classes 2, ignored_share 0.2500",
+        "WARNING: few pixels",
+        "WARNING: more",
+    ]
+    written = json.loads(write_result(found, tmp_path).read_text())
+    assert written["judged"] == {"classes": 2, "ignored_share": 0.25}
+    assert written["warnings"] == ["few pixels"]
 
 
 def test_a_failed_write_leaves_the_old_result_and_nothing_else(tmp_path):

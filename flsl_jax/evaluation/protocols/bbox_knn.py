@@ -17,6 +17,7 @@ from flsl_jax.evaluation.box_features import BoxFeatures, FeaturePart, encode_bo
 from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.feature_files import FeatureFiles
+from flsl_jax.evaluation.meaning import knn_warnings, require_labels
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Float, Int
@@ -63,7 +64,7 @@ def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> B
 
     Raises:
         UserError: the size is not a multiple of the patch, a source cannot be read or has no boxes, the two have no class
-            in common, or the folder of the features holds something else.
+            in common, train shows one class alone, or the folder of the features holds something else.
     """
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
@@ -73,11 +74,16 @@ def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> B
         return BboxKnnData(train=None, val=None, stored=stored)
     train, val = (_open(source, size=size, patch_size=patch_size) for source in (settings.train, settings.val))
     translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
+    require_labels(train.labels(_box_labels), name=train.name, key="bbox_knn.train")
     return BboxKnnData(train=train, val=val, stored=stored)
 
 
 def _open(config: SourceConfig, *, size: int, patch_size: int) -> ImageStream:
     return boxed_images(open_source(config), size=size, patch_size=patch_size, on_corrupt=config.on_corrupt)
+
+
+def _box_labels(record: Record) -> Sequence[int]:
+    return [] if record.boxes is None else record.boxes.labels.tolist()
 
 
 def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace") -> ImageStream:
@@ -136,19 +142,23 @@ def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data
         data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: as `open_data` and `boxed_images`; or features on disk are of another model or protocol.
+        UserError: as `open_data` and `boxed_images`; the largest boxes of train are of one class, no image of val is of a
+            class in train, or features on disk are of another model or protocol.
     """
     data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     inv_temp = (settings.inv_temp or encoder.inv_temp) if settings.modes else None
     train, val = _features(encoder, settings, data, batch_size=batch_size, inv_temp=inv_temp)
-    votes = functools.partial(_votes, train, k=settings.k * settings.k_scale, temp=settings.temp)
+    labels, k = _labels_as(train, val), settings.k * settings.k_scale
+    require_labels(train.labels, name="bbox_knn.train", key="bbox_knn.train")
+    warnings = knn_warnings(train.labels, labels, size=POINTS * len(train.labels), k=k, key="bbox_knn")
+    votes = functools.partial(_votes, train, k=k, temp=settings.temp)
     of_tokens = votes(train.tokens, val.tokens)
-    labels = _labels_as(train, val)
     metrics = dataclasses.asdict(result(of_tokens, labels))
     if train.modes is not None and val.modes is not None:
         of_modes = dataclasses.asdict(result(votes(train.modes, val.modes), labels))
         metrics |= {f"modes_{name}": value for name, value in of_modes.items()}
-    return Scores(metrics=metrics, rows=_rows(of_tokens, val, labels), images=len(train.labels) + len(val.labels))
+    images = len(train.labels) + len(val.labels)
+    return Scores(metrics=metrics, rows=_rows(of_tokens, val, labels), images=images, warnings=warnings)
 
 
 def _features(

@@ -14,6 +14,7 @@ from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.meaning import cluster_warnings, judged_pixels, require_classes
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
@@ -53,20 +54,21 @@ def evaluate(
         data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: as `open_data`; every pixel is ignored, or there are fewer tokens than clusters.
+        UserError: as `open_data`; or there are fewer tokens than clusters.
     """
     source = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     collected = collect(source, encoder, settings, batch_size=batch_size)
-    present = np.unique(np.concatenate([np.unique(mask) for mask in collected.masks]))
-    occurring = int((present >= 0).sum())
-    if not occurring:
-        raise UserError(f"{source.name}: every pixel is ignored; nothing can be judged")
+    counts = sum(np.bincount(mask[mask >= 0], minlength=source.num_classes) for mask in collected.masks)
+    pixels = sum(mask.size for mask in collected.masks)
+    judged = judged_pixels(source, np.asarray(counts), pixels=pixels, key="clustering.data")
+    occurring, warnings = int(np.count_nonzero(counts)), list(judged.warnings)
     metrics: dict[str, float] = {}
     rows: list[dict[str, float | str]] = []
     for place, wanted in enumerate(settings.clusters):
         clusters = wanted or occurring
         if clusters > len(collected.tokens):
             raise UserError(f"{source.name}: {clusters} clusters of {len(collected.tokens)} tokens; set fewer clusters")
+        warnings += cluster_warnings(clusters, tokens=len(collected.tokens))
         matching = "hungarian" if clusters <= occurring else "majority"
         title = f"{encoder.name}, k-means, {clusters} clusters"
         runs = [
@@ -83,17 +85,19 @@ def evaluate(
             for seed, run in enumerate(runs)
             for way, scores in run.items()
         ]
-    return Scores(metrics=metrics, rows=rows, images=len(source))
+    return Scores(metrics=metrics, rows=rows, images=len(source), judged=judged.facts, warnings=warnings)
 
 
 def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int) -> MaskedSource:
     """The images and masks.
 
     Raises:
-        UserError: the source cannot be opened, or the size is not a multiple of the patch.
+        UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
-    make_fit(settings, patch_size=patch_size, image_size=image_size)
-    return open_masked(settings.data)
+    fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
+    source = open_masked(settings.data)
+    require_classes(source, fit, key="clustering.data")
+    return source
 
 
 def collect(source: MaskedSource, encoder: Encoder, settings: ClusteringConfig, *, batch_size: int) -> ClusteringData:

@@ -19,19 +19,27 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
+from flsl_jax.evaluation.meaning import reachable
 from flsl_jax.evaluation.mode_clusters import connected_parts, connected_regions, mode_clusters
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Bool, Float, UInt8
 
 log = logging.getLogger(__name__)
 
+# Where so small a share of the images has a box that can be hit, there is a warning.
+_MUCH = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class DiscoveryData:
-    """Images with boxes. `groups`: indices into the source by the size of their grid of patches, (rows, columns)."""
+    """Images with boxes. `groups`: indices into the source by the size of their grid of patches, (rows, columns).
+
+    `in_reach`: the share of the boxes that a rectangle of whole patches can meet, and of the images that have such a box.
+    """
 
     source: Source
     groups: dict[tuple[int, int], list[int]]
+    in_reach: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +87,11 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
         image_size: not used: images keep their sizes.
 
     Raises:
-        UserError: the source cannot be opened, an image cannot be read, no image has a box, or a box reaches beyond its
-            image.
+        UserError: the source cannot be opened, an image cannot be read, no image has a box, a box reaches beyond its image,
+            or none can be hit.
     """
     source = open_source(settings.data)
-    groups = defaultdict(list)
+    groups, in_reach = defaultdict(list), []
     hidden = None if len(source) >= 1000 else True
     for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=hidden):
         record = source[index]
@@ -91,14 +99,22 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
             height, width = _pixels(record, source=source).shape[:2]
             record.boxes.require_inside(width=width, height=height, name=record.name)
             groups[(-(-height // patch_size), -(-width // patch_size))].append(index)
+            size = {"patch_size": patch_size, "width": width, "height": height}
+            in_reach.append(reachable(record.boxes.xyxy, **size, iou=settings.iou))
     if not groups:
         raise UserError(
             f"{source.name}: no image has a box, which object discovery is judged by; name the file or folder that has them "
             "in boxes of this source, --discovery.data.boxes"
         )
+    if not any(map(np.any, in_reach)):
+        raise UserError(
+            f"{source.name}: no box can be hit: patches of {patch_size} px give none of the {sum(map(len, in_reach))} boxes an "
+            f"overlap of {settings.iou:g}; use larger images, boxes of these very images, or smaller patches"
+        )
     if left_out := len(source) - sum(map(len, groups.values())):
         log.info("%s: left out %d of %d images, which have no box", source.name, left_out, len(source))
-    return DiscoveryData(source=source, groups=dict(groups))
+    shares = float(np.concatenate(in_reach).mean()), float(np.mean([reach.any() for reach in in_reach]))
+    return DiscoveryData(source=source, groups=dict(groups), in_reach=shares)
 
 
 def evaluate(
@@ -138,7 +154,15 @@ def evaluate(
         "modes_regions": regions["boxes"],
     }
     images = sum(map(len, data.groups.values()))
-    return Scores(metrics=metrics, rows=[{"method": name, **row} for name, row in rows.items()], images=images)
+    boxes, hit = data.in_reach
+    warning = f"only {100 * hit:.1f} % of the images have a box that patches of {encoder.patch_size} px can hit"
+    return Scores(
+        metrics=metrics,
+        rows=[{"method": name, **row} for name, row in rows.items()],
+        images=images,
+        judged={"boxes_in_reach": boxes, "images_in_reach": hit},
+        warnings=[warning] if hit <= _MUCH else [],
+    )
 
 
 def lost(features: Float[np.ndarray, "h w D"], *, k_patches: int) -> Seed:

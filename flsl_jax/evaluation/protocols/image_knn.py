@@ -1,6 +1,7 @@
 """Weighted k-NN of whole images on their mean token, beside the dense evaluations (docs/protocols.md, "Image k-NN")."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.class_names import translation
 from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.meaning import knn_warnings, require_labels
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.objective.vectors import l2_normalise
@@ -25,13 +27,14 @@ def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> 
     """Opens train and val.
 
     Raises:
-        UserError: the size is not a multiple of the patch, a source cannot be read or has no labels, or the two have no
-            class in common.
+        UserError: the size is not a multiple of the patch, a source cannot be read or has no labels, the two have no class
+            in common, or train shows one class alone.
     """
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
         raise UserError(f"image_knn.size is {size}; expected a multiple of the model's patch of {patch_size} px")
     train, val = (_open(source, size=size) for source in (settings.train, settings.val))
+    require_labels(train.labels(_labels), name=train.name, key="image_knn.train")
     translation(train.class_names, val.class_names, what="image k-NN")
     return train, val
 
@@ -45,6 +48,10 @@ def _open(config: SourceConfig, *, size: int) -> ImageStream:
         lacks="no label",
         on_corrupt=config.on_corrupt,
     )
+
+
+def _labels(record: Record) -> Sequence[int]:
+    return [] if record.label is None else [record.label]
 
 
 def _prepare(record: Record, pixels: np.ndarray, *, transform: ResizeCrop) -> Item | None:
@@ -70,7 +77,7 @@ def evaluate(
         data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: as `open_data`.
+        UserError: as `open_data`; or no image of val is of a class in train.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     (bank, bank_labels), (queries, labels) = (
@@ -87,6 +94,7 @@ def evaluate(
             "top5": float((votes.group == labels[:, None]).any(axis=1).mean()),
         },
         images=len(bank) + len(queries),
+        warnings=knn_warnings(bank_labels, labels, size=len(bank), k=settings.k, key="image_knn"),
     )
 
 

@@ -23,6 +23,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.meaning import judged_pixels, require_classes, require_known
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.upsampling import upsampled_classes
@@ -138,32 +139,43 @@ def evaluate(
         data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: as `open_data`; or every pixel of train or of val is ignored.
+        UserError: as `open_data`; every pixel of train is ignored, or val has no class of it.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     tokens = TrainTokens(train, encoder, fit, batch_size=batch_size, keep_gib=settings.keep_gib)
+    known = tokens.class_mass > 0
+    require_known(val, fit, known, train=train.name)
     layer = train_layer(tokens, settings, title=encoder.name)
-    confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
+    confusion, pixels = np.zeros((val.num_classes, val.num_classes), np.int64), 0
     for item in masked_tokens(val, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width = item.judged.shape
         predicted = upsampled_classes(layer.logits(item.tokens), height=height, width=width, mode="bilinear")
         confusion += confusion_matrix(item.judged, predicted, num_classes=val.num_classes)
-    if not confusion.any():
-        raise UserError(f"{val.name}: every pixel is ignored; nothing can be judged")
+        pixels += item.judged.size
+    judged = judged_pixels(val, confusion.sum(axis=1), pixels=pixels, key="linear_probe.val", known=known)
     scores = mask_scores(confusion)
-    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names), images=len(train) + len(val))
+    return Scores(
+        metrics=scores.metrics(),
+        rows=scores.rows(val.class_names),
+        images=len(train) + len(val),
+        judged=judged.facts,
+        warnings=judged.warnings,
+    )
 
 
 def open_data(settings: LinearProbeConfig, *, patch_size: int, image_size: int) -> tuple[MaskedSource, MaskedSource]:
     """Train and val.
 
     Raises:
-        UserError: a source cannot be opened, their classes differ, or the size is not a multiple of the patch.
+        UserError: a source cannot be opened or shows fewer than two classes, their classes differ, or the size is not a
+            multiple of the patch.
     """
-    make_fit(settings, patch_size=patch_size, image_size=image_size)
+    fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
     train, val = open_masked(settings.train), open_masked(settings.val)
     check_same_classes(train, val)
+    require_classes(train, fit, key="linear_probe.train")
+    require_classes(val, fit, key="linear_probe.val")
     return train, val
 
 

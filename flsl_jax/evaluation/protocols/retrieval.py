@@ -18,6 +18,7 @@ from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.meaning import judged_pixels, require_classes, require_known
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, mask_scores, matched
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
@@ -50,13 +51,15 @@ def evaluate(
         data: from `open_data`; None: opened here.
 
     Raises:
-        UserError: as `open_data`; or every pixel of train or of val is ignored.
+        UserError: as `open_data`; every pixel of train is ignored, or val has no class of it.
     """
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
+    known = memory.labels.any(axis=0)
+    require_known(val, fit, known, train=train.name)
     bank, labels = Bank.place([memory.features]), jax.device_put(memory.labels)
-    confusion = np.zeros((val.num_classes, val.num_classes), np.int64)
+    confusion, pixels = np.zeros((val.num_classes, val.num_classes), np.int64), 0
     for item in masked_tokens(val, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width, channels = item.tokens.shape
         queries = unit_vectors(item.tokens.reshape(-1, channels))
@@ -64,24 +67,35 @@ def evaluate(
         scores = np.asarray(read_out(cosines, indices, labels, temp=settings.temp)).reshape(height, width, -1)
         predicted = upsampled_classes(scores, height=item.judged.shape[0], width=item.judged.shape[1], mode="bilinear")
         confusion += confusion_matrix(item.judged, predicted, num_classes=val.num_classes)
-    if not confusion.any():
-        raise UserError(f"{val.name}: every pixel is ignored; nothing can be judged")
+        pixels += item.judged.size
+    judged = judged_pixels(val, confusion.sum(axis=1), pixels=pixels, key="retrieval.val", known=known)
     if settings.matching == "hungarian":
         scores = mask_scores(matched(confusion, hungarian_match(confusion, by="iou")), absent="zero")
     else:
         scores = mask_scores(confusion)
-    return Scores(metrics=scores.metrics(), rows=scores.rows(val.class_names), images=len(train) + len(val))
+    few = bank.size < settings.k
+    warning = f"the memory has {bank.size} patches, fewer than the k of {settings.k}: all of it answers every question"
+    return Scores(
+        metrics=scores.metrics(),
+        rows=scores.rows(val.class_names),
+        images=len(train) + len(val),
+        judged=judged.facts,
+        warnings=[*judged.warnings, *([warning] if few else [])],
+    )
 
 
 def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) -> tuple[MaskedSource, MaskedSource]:
     """Train and val.
 
     Raises:
-        UserError: a source cannot be opened, their classes differ, or the size is not a multiple of the patch.
+        UserError: a source cannot be opened or shows fewer than two classes, their classes differ, or the size is not a
+            multiple of the patch.
     """
-    make_fit(settings, patch_size=patch_size, image_size=image_size)
+    fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
     train, val = open_masked(settings.train), open_masked(settings.val)
     check_same_classes(train, val)
+    require_classes(train, fit, key="retrieval.train")
+    require_classes(val, fit, key="retrieval.val")
     return train, val
 
 

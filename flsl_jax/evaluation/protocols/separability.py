@@ -12,6 +12,7 @@ from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, Images, LayeredEncoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.meaning import require_classes
 from flsl_jax.evaluation.mode_clusters import mode_clusters
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
@@ -56,11 +57,12 @@ def evaluate(
     if data is None:
         data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
-    names, measured = _layer_names(encoder), []
+    names, measured, ignored, pixels = _layer_names(encoder), [], 0, 0
     encode = functools.partial(_all_layers, encoder)
     for image in masked_tokens(data, encode, fit, batch_size=batch_size, title="separability"):
         shares = class_shares(image.mask, patch_size=encoder.patch_size, num_classes=data.num_classes)
         labels = np.where(shares.any(axis=-1), shares.argmax(axis=-1), -1)
+        ignored, pixels = ignored + np.count_nonzero(image.mask < 0), pixels + image.mask.size
         if len(np.unique(labels[labels >= 0])) > 1:
             layers = np.split(image.tokens, len(names), axis=-1)
             measured.append([_measure(tokens, labels, settings) for tokens in layers])
@@ -74,17 +76,20 @@ def evaluate(
         for layer in range(len(names))
     ]
     rows = [{"layer": name, **values} for name, values in zip(names, means)]
-    return Scores(metrics=means[-1] | {"images": float(len(measured))}, rows=rows, images=len(data))
+    metrics = means[-1] | {"images": float(len(measured))}
+    return Scores(metrics=metrics, rows=rows, images=len(data), judged={"ignored_share": ignored / pixels})
 
 
 def open_data(settings: SeparabilityConfig, *, patch_size: int, image_size: int) -> MaskedSource:
     """The images with masks.
 
     Raises:
-        UserError: the source cannot be opened, or the size is not a multiple of the patch.
+        UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
-    make_fit(settings, patch_size=patch_size, image_size=image_size)
-    return open_masked(settings.data)
+    fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
+    source = open_masked(settings.data)
+    require_classes(source, fit, key="separability.data")
+    return source
 
 
 def separability(tokens: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"]) -> Separability:

@@ -1,7 +1,8 @@
 """Video object segmentation by label propagation (paper, Table 4; docs/protocols.md, "Video label propagation")."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -59,7 +60,8 @@ def evaluate(
 
     Returns:
         `jf_mean`: the mean of `j_mean` and `f_mean`, which are means over objects, not over videos. Recall and decay of
-        both. A row for each object.
+        both. A row for each object. Where ids of a first frame have gaps, `jf_mean_shown` too: the mean over the objects
+        that the first frame shows.
 
     Raises:
         UserError: as `open_data`; or a prediction has an id of no object.
@@ -72,6 +74,7 @@ def evaluate(
                 v.name: _judge(v, read_predictions(v, settings))
                 for v in tqdm(data, desc="videos", unit="video", disable=None)
             },
+            phantoms=phantoms(data),
             images=0,
         )
     found = {}
@@ -80,7 +83,7 @@ def evaluate(
         if settings.output:
             write_masks(Path(settings.output) / video.name, masks, frames=video.frames)
         found[video.name] = _judge(video, masks[1:-1])
-    return summary(found, images=sum(len(video.frames) for video in data))
+    return summary(found, phantoms=phantoms(data), images=sum(len(video.frames) for video in data))
 
 
 def read_predictions(video: Video, settings: VideoConfig) -> UInt8[np.ndarray, "T H W"]:
@@ -149,27 +152,55 @@ def frame_size(video: Video, settings: VideoConfig, *, patch_size: int) -> tuple
     return size
 
 
-def summary(found: dict[str, list[ObjectScores]], *, images: int) -> Scores:
+def phantoms(videos: Sequence[Video]) -> dict[str, frozenset[int]]:
+    """Of each video, by its name, the ids below the largest one of the first frame that this frame does not show.
+
+    The official evaluation judges them as objects, but nothing says where they are.
+    """
+    shown = {video.name: set(map(int, np.unique(video.mask(0)))) for video in videos}
+    return {name: frozenset(range(1, max(ids))) - ids for name, ids in shown.items()}
+
+
+def summary(
+    found: dict[str, list[ObjectScores]], *, phantoms: Mapping[str, frozenset[int]] = MappingProxyType({}), images: int
+) -> Scores:
     """Means over all objects, and a row for each.
 
     Args:
         found: the objects of each video, by its name, in the order of their ids from 1.
+        phantoms: ids among them that no first frame shows, by the name of the video. Where there are any, `jf_mean_shown` is
+            the mean without them, and each row says whether its object is one.
         images: frames that were encoded.
     """
-    objects = [scores for video in found.values() for scores in video]
+    numbered = [(name, number, scores) for name, video in found.items() for number, scores in enumerate(video, start=1)]
+    unseen = [number in phantoms.get(name, ()) for name, number, _ in numbered]
+    means = _means([scores for *_, scores in numbered])
+    rows = [
+        {"video": name, "object": str(number), "j_mean": scores.region.mean, "f_mean": scores.boundary.mean}
+        | ({"shown": "no" if phantom else "yes"} if any(unseen) else {})
+        for (name, number, scores), phantom in zip(numbered, unseen)
+    ]
+    metrics = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2}
+    warnings = []
+    if any(unseen):
+        shown = _means([scores for (*_, scores), phantom in zip(numbered, unseen) if not phantom])
+        metrics["jf_mean_shown"] = (shown["j_mean"] + shown["f_mean"]) / 2
+        name, number, _ = numbered[unseen.index(True)]
+        warnings.append(
+            f"the ids of first frames have gaps: {sum(unseen)} of {len(numbered)} objects, such as {number} in {name}, are in "
+            "no first frame, and the official jf_mean counts them (1 each where they never occur); jf_mean_shown leaves them "
+            "out. Number objects 1, 2, … to be comparable"
+        )
+    return Scores(metrics=metrics | means, rows=rows, images=images, warnings=warnings)
+
+
+def _means(objects: Sequence[ObjectScores]) -> dict[str, float]:
     kinds = {"j": "region", "f": "boundary"}
-    means = {
+    return {
         f"{letter}_{part}": float(np.mean([getattr(getattr(scores, kind), part) for scores in objects]))
         for letter, kind in kinds.items()
         for part in ("mean", "recall", "decay")
     }
-    rows = [
-        {"video": name, "object": str(number), "j_mean": scores.region.mean, "f_mean": scores.boundary.mean}
-        for name, video in found.items()
-        for number, scores in enumerate(video, start=1)
-    ]
-    metrics = {"jf_mean": (means["j_mean"] + means["f_mean"]) / 2} | means
-    return Scores(metrics=metrics, rows=rows, images=images)
 
 
 def _judge(video: Video, predicted: UInt8[np.ndarray, "T H W"]) -> list[ObjectScores]:

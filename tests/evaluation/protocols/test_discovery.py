@@ -166,3 +166,23 @@ def test_scenes_and_bad_input(monkeypatch):
         monkeypatch.setattr(discovery, "open_source", lambda config, record=record: _Records((record,)))
         with pytest.raises(UserError, match=message):
             open_data(scenes, patch_size=8, image_size=64)
+
+
+def test_boxes_that_nothing_can_hit_are_refused_and_their_share_is_told(monkeypatch):
+    """In patches of 8 px a box of 4 × 4 shares a quarter with the patch around it."""
+    settings = DiscoveryConfig(data=SourceConfig(name="scenes", count=1, scene_size=16))
+    encoder = PixelEncoder(patch_size=8, image_size=64)
+    small, large = _dark_thing(40, 56, (8, 8, 12, 12)), _dark_thing(40, 56, (8, 8, 24, 24))
+    monkeypatch.setattr(discovery, "open_source", lambda config: _Records((small,)))
+    with pytest.raises(
+        UserError, match=r"no box can be hit: patches of 8 px give none of the 1 boxes an overlap of 0\.5"
+    ):
+        open_data(settings, patch_size=8, image_size=64)
+    assert open_data(dataclasses.replace(settings, iou=0.25), patch_size=8, image_size=64).in_reach == (1, 1)
+    monkeypatch.setattr(discovery, "open_source", lambda config: _Records((small, large, large)))
+    scores = evaluate(encoder, settings, batch_size=4)
+    assert scores.judged == {"boxes_in_reach": pytest.approx(2 / 3), "images_in_reach": pytest.approx(2 / 3)}
+    assert scores.warnings == []
+    monkeypatch.setattr(discovery, "open_source", lambda config: _Records((small, large)))
+    (warning,) = evaluate(encoder, settings, batch_size=4).warnings
+    assert warning == "only 50.0 % of the images have a box that patches of 8 px can hit"

@@ -70,6 +70,43 @@ def test_objects_that_features_tell_apart_are_followed_to_the_pixel_row(tmp_path
         assert picture.mode == "P"
 
 
+def test_phantoms_are_told_and_left_out_of_a_number_beside_the_official_one(tmp_path):
+    """One object with id 7: nothing is predicted where it is, and the 6 ids below it, which nobody sees, score 1 each."""
+    _painted_video(tmp_path / "davis", height=32, width=48)
+    for path in sorted((tmp_path / "davis" / "Annotations" / "480p" / "painted").iterdir()):
+        ids = np.asarray(Image.open(path))
+        Image.fromarray(np.where(ids == 1, np.uint8(7), np.uint8(0))).save(path)
+        (tmp_path / "nothing" / "painted").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros_like(ids)).save(tmp_path / "nothing" / "painted" / path.name)
+    settings = VideoConfig(root=str(tmp_path / "davis"), short_side=32, side_multiple=16, radius=6)
+    scores = judge_files(dataclasses.replace(settings, predictions=str(tmp_path / "nothing")))
+    assert scores.metrics["jf_mean"] == scores.metrics["j_mean"] == pytest.approx(6 / 7)
+    assert scores.metrics["jf_mean_shown"] == 0
+    assert [row["shown"] for row in scores.rows] == ["no"] * 6 + ["yes"]
+    (warning,) = scores.warnings
+    assert "6 of 7 objects, such as 1 in painted, are in no first frame" in warning
+    followed = evaluate(_Colours(), settings, batch_size=2)
+    assert followed.metrics["jf_mean_shown"] == pytest.approx(7 * followed.metrics["jf_mean"] - 6)
+    assert 0.9 < followed.metrics["jf_mean_shown"] <= followed.metrics["jf_mean"] <= 1
+
+
+def test_ids_without_gaps_give_no_other_number(tmp_path):
+    _painted_video(tmp_path / "davis", height=32, width=48)
+    settings = VideoConfig(root=str(tmp_path / "davis"), short_side=32, side_multiple=16, radius=6)
+    scores = evaluate(_Colours(), settings, batch_size=2)
+    assert (list(scores.metrics)[:2], scores.warnings) == (["jf_mean", "j_mean"], [])
+
+
+def test_masks_of_0_and_255_are_said_to_be_undecided(tmp_path):
+    _painted_video(tmp_path / "davis", height=32, width=48)
+    for path in (tmp_path / "davis" / "Annotations" / "480p" / "painted").iterdir():
+        Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, np.uint8(255), np.uint8(0))).save(path)
+    with pytest.raises(
+        UserError, match=r"no object.*it has 0 and 255 alone, and 255 is undecided.*write 1 for the object"
+    ):
+        open_videos(VideoConfig(root=str(tmp_path / "davis")))
+
+
 def test_batches_change_no_score_and_a_moving_scene_is_followed():
     encoder = PixelEncoder(patch_size=8, image_size=64)
     one, many = (evaluate(encoder, SCENES, batch_size=size) for size in (1, 64))

@@ -45,7 +45,7 @@ class Validation:
     batch_size: int
     patch_size: int
     image_size: int
-    told: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    told: set[tuple[str, str]] = dataclasses.field(default_factory=set, init=False)
 
     @classmethod
     def open(cls, config: Config) -> "Validation | None":

@@ -56,7 +56,7 @@ def evaluate(
     train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
-    known = memory.labels.any(axis=0)
+    known = np.asarray(memory.labels.any(axis=0))
     require_known(val, fit, known, train=train.name)
     bank, labels = Bank.place([memory.features]), jax.device_put(memory.labels)
     confusion, pixels = np.zeros((val.num_classes, val.num_classes), np.int64), 0

@@ -26,6 +26,7 @@ from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.lock import Lock, check_lock, locked
 from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
 from flsl_jax.training.setup import Training, build_training, describe, few_images, steps_per_epoch
@@ -61,6 +62,7 @@ class _Run:
 
     config: Config
     workdir: Path
+    lock: Lock | None
     training: Training
     loader: Loader
     validation: Validation | None
@@ -121,34 +123,43 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
         guide=open_guide(config),
     )
     end = last_step(config, total_steps=training.total_steps, begun=continuation.begun, workdir=workdir)
-    initial = None if continuation.begun else _begin(config, workdir)
+    initial = read_initial(config) if config.init_from and not continuation.begun else None
     best = metric_key(config.evaluation.best_metric) if config.checkpoint.keep_best else None
-    put_aside(workdir, found.damaged)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
-    with contextlib.closing(checkpoints), Interrupt(max_hours=config.checkpoint.max_hours) as interrupt:
+    with contextlib.ExitStack() as opened:
+        lock = opened.enter_context(locked(workdir))
+        if not continuation.begun:
+            _begin(config, workdir, initial=initial)
+        put_aside(workdir, found.damaged)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
+        saving = Saving(checkpoints, give_up_minutes=config.checkpoint.give_up_minutes)
+        opened.callback(saving.close)
         run = _Run(
             config=config,
             workdir=workdir,
+            lock=lock,
             training=training,
             loader=loader,
             validation=validation,
             checkpoints=checkpoints,
-            saving=Saving(checkpoints, give_up_minutes=config.checkpoint.give_up_minutes),
-            interrupt=interrupt,
+            saving=saving,
+            interrupt=opened.enter_context(Interrupt(max_hours=config.checkpoint.max_hours)),
             end=end,
             continuation=continuation,
             allowed=allow_changes,
         )
         outcome = _execute(run, initial=initial)
     if jax.process_index() == 0:
-        metrics = read_metrics(workdir / METRICS_FILE)
-        if metrics:  # empty if the run was stopped before its first line
-            alarms = read_alarms(metrics, config=config).raised
-            with not_fatal("curves.png"):
-                save_curves(
-                    metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms
-                )
+        _draw_curves(config, workdir)
     return outcome
+
+
+def _draw_curves(config: Config, workdir: Path) -> None:
+    metrics = read_metrics(workdir / METRICS_FILE)
+    if not metrics:  # the run was stopped before its first line
+        return
+    alarms = read_alarms(metrics, config=config).raised
+    with not_fatal("curves.png"):
+        save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
 
 
 def open_loader(config: Config) -> Loader:
@@ -178,13 +189,12 @@ def _continuation(
     return continue_with(config, saved=saved, source=source, allowed=allowed, workdir=workdir)
 
 
-def _begin(config: Config, workdir: Path) -> Initial | None:
-    """Reads the weights that a new run starts from, if it names some, and writes what the workdir keeps of its beginning."""
-    initial = read_initial(config) if config.init_from else None
+def _begin(config: Config, workdir: Path, *, initial: Initial | None) -> None:
+    """Writes what the workdir keeps of a run's beginning."""
     if jax.process_index() == 0:
         write_first_config(config, workdir / CONFIG_FILE)
-        write_start(initial, config, workdir)
-    return initial
+        with not_fatal("the weights that the run starts from"):
+            write_start(initial, config, workdir)
 
 
 def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
@@ -298,6 +308,7 @@ def _measure(run: _Run, recorder: Recorder, state: TrainState, *, step: int) -> 
 
 def _save(run: _Run, state: TrainState, *, step: int, measured: dict[str, float]) -> None:
     guide = run.training.guide
+    check_lock(run.lock)
     run.saving.save(
         step,
         state.changing(),

@@ -104,6 +104,13 @@ class Saving:
                 return f"{damaged}the last {'good ' if damaged else ''}checkpoint, of step {step}, is {found}"
         return f"{damaged}there is no {'other' if damaged else ''} checkpoint".replace("  ", " ")
 
+    def close(self) -> None:
+        """Waits for the save under way, and closes the folder. A failure is logged: what ends the run is worth more."""
+        try:
+            self._checkpoints.close()
+        except Exception as error:  # orbax raises what its file layer raises
+            log.warning("the last checkpoint could not be written (%s)", why(error))
+
     def _conclude(self) -> None:
         """Waits for the save under way, and takes note of what became of it on all processes."""
         if self._under_way is None:

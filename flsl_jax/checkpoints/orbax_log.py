@@ -3,6 +3,7 @@
 import functools
 import logging
 import sys
+import warnings
 from typing import Any
 
 
@@ -13,7 +14,9 @@ def silence_orbax() -> None:
     complain = sys.unraisablehook
 
     def hook(raised: Any) -> None:
-        if str(raised.exc_value) != "Event loop is closed":
+        text = str(raised.exc_value)
+        if text != "Event loop is closed" and not text.endswith("was never awaited"):
             complain(raised)
 
     sys.unraisablehook = hook
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)

@@ -45,7 +45,9 @@ def test_a_run_that_cannot_save_for_too_long_ends_in_one_line(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(DigestHandler, "_write", fail)
-    with pytest.raises(UserError, match=r"could not be written .*No space left on device.*give_up_minutes = 0.002"):
+    with pytest.raises(
+        UserError, match=r"could not be written .*, as none for config.checkpoint.give_up_minutes = 0.002"
+    ):
         train(tiny_config(checkpoint={"give_up_minutes": 0.002}), workdir=tmp_path)
 
 

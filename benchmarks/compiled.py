@@ -68,11 +68,14 @@ def copies(found: Sequence[Result], *, least: int = 2**20) -> list[Result]:
 def collectives(hlo: str) -> list[Collective]:
     """The exchanges between devices, in their order; a loop's body counts once."""
     found = []
-    # A TPU's reduce-scatter is an all-reduce inside of a fusion.
+    channels = set()
+    # A TPU's reduce-scatter is an all-reduce inside of a fusion, and what runs beside other work is written several times.
     for operation, arrays, rest in _operations(hlo, fused=True):
-        kind = operation.removesuffix("-start")
-        if kind not in _COLLECTIVES:
+        kind, channel = operation.removesuffix("-start"), re.search(r"channel_id=(\d+)", rest)
+        if kind not in _COLLECTIVES or (channel and channel.group(1) in channels):
             continue
+        if channel:
+            channels.add(channel.group(1))
         own = [array for array in arrays if array.type not in ("u32[]", "s32[]")]
         if operation != kind and kind != "all-reduce":
             # What starts an exchange gives its inputs too, before its results.

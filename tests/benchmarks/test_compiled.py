@@ -7,7 +7,7 @@ HloModule jit_step, is_scheduled=true
 
 %fused_computation (param_0: f32[14,48]) -> f32[14,48] {
   %param_0 = f32[14,48]{1,0:T(8,128)} parameter(0)
-  %all-reduce.9 = f32[14,48]{1,0:T(8,128)} all-reduce(%param_0), to_apply=%sum
+  %all-reduce.9 = f32[14,48]{1,0:T(8,128)} all-reduce(%param_0), channel_id=1, to_apply=%sum
   ROOT %copy.9 = f32[14,48]{1,0:T(8,128)} copy(%all-reduce.9)
 }
 
@@ -22,8 +22,9 @@ ENTRY %main (a: bf16[16,14,48], b: f32[8,128]) -> f32[14,48] {
   %b = f32[8,128]{1,0:T(8,128)} parameter(1)
   %copy.1 = bf16[16,14,48]{2,1,0:T(8,128)(2,1)} copy(%a), metadata={op_name="jit(step)/transpose"}
   %gather = (f32[1,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%b), dimensions={0}, metadata={op_name="jit(step)/head"}
+  %again = f32[14,48]{1,0:T(8,128)} all-reduce(%fusion.1), channel_id=1, to_apply=%sum
   %gathered = f32[8,128]{1,0} all-gather-done(%gather)
-  %all-reduce.1 = (f32[384]{0}, bf16[2,3]{1,0}) all-reduce(%b, %b), to_apply=%sum
+  %all-reduce.1 = (f32[384]{0}, bf16[2,3]{1,0}) all-reduce(%b, %b), channel_id=2, to_apply=%sum
   %permute = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%b)
   ROOT %fusion = f32[14,48]{1,0:T(8,128)} fusion(%copy.1), kind=kLoop, calls=%fused_computation
 }

@@ -1,9 +1,11 @@
 """The reasons of errors, in one line."""
 
+import errno
+
 import pytest
 
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.errors import UserError, import_problem, reason
+from flsl_jax.errors import UserError, import_problem, not_fatal, reason
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,9 @@ def test_a_name_with_line_breaks_does_not_break_the_line(name, shown):
     with pytest.raises(DecodeError) as error:
         decode_image(b"nothing", name=name)
     assert shown in str(error.value)
+
+
+def test_what_is_worth_less_does_not_end_what_is_worth_more(caplog):
+    with not_fatal("curves.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caplog.messages == ["curves.png could not be written (No space left on device)"]

@@ -43,9 +43,9 @@ def as_input(image):
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    """A detector that has learned two scenes, with masks, its images, and its file."""
+    """A detector that has begun to learn two scenes, with masks, its images, and its file."""
     workdir = tmp_path_factory.mktemp("detector")
-    config, _ = learned("mask_rcnn", workdir)
+    config, _ = learned("mask_rcnn", workdir, steps=14)
     trained = load_trained(workdir, device=CPU)
     return trained, open_data(config).val, export_trained(trained, workdir / "deeper" / "model.onnx")
 

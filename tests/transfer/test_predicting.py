@@ -28,13 +28,13 @@ from flsl_jax.weights.load import Loaded
 from tests.transfer.test_fine_tuning import run, tiny
 
 
-def learned(kind, workdir):
+def learned(kind, workdir, *, steps=40):
     """A run that has learned two scenes by heart."""
     scenes = {"name": "scenes", "count": 2, "scene_size": 48, "split": "train"}
     config = tiny(
         kind,
-        steps=40,
-        log_every=40,
+        steps=steps,
+        log_every=steps,
         data=dict.fromkeys(("train", "val", "train_masks", "val_masks"), scenes),
         augment={"flip": 0.0, "sizes": (48,), "max_size": 48},
         optimizer={"lr": 3e-3, "warmup_steps": 5},

@@ -42,6 +42,15 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+def name_of(source: Source, index: int) -> str:
+    """What messages call a record: by its path, where the source knows it without reading it."""
+    path, inner = getattr(source, "path", None), source
+    while path is None and inner is not None:  # a wrapper keeps the numbers of what it wraps
+        inner = getattr(inner, "_source", None)
+        path = getattr(inner, "path", None)
+    return f"record {index} of {source.name}" + (f" ({path(index)})" if path is not None else "")
+
+
 def digest_of(*parts: str | bytes) -> str:
     """SHA-256 of texts, for a source's digest; hexadecimal."""
     digest = hashlib.sha256()

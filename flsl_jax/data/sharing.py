@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Where Linux keeps shared memory. A container has 64 MB of it by default, which all its processes share.
 _FOLDER = Path("/dev/shm")
-# Slots per worker, if there is room: as many chunks as grain holds of one worker at most.
+# Slots per worker, if there is room: as many chunks as a worker makes ahead, and the one that is being taken.
 _MAX_SLOTS = 6
 # The flag of a slot: whether it holds a chunk that was not taken yet.
 _FREE, _FULL = 0, 1
@@ -84,6 +84,12 @@ class ChunkMemory:
         out[...] = self._pixels(chunk)
         self._flags()[chunk.slot] = _FREE
 
+    def free(self, worker: int, *, but: Sequence[int]) -> None:
+        """Frees the slots of a worker that is gone, but for those whose chunks will still be taken."""
+        first = worker * self._slots
+        own = self._flags()[first : first + self._slots]
+        own[[slot not in but for slot in range(first, first + self._slots)]] = _FREE
+
     def close(self) -> None:
         """Gives the memory back; workers that still use it keep it until they end."""
         self._memory.unlink()
@@ -124,12 +130,12 @@ class SharingReader:
     and so on.
     """
 
-    read: Callable[[int], dict[str, Any]]
+    read: Callable[..., dict[str, Any]]
     memory: ChunkMemory
     first: int
     workers: int
 
-    def __call__(self, index: int) -> dict[str, Any]:
-        chunk = self.read(index)
+    def __call__(self, index: int, note: Callable[[int], None] | None = None) -> dict[str, Any]:
+        chunk = self.read(index) if note is None else self.read(index, note)
         shared = self.memory.put(chunk["images"], worker=(index - self.first) % self.workers)
         return chunk if shared is None else {**chunk, "images": shared}

@@ -12,6 +12,7 @@ class Stream(enum.IntEnum):
 
     ORDER = 0
     SAMPLE = 1
+    SUBSTITUTE = 2
 
 
 def check_seed(seed: int) -> None:

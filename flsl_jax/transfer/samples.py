@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from flsl_jax.data.mask_classes import IGNORED
 from flsl_jax.data.masks import MaskedSource
-from flsl_jax.data.pipeline import GlobalOrder
+from flsl_jax.data.order import GlobalOrder
 from flsl_jax.transfer.config import AugmentConfig
 from flsl_jax.transfer.objects import ObjectImages
 

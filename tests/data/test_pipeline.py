@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flsl_jax.data.decode import base_crop
-from flsl_jax.data.pipeline import GlobalOrder, HostBatch, Loader, sample_rng
+from flsl_jax.data.order import GlobalOrder, sample_rng
+from flsl_jax.data.pipeline import HostBatch, Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.sharing import ChunkMemory, open_memory
 from flsl_jax.data.sources import FolderSource
@@ -216,25 +217,6 @@ def test_workers_have_no_influence_and_leave_nothing_behind(
     assert not any(file.exists() for file in opened)
 
 
-class _ProcessReader:
-    """Chunks that say which process made them."""
-
-    chunk_bytes, chunks_per_batch = 3, 2
-
-    def __call__(self, index: int) -> dict[str, object]:
-        return {"images": np.zeros((1, 1, 1, 3), np.uint8), "index": index, "process": os.getpid()}
-
-
-def test_one_process_makes_every_wth_chunk_so_that_a_slot_has_one_writer() -> None:
-    loader = _loader(_Pixels(11), workers=3)
-    loader._reader = _ProcessReader()
-    chunks = [*loader._chunks(5, 14, memory=None, workers=3)]
-    assert [chunk["index"] for chunk in chunks] == [*range(5, 14)]
-    processes = [chunk["process"] for chunk in chunks]
-    assert processes == processes[:3] * 3
-    assert len(set(processes)) == 3
-
-
 def test_damaged_files_are_replaced_by_the_next_counted_and_named_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -268,7 +250,7 @@ def test_damaged_files_end_the_run_where_asked_for(folder: Path) -> None:
 def test_a_data_set_of_damaged_files_is_one_error(tmp_path: Path) -> None:
     for i in range(20):
         (tmp_path / f"{i}.jpg").write_text("nothing")
-    with pytest.raises(UserError, match="no readable record among 16"):
+    with pytest.raises(UserError, match="no readable record among 20 for one sample"):
         _read(_loader(FolderSource(tmp_path)), 0, 1)
 
 

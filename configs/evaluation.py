@@ -116,6 +116,7 @@ def source(*, name: str, split: str = "train") -> ConfigDict:
             "scene_kind": "hues",
             "limit": 0,
             "on_corrupt": "replace",
+            "max_corrupt_share": 0.1,
         }
     )
 

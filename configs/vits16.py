@@ -139,6 +139,7 @@ def get_config() -> ConfigDict:
             "remat": "none",
             "micro_batches": 1,
             "workers": 8,
+            "loader_timeout_seconds": 300.0,
             "prefetch": 2,
             "compile_cache": "",
         }

@@ -176,6 +176,8 @@ def open_loader(config: Config) -> Loader:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_corrupt=config.data.on_corrupt,
+        max_corrupt_share=config.data.max_corrupt_share,
+        patience=config.compute.loader_timeout_seconds,
     )
 
 
@@ -213,7 +215,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
         flops_per_image=run.training.flops_per_image,
         last_words=run.saving.last_words,
     )
-    with contextlib.closing(recorder):
+    with contextlib.closing(recorder), _damage_named(run):
         reached = _Reached(state=state, step=start)
         if _lacks_measurement(run, start) and _measure(run, recorder, state, step=start) is None:
             reached = dataclasses.replace(reached, complete=False)
@@ -231,6 +233,16 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
         with not_fatal("features.png"):
             draw_tokens(run.training, reached.state.teacher, shown, run.workdir)
     return Outcome(step=reached.step, finished=finished)
+
+
+@contextlib.contextmanager
+def _damage_named(run: _Run) -> Iterator[None]:
+    """At the end, however it comes, lists the images that could not be read."""
+    try:
+        yield
+    finally:
+        process = jax.process_index()
+        run.loader.damage.write(run.workdir / (f"unreadable_process{process}.txt" if process else "unreadable.txt"))
 
 
 def _restore(run: _Run) -> tuple[int, TrainState]:
@@ -261,7 +273,12 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
     step, complete, images = start, True, None
     save_every = max(1, round(run.config.checkpoint.every_epochs * run.training.steps_per_epoch))
     batches = run.loader.batches(start, run.end - start)
-    feed = device_batches(batches, sharding=run.training.batch_sharding, prefetch=run.config.compute.prefetch)
+    feed = device_batches(
+        batches,
+        sharding=run.training.batch_sharding,
+        prefetch=run.config.compute.prefetch,
+        stop=run.interrupt.requested_alone,
+    )
     recorder.start_clock(step)
     with contextlib.closing(feed):
         for batch in feed:
@@ -282,6 +299,10 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
                 recorder.start_clock(step)
             if stop or not complete:
                 break
+        else:  # asked to stop while no batch came
+            if step != start and run.checkpoints.latest_step != step:
+                recorder.settle()
+                _save(run, state, step=step, measured={})
     return _Reached(state=state, step=step, complete=complete, images=images)
 
 

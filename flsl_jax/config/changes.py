@@ -9,7 +9,8 @@ from flsl_jax.config.run import Config
 from flsl_jax.errors import UserError
 
 # Keys and groups of keys with which a run computes the same up to rounding, or only goes on longer.
-_FREE = ("stop_at_step", "data.on_corrupt", "data.boxes", "evaluation", "compute", "parallel", "checkpoint", "logging")
+_FREE_DATA = ("data.on_corrupt", "data.max_corrupt_share", "data.boxes")
+_FREE = ("stop_at_step", *_FREE_DATA, "evaluation", "compute", "parallel", "checkpoint", "logging")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ class ComputeConfig:
         remat: what the backward pass computes again instead of keeping it: nothing, all but matrix products, or every block.
         micro_batches: parts in which the batch is encoded; exact, as the loss is still that of the whole batch.
         workers: processes that decode images.
+        loader_timeout_seconds: a worker that reads no new image for so long while the step waits for it is started again, with
+            the stacks of its threads in the log; without workers, the run ends then.
         prefetch: batches that are made ready ahead of the step.
         compile_cache: a folder that keeps what was compiled for the next run; "": off.
     """
@@ -29,6 +31,7 @@ class ComputeConfig:
     remat: Literal["none", "dots", "full"]
     micro_batches: Annotated[int, Range(1, unit="parts of the batch")]
     workers: Annotated[int, Range(0, unit="processes; 0: in the training process")]
+    loader_timeout_seconds: Annotated[float, Range(0, unit="seconds; 0: wait for ever")] = 300.0
     prefetch: Annotated[int, Range(1, unit="batches")]
     compile_cache: str
 

@@ -22,7 +22,9 @@ class SourceConfig:
         scene_kind: "hues", in which a class has a hue, a texture and a shape, or "textures", in which colour says nothing of
             the class and objects are at least half as wide as the image.
         limit: only the first so many are used.
-        on_corrupt: whether a file that cannot be read is named in the log and replaced by the next one, or ends the run.
+        on_corrupt: whether a file that cannot be read is named in the log and replaced by another, or ends the run.
+        max_corrupt_share: training ends when more than this share of the images that it asked for, and more than 20 of them,
+            could not be read and were replaced; 1: never.
     """
 
     name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
@@ -35,6 +37,7 @@ class SourceConfig:
     scene_kind: Literal["hues", "textures"] = "hues"
     limit: Annotated[int, Range(0, unit="records; 0: all")] = 0
     on_corrupt: Literal["replace", "fail"] = "replace"
+    max_corrupt_share: Annotated[float, Range(0, 1, unit="share of the images")] = 0.1
 
 
 def describe_source(data: SourceConfig) -> str:

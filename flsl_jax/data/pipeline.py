@@ -12,11 +12,11 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.chunks import ChunkReader, Replacement
 from flsl_jax.data.crew import Crew
-from flsl_jax.data.damage import Damage
 from flsl_jax.data.order import GlobalOrder
 from flsl_jax.data.records import Source, name_of
 from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
 from flsl_jax.data.streams import check_seed
+from flsl_jax.data.unreadable import Damage
 from flsl_jax.errors import UserError
 
 # The size of what a worker sends at a time.
@@ -105,7 +105,7 @@ class Loader:
             aspect=aspect,
             flip=flip,
         )
-        self._workers, self._patience = workers, patience
+        self._workers, self._patience, self._reading = workers, patience, 0
         self.damage = Damage(source.name, on_corrupt=on_corrupt, max_share=max_corrupt_share)
 
     @property
@@ -134,11 +134,24 @@ class Loader:
         memory = open_memory(workers=workers, slot_bytes=self._reader.chunk_bytes) if workers else None
         chunks = self._chunks(start_step * per_batch, stop_step * per_batch, memory=memory, workers=workers)
         assemble = functools.partial(self._assemble, memory=memory)
-        return Batches(chunks, steps=range(start_step, stop_step), assemble=assemble, memory=memory)
+        return Batches(
+            chunks,
+            steps=range(start_step, stop_step),
+            assemble=assemble,
+            memory=memory,
+            patience=0.0 if workers else self._patience,
+            place=self._place,
+        )
+
+    def _note(self, record: int) -> None:
+        self._reading = record
+
+    def _place(self) -> str:
+        return name_of(self.source, self._reading)
 
     def _chunks(self, start: int, stop: int, *, memory: ChunkMemory | None, workers: int) -> Iterator[dict[str, Any]]:
         if not workers:
-            return map(self._reader, range(start, stop))
+            return (self._reader(index, self._note) for index in range(start, stop))
         read: Any = self._reader
         if memory is not None:
             read = SharingReader(read=self._reader, memory=memory, first=start, workers=workers)
@@ -189,6 +202,9 @@ def _free_slots(memory: ChunkMemory | None, worker: int, kept: Sequence[Any]) ->
 class Batches(Iterator[HostBatch]):
     """The iterator that `Loader.batches` returns.
 
+    Without workers, `patience` is how many seconds another thread should wait for a batch (0: any), and `place` names the
+    record that is being read. With workers, the iterator itself watches them, and `patience` is 0.
+
     Raises (from `next`):
         UserError: a record cannot be read and `on_corrupt` is "fail", too many cannot be read, or a worker fails repeatedly.
     """
@@ -200,7 +216,10 @@ class Batches(Iterator[HostBatch]):
         steps: range,
         assemble: Callable[[int, Iterator[dict[str, Any]]], HostBatch],
         memory: ChunkMemory | None,
+        patience: float,
+        place: Callable[[], str],
     ) -> None:
+        self.patience, self.place = patience, place
         self._steps, self._assemble = iter(steps), assemble
         self._chunks = [chunks]
         self._stop = weakref.finalize(self, _stop, self._chunks, memory)

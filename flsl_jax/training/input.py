@@ -2,18 +2,28 @@
 
 import contextlib
 import dataclasses
+import faulthandler
+import logging
 import queue
+import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from flsl_jax.data.pipeline import HostBatch
+from flsl_jax.data.pipeline import Batches, HostBatch
+from flsl_jax.errors import UserError
 from flsl_jax.parallel import to_devices
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+# What stands in the queue behind the last batch.
+_END = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +37,19 @@ class DeviceBatch:
 
 
 def device_batches(
-    batches: Iterator[HostBatch], *, sharding: NamedSharding, prefetch: int
+    batches: Iterator[HostBatch],
+    *,
+    sharding: NamedSharding,
+    prefetch: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[DeviceBatch, None, None]:
-    """Copies batches to the devices in a thread, `prefetch` ahead; `wait_seconds` is how long the caller waited."""
+    """Copies batches to the devices in a thread, `prefetch` ahead; `wait_seconds` is how long the caller waited.
+
+    While there is no batch, `stop` is asked twice a second, and ends the iterator.
+
+    Raises:
+        UserError: no batch came for longer than `batches.patience` seconds, if that is not 0.
+    """
     ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
     stopped = threading.Event()
 
@@ -45,7 +65,7 @@ def device_batches(
                 if stopped.is_set():
                     return
                 put((to_devices(batch.images, sharding), to_devices(np.asarray(batch.sample), sharding), batch))
-            put(None)
+            put(_END)
         except BaseException as error:  # passed on to the training thread, which raises it
             put(error)
 
@@ -54,9 +74,16 @@ def device_batches(
     try:
         while True:
             start = time.perf_counter()
-            item = ready.get()
+            item = None
+            while item is None:
+                try:
+                    item = ready.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    if stop():
+                        return
+                    _check_silence(batches, time.perf_counter() - start)
             wait = time.perf_counter() - start
-            if item is None:
+            if item is _END:
                 return
             if isinstance(item, BaseException):
                 raise item
@@ -64,4 +91,20 @@ def device_batches(
             yield DeviceBatch(images=images, sample=sample, host=host, wait_seconds=wait)
     finally:
         stopped.set()
-        thread.join(timeout=30)
+        if isinstance(batches, Batches):
+            batches.cancel()
+        thread.join(timeout=10)
+
+
+def _check_silence(batches: Iterator[HostBatch], seconds: float) -> None:
+    """Ends a run whose own process hangs while it reads an image; workers are watched by their `Crew`."""
+    if not isinstance(batches, Batches) or not 0 < batches.patience < seconds:
+        return
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        log.error("stacks of all threads:\n%s", file.read().decode(errors="replace"))
+    raise UserError(
+        f"no batch for {batches.patience:g} s, at {batches.place()}; remove that image if it alone does this, else look at the "
+        "disk, or raise config.compute.loader_timeout_seconds"
+    )

@@ -52,6 +52,10 @@ class Interrupt:
             with contextlib.suppress(OSError):
                 os.write(2, f"{self.reason}: stops and saves after this step; a second Ctrl-C kills\n".encode())
 
+    def requested_alone(self) -> bool:
+        """Whether to stop at once, while this process waits for images; several processes can agree only after a step."""
+        return jax.process_count() == 1 and self.requested(0)
+
     def requested(self, step: int) -> bool:
         """Whether to stop after this step; the same answer on every process. Call it after each step."""
         if self._deadline is not None and time.monotonic() >= self._deadline:

@@ -69,9 +69,9 @@ def assert_equal(first: list[HostBatch], second: list[HostBatch]) -> None:
         np.testing.assert_array_equal(a.record, b.record)
 
 
-@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
-    ("act", "patience", "said"), [("kill", 0.0, "SIGKILL"), ("stop", 1.0, "for 1 s"), ("hang", 1.0, "for 1 s")]
+    ("act", "patience", "said", "shared"),
+    [("kill", 0.0, "SIGKILL", True), ("stop", 1.0, "for 1 s", False), ("hang", 1.0, "for 1 s", True)],
 )
 def test_a_lost_worker_is_replaced_and_the_batches_are_the_same(
     act: str,

@@ -160,7 +160,7 @@ def _onnx_model(program: Program, trained: Trained) -> Any:
             )
     except Exception as error:  # whatever torch.export and torch.onnx raise: there are many types
         raise UserError(
-            f"PyTorch {torch.__version__} cannot export this network ({reason(error)}); 2.13 could"
+            f"PyTorch {torch.__version__} cannot export this network ({reason(error)}); 2.13 and 2.14 could"
         ) from error
     assert written is not None
     model = written.model_proto

@@ -30,13 +30,15 @@ class BoxedSource:
     Of a folder, each image is matched with a name in the file as `match_names` does it. A record of another source is looked
     up by its whole name, its last part, and that without suffix. A record that the file does not list has no boxes.
     `class_names` are the classes of the boxes. A record keeps its label, in their numbering, if its class has the same name
-    there. `match` says which names belong together; None where they are looked up one by one.
+    there. `match` says which names belong together; None where they are looked up one by one. `warnings`: what makes numbers
+    of these boxes doubtful, each a line.
     """
 
     def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
         self.name, self.class_names = source.name, class_names
         self._source, self._labels = source, {name: label for label, name in enumerate(class_names)}
         self.match: NameMatch | None = None
+        self.warnings: tuple[str, ...] = ()
         self._boxes = dict(boxes)
         if isinstance(source, _Named):
             self.match = match_names(_paths(source), boxes)
@@ -85,7 +87,7 @@ def with_boxes(source: Source, path: Path) -> BoxedSource:
 
 
 def _report(boxed: BoxedSource, match: NameMatch, annotations: Annotations, *, path: Path) -> None:
-    """How many images have boxes, which names have no image, and which ones were matched though spelled otherwise."""
+    """Says how many images have boxes, which names have no image, and which ones were matched though spelled otherwise."""
     names, missing = len(annotations.boxes), match.missing
     parts = [f"boxes for {boxed.num_boxed} of {len(boxed)} images"]
     if missing:
@@ -105,14 +107,15 @@ def _report(boxed: BoxedSource, match: NameMatch, annotations: Annotations, *, p
     if unmatched < _ALARMING * names:
         log.info(line)
         return
-    log.warning("WARNING: %s", line)
-    log.warning(
-        "WARNING: %d of the %d names in %s have no image here, so that the numbers are of the others alone; is it the file of "
-        "these images, all of them?",
-        unmatched,
-        names,
-        one_line(str(path)),
+    boxed.warnings = (
+        line,
+        one_line(
+            f"{unmatched} of the {names} names in {path} have no image here, so that numbers are of the others alone; is it "
+            "the file of these images, all of them?"
+        ),
     )
+    for warning in boxed.warnings:
+        log.warning("WARNING: %s", warning)
 
 
 def _left_out(annotations: Annotations) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Int32, Integer, UInt8
 
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.annotation_files import load_json
+from flsl_jax.data.box_names import match_names
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.image_files import open_image, upright_size
 from flsl_jax.data.listing import read_file
@@ -227,7 +228,15 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
         raise UserError(
             f"masks {path}: category_id {min(unlisted)} is not among the file's categories; add or remove it"
         )
-    _refuse_missing([str(pair.mask) for pair in found if pair.name not in images], config=config)
+    match = match_names(list(images), [pair.name for pair in found])
+    image_of = {name: image for image, name in match.listed.items()}
+    _refuse_missing([str(pair.mask) for pair in found if pair.name not in image_of], config=config)
+    if match.respelled:
+        name, image = match.respelled[0]
+        _logger.info(
+            "masks %s: %d names matched by their ends, such as %s", path, len(match.respelled), f"{name} with {image}"
+        )
+    found = [dataclasses.replace(pair, name=image_of[pair.name], image=images[image_of[pair.name]]) for pair in found]
     missing = [str(pair.mask) for pair in found if not pair.mask.is_file()]
     if missing:
         raise UserError(f"masks {path}: {len(missing)} of its PNGs are not in {config.masks}, such as {missing[0]}")

@@ -85,10 +85,11 @@ class FolderSource:
 
 
 class FirstRecords:
-    """The first `limit` records of another source."""
+    """The first `limit` records of another source; `warnings` as in `BoxedSource`."""
 
     def __init__(self, source: Source, *, limit: int) -> None:
         self.name, self.class_names = source.name, source.class_names
+        self.warnings: tuple[str, ...] = getattr(source, "warnings", ())
         self._source, self._length = source, min(limit, len(source))
 
     @property

@@ -40,6 +40,8 @@ class ImageStream:
         lacks: what those have not that are left out, for the log: "no label".
         on_corrupt: "fail" refuses an image that cannot be decoded; otherwise it is left out with a warning.
 
+    `warnings` are those of the source about its boxes.
+
     Raises:
         UserError: no record of the source is left.
     """
@@ -55,6 +57,7 @@ class ImageStream:
         on_corrupt: str = "replace",
     ) -> None:
         self.name, self.class_names = source.name, source.class_names
+        self.warnings: tuple[str, ...] = getattr(source, "warnings", ())
         self._source, self._prepare, self._wanted, self._on_corrupt = source, prepare, wanted, on_corrupt
         self._kept: list[Item] | None = None
         self._lacks, self._damaged, self._counted = lacks, set[int](), False

@@ -9,7 +9,7 @@ from PIL import Image
 
 from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.sources import FirstRecords, FolderSource
 from flsl_jax.errors import UserError
 
 IMAGES = ("a/1.png", "a/2.png", "b/3.png", "b/4.png")
@@ -56,11 +56,12 @@ def test_the_log_counts_images_names_and_crowds(tmp_path, folder, caplog):
 
 @pytest.mark.parametrize("wrong", [1, 3, 4, 9])
 def test_half_of_the_names_without_an_image_is_a_warning_that_stands_out(tmp_path, folder, caplog, wrong):
-    with_boxes(folder, _coco(tmp_path / "b.json", [*IMAGES, *(f"zz/{number}x.png" for number in range(wrong))]))
+    boxed = with_boxes(folder, _coco(tmp_path / "b.json", [*IMAGES, *(f"zz/{number}x.png" for number in range(wrong))]))
     loud = [line for line in caplog.messages if line.startswith("WARNING: ")]
     assert bool(loud) == (wrong >= 4)
     if loud:
         assert f"{wrong} of the {4 + wrong} names" in loud[-1]
+    assert [f"WARNING: {line}" for line in FirstRecords(boxed, limit=2).warnings] == loud
 
 
 def test_no_name_at_all_is_an_error_that_shows_both_sides(tmp_path, folder):

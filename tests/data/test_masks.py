@@ -113,6 +113,18 @@ def test_panoptic_segments_become_labels_of_their_categories(tmp_path: Path) -> 
     np.testing.assert_array_equal(source[0].mask, [[-1, 2, 2], [0, 2, -1]])
 
 
+@pytest.mark.parametrize("name", ["./x.png", "val2017/x.png", "/data/val2017/x.png", "D:\\val\\x.png", "x"])
+def test_panoptic_names_are_of_their_image_however_they_are_spelled(tmp_path: Path, name: str) -> None:
+    config = _panoptic(tmp_path, segments=[(3, 200), (70000, 1), (515, 200)])
+    path = Path(config.annotations)
+    path.write_text(
+        path.read_text().replace('"id": 5, "file_name": "x.png"', f'"id": 5, "file_name": {json.dumps(name)}')
+    )
+    source = open_masked(config)
+    assert source[0].name == "x.png"
+    np.testing.assert_array_equal(source[0].mask, [[-1, 2, 2], [0, 2, -1]])
+
+
 def test_panoptic_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     config = _panoptic(tmp_path, segments=[(3, 200), (70000, 1)])
     with pytest.raises(UserError, match=r"x\.png: segment 515 is not in its annotation"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from flsl_jax.config import (
     BboxKnnConfig,
     ClusteringConfig,
+    DiscoveryConfig,
     ImageKnnConfig,
     LinearProbeConfig,
     MaskedSourceConfig,
@@ -242,6 +244,23 @@ def test_a_bank_of_boxes_of_one_class_is_refused(folders, tmp_path):
         path.write_text(f"<annotation>{box.format('dog', 16)}</annotation>")
     with pytest.raises(UserError, match="bank are all of one class"):
         open_task("bbox_knn", settings, patch_size=8, image_size=16)
+
+
+@pytest.mark.parametrize("task", ["bbox_knn", "discovery"])
+def test_boxes_of_which_half_belong_to_no_image_are_told_in_the_result(folders, tmp_path, task):
+    names = ["a/0.png", "b/0.png", "b/1.png", *(f"{number}x.png" for number in range(3))]
+    images = [{"id": number, "file_name": name, "width": 16, "height": 16} for number, name in enumerate(names)]
+    items = [{"id": n, "image_id": n, "category_id": n % 2, "bbox": [0, 0, 16, 16]} for n in range(6)]
+    categories = [{"id": number, "name": str(number)} for number in range(2)]
+    content = {"images": images, "annotations": items, "categories": categories}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    data = dataclasses.replace(folders, boxes=str(tmp_path / "boxes.json"), limit=5)
+    settings = {
+        "bbox_knn": BboxKnnConfig(train=data, val=data, k=1, modes=False),
+        "discovery": DiscoveryConfig(data=data),
+    }
+    scores = run_task(task, settings[task], encoder=PixelEncoder(patch_size=8, image_size=16), batch_size=4).scores
+    assert any("boxes for 3 of 6 images; 3 of 6 names not in" in line for line in scores.warnings)
 
 
 def test_boxes_in_reach_by_hand():

@@ -109,3 +109,20 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
     assert measured == dict(zip((0, 2, 4, 6), expected, strict=True))
     assert train(settings, workdir=tmp_path).finished
     assert len(calls) == 6
+
+
+def test_a_warning_of_a_task_is_logged_once(tmp_path, monkeypatch, caplog):
+    def evaluate(encoder, settings, *, batch_size, data):
+        return Scores(metrics={"top1": 0.5}, images=8, warnings=["the bank is small"])
+
+    task = Task(
+        name="image_knn",
+        settings=ImageKnnConfig,
+        open=lambda settings, *, patch_size, image_size: None,
+        evaluate=evaluate,
+        judges="",
+        needs="",
+    )
+    monkeypatch.setitem(TASKS, "image_knn", task)
+    assert train(config("image_knn", epochs=2, stop_at_step=4), workdir=tmp_path).finished
+    assert caplog.messages.count("WARNING: image_knn: the bank is small") == 1

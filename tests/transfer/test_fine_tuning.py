@@ -24,7 +24,7 @@ from flsl_jax.transfer.backbone import torch_backbone
 from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
 from flsl_jax.transfer.networks import backbone_options, default_blocks
 from flsl_jax.transfer.opening import open_backbone
-from flsl_jax.transfer.training import fine_tune
+from flsl_jax.transfer.training import fine_tune, open_data
 from flsl_jax.weights.load import Loaded
 from flsl_jax.workdir import read_metrics
 from tests.weights.test_initial import random_backbone, save
@@ -102,6 +102,17 @@ def test_semantic_fpn_learns_a_few_scenes_by_heart(tmp_path):
     assert outcome.metrics["miou"] > 0.9
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metrics"] == outcome.metrics
+
+
+@pytest.mark.parametrize("split", ["train_masks", "val_masks"])
+def test_masks_of_one_class_are_refused(split):
+    """Scenes have eight classes and the background; all but one are ignored."""
+    one = {"name": "scenes", "count": 6, "scene_size": 32, "ignore": tuple(range(1, 9))}
+    two = one | {"ignore": tuple(range(2, 9))}
+    data = {"train_masks": two, "val_masks": two}
+    assert open_data(tiny(data=data)).num_classes == 2
+    with pytest.raises(UserError, match=rf"one class alone occurs \(background; .*in config\.data\.{split}, or ignore"):
+        open_data(tiny(data=data | {split: one}))
 
 
 def test_other_settings_are_refused_on_continuing_and_by_their_key(tmp_path):

@@ -111,3 +111,13 @@ def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path):
     images = open_objects(coco(tmp_path, [], size=(40, 24)), path="config.data.val", masks=False)
     with pytest.raises(UserError, match=r"image a.png is 20×12, but its annotations are of 40×24"):
         images.image(0)
+
+
+@pytest.mark.parametrize("size", [(-1, -1), (0, 12), (None, None), (20, 12)])
+def test_sizes_that_the_file_lacks_are_those_of_the_images_and_a_byte_order_mark_passes(tmp_path, size):
+    config = coco(tmp_path, [annotation(1, [2, 2, 8, 6]), annotation(2, [15, 8, 10, 10])], size=size)
+    path = tmp_path / "truth.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    images = open_objects(config, path="config.data.train", masks=True)
+    assert images.image(0).shape == (12, 20, 3)
+    np.testing.assert_array_equal(images.objects(0, masks=True).xyxy, [[2, 2, 10, 8], [15, 8, 20, 12]])

@@ -158,6 +158,7 @@ def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data
         of_modes = dataclasses.asdict(result(votes(train.modes, val.modes), labels))
         metrics |= {f"modes_{name}": value for name, value in of_modes.items()}
     images = len(train.labels) + len(val.labels)
+    warnings = (*(line for stream in data.splits().values() for line in stream.warnings), *warnings)
     return Scores(metrics=metrics, rows=_rows(of_tokens, val, labels), images=images, warnings=warnings)
 
 

@@ -161,7 +161,7 @@ def evaluate(
         rows=[{"method": name, **row} for name, row in rows.items()],
         images=images,
         judged={"boxes_in_reach": boxes, "images_in_reach": hit},
-        warnings=[warning] if hit <= _MUCH else [],
+        warnings=[*getattr(data.source, "warnings", ()), *([warning] if hit <= _MUCH else [])],
     )
 
 

@@ -68,7 +68,7 @@ def test_the_description_names_every_flag_once_with_its_range_and_the_keys_that_
         (ClusteringConfig(clusters=()), "--t.clusters is empty"),
         (BboxKnnConfig(size=-1), "--t.size is -1; expected 0 or more"),
         (BboxKnnConfig(train=dataclasses.replace(BboxKnnConfig().train, limit=-1)), "--t.train.limit is -1"),
-        (EvaluationConfig().discovery.__class__(iou=2.0), "--t.iou is 2.0; expected a number from 0 to 1"),
+        (EvaluationConfig().discovery.__class__(iou=2.0), "--t.iou is 2.0; expected more than 0 and at most 1"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(settings, message):

@@ -21,7 +21,7 @@ from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_cl
 from flsl_jax.data.records import checked_index
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
-from flsl_jax.errors import UserError, reason
+from flsl_jax.errors import UserError, one_line, reason
 
 _logger = logging.getLogger(__name__)
 # Pillow's modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
@@ -233,9 +233,8 @@ def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tupl
     _refuse_missing([str(pair.mask) for pair in found if pair.name not in image_of], config=config)
     if match.respelled:
         name, image = match.respelled[0]
-        _logger.info(
-            "masks %s: %d names matched by their ends, such as %s", path, len(match.respelled), f"{name} with {image}"
-        )
+        said = f"{len(match.respelled)} names matched by their ends, such as {name} with {image}"
+        _logger.info("masks %s: %s", path, one_line(said))
     found = [dataclasses.replace(pair, name=image_of[pair.name], image=images[image_of[pair.name]]) for pair in found]
     missing = [str(pair.mask) for pair in found if not pair.mask.is_file()]
     if missing:

@@ -23,7 +23,7 @@ from flsl_jax.data.records import Record
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, encode_record, read_manifest, sha256_of
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.data.workers import start_worker
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _run(jobs: Iterator[_Job], *, total: int, workers: int) -> list[_Written]:
             written[job.file] = result
             bar.update(len(job.records))
             for name, reason in result.skipped:
-                log.warning("left out %s: %s", name, reason)
+                log.warning("left out %s: %s", one_line(name), reason)
     return [written[file] for file in sorted(written)]
 
 

@@ -87,7 +87,7 @@ def judged_pixels(
     Raises:
         UserError: fewer than two classes have pixels.
     """
-    classes, ignored = np.flatnonzero(counts), 1 - int(counts.sum()) / pixels
+    classes, ignored = np.flatnonzero(counts), float(1 - counts.sum() / pixels)
     if len(classes) < 2:
         _refuse_few(source, set(map(int, classes)), ignored=ignored, key=key)
     warnings = []
@@ -96,8 +96,8 @@ def judged_pixels(
     strange = classes[~known[classes]] if known is not None else classes[:0]
     if strange.size:
         warnings.append(
-            f"{_percent(counts[strange].sum() / counts.sum())} of the judged pixels are of {len(strange)} classes that train "
-            f"does not show, such as {source.class_names[strange[0]]}; none of them can be right"
+            f"{_percent(counts[strange].sum() / counts.sum())} of the judged pixels are of classes that train does not show "
+            f"({len(strange)}, such as {source.class_names[strange[0]]}); none of them can be right"
         )
     return Judged(facts={"classes": len(classes), "ignored_share": ignored}, warnings=tuple(warnings))
 

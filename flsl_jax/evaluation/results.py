@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from flsl_jax._version import __version__
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, one_line
 from flsl_jax.evaluation.task import TaskResult
 from flsl_jax.evaluation.tasks import TASKS
 
@@ -118,7 +118,7 @@ def _remarks(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the metrics are of, and the warnings of all models, each once."""
     judged = ", ".join(f"{name} {_shown(value)}" for name, value in results[0]["judged"].items())
     warnings = dict.fromkeys(line for values in results for line in values["warnings"])
-    return [f"judged: {judged}"] * bool(judged) + [f"WARNING: {line}" for line in warnings]
+    return [f"judged: {judged}"] * bool(judged) + [f"WARNING: {one_line(line)}" for line in warnings]
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], *, file: str) -> list[str]:
@@ -144,7 +144,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else one_line(str(value))
 
 
 def _shown_metric(name: str, value: float | str) -> str:

@@ -184,6 +184,14 @@ def test_a_folder_of_damaged_files_is_one_error(tmp_path: Path) -> None:
         pack_folder(tmp_path / "images", tmp_path / "out")
 
 
+def test_a_name_with_a_line_break_is_one_line_of_the_log(folder: Path, tmp_path: Path, caplog) -> None:
+    (folder / "dog" / "two\nlines.jpg").write_text("text")
+    assert pack_folder(folder, tmp_path / "out").skipped[0][0] == "dog/two\nlines.jpg"
+    (told,) = [message for message in caplog.messages if message.startswith("left out")]
+    assert len(told.splitlines()) == 1
+    assert r"dog/two\nlines.jpg" in told
+
+
 def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     manifest = pack_folder(folder, out, records_per_shard=3)

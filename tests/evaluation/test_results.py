@@ -85,6 +85,14 @@ def test_the_table_lines_up():
     assert "15.0 images/s" in lines[-1]
 
 
+def test_names_with_line_breaks_do_not_break_the_table():
+    values = _result(any=0.5) | {"rows": [{"class": "two\nlines", "token": 0.5}], "warnings": ["of two\nlines"]}
+    assert len(table(values).splitlines()) == len(
+        table(values | {"rows": [{"class": "one", "token": 0.5}]}).splitlines()
+    )
+    assert r"two\nlines" in table(values)
+
+
 def test_a_number_of_images_is_a_whole_number():
     assert table(_result(ari=0.5, images=10.0)).splitlines()[1:3] == ["  ari     0.5000", "  images      10"]
     both = comparison([_result(images=10.0), _result(ari=0.5)], ["first", "second"]).splitlines()

@@ -77,7 +77,7 @@ def evaluate(
     ]
     rows = [{"layer": name, **values} for name, values in zip(names, means)]
     metrics = means[-1] | {"images": float(len(measured))}
-    return Scores(metrics=metrics, rows=rows, images=len(data), judged={"ignored_share": ignored / pixels})
+    return Scores(metrics=metrics, rows=rows, images=len(data), judged={"ignored_share": float(ignored / pixels)})
 
 
 def open_data(settings: SeparabilityConfig, *, patch_size: int, image_size: int) -> MaskedSource:

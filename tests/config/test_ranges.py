@@ -118,7 +118,7 @@ OUT_OF_RANGE = [
     ("evaluation.bbox_knn.val.limit", (-1,), "0 or more (records; 0: all)"),
     ("evaluation.video.radius", (-1,), "0 or more (patches; 0: anywhere)"),
     ("evaluation.clustering.clusters", ((27, -1),), "0 or more (clusters; 0: as many as classes) for each"),
-    ("evaluation.discovery.iou", (2.0,), "a number from 0 to 1 (intersection over union)"),
+    ("evaluation.discovery.iou", (2.0,), "more than 0 and at most 1 (intersection over union)"),
     ("evaluation.linear_probe.lr", (INF,), "more than 0, finite (learning rate)"),
 ]
 

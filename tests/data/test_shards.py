@@ -186,8 +186,8 @@ def test_a_folder_of_damaged_files_is_one_error(tmp_path: Path) -> None:
 
 def test_a_name_with_a_line_break_is_one_line_of_the_log(folder: Path, tmp_path: Path, caplog) -> None:
     (folder / "dog" / "two\nlines.jpg").write_text("text")
-    assert pack_folder(folder, tmp_path / "out").skipped[0][0] == "dog/two\nlines.jpg"
-    (told,) = [message for message in caplog.messages if message.startswith("left out")]
+    assert "dog/two\nlines.jpg" in dict(pack_folder(folder, tmp_path / "out").skipped)
+    (told,) = [message for message in caplog.messages if message.startswith("left out") and "two" in message]
     assert len(told.splitlines()) == 1
     assert r"dog/two\nlines.jpg" in told
 

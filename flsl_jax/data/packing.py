@@ -1,6 +1,7 @@
 """Packs a folder of images into ArrayRecord shards; a run that was interrupted continues where it stopped."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.records import Record
-from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, encode_record, read_manifest, sha256_of
+from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, brief, encode_record, read_manifest, sha256_of
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError, one_line
@@ -120,12 +121,16 @@ def pack_folder(
 
 
 def _fingerprint(source: FolderSource) -> str:
-    """SHA-256 of the relative paths and sizes of all files."""
+    """SHA-256 of the relative paths and sizes of all files; a file that is gone since it was listed counts as empty."""
     digest = hashlib.sha256()
     for index in range(len(source)):
         path = source.path(index)
         digest.update(os.fsencode(path) + b"\0")
-        digest.update(str(os.path.getsize(os.path.join(source.name, path))).encode() + b"\0")
+        try:
+            size = os.path.getsize(os.path.join(source.name, path))
+        except OSError:
+            size = 0
+        digest.update(str(size).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -215,10 +220,11 @@ def _pack_shard(job: _Job) -> _Written:
     """The work of a worker: writes one shard, unless an earlier run has written it."""
     path = Path(job.output, job.file)
     progress = Path(job.output, _PROGRESS, job.file + ".json")
-    if progress.exists():
-        written = _Written.from_json(progress.read_text())
-        if written.shard.count == 0 or (path.is_file() and path.stat().st_size == written.shard.size):
-            return written
+    written = _earlier(progress)
+    if written is not None and (
+        written.shard.count == 0 or (path.is_file() and path.stat().st_size == written.shard.size)
+    ):
+        return written
     records, skipped = [], []
     for record in job.records:
         try:
@@ -230,6 +236,14 @@ def _pack_shard(job: _Job) -> _Written:
     written = _Written(shard=shard, skipped=tuple(skipped))
     _write_whole(progress, written.to_json())
     return written
+
+
+def _earlier(progress: Path) -> _Written | None:
+    """What an earlier run has noted of a shard that it finished; None without such a note or if it cannot be read."""
+    try:
+        return _Written.from_json(progress.read_text())
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _packed(record: Record, data: bytes, *, short_side: int) -> Record:
@@ -252,28 +266,44 @@ def _packed(record: Record, data: bytes, *, short_side: int) -> Record:
 def _write_shard(path: Path, records: list[bytes]) -> Shard:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = path.with_name(f"{path.name}.part")
-    writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
-    for record in records:
-        writer.write(record)
-    writer.close()
-    shard = Shard(file=path.name, count=len(records), size=temporary.stat().st_size, sha256=sha256_of(temporary))
-    _sync(temporary)
-    temporary.replace(path)
-    return shard
+    with _writing(path) as temporary:
+        writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
+        for record in records:
+            writer.write(record)
+        writer.close()
+        return Shard(file=path.name, count=len(records), size=temporary.stat().st_size, sha256=sha256_of(temporary))
 
 
 def _write_whole(path: Path, text: str) -> None:
     """Writes a file such that it is either complete or absent, even after a crash of the machine."""
+    with _writing(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A file to write to, which is renamed to `path` when that is done.
+
+    Raises:
+        UserError: it cannot be written; nothing is left of it.
+    """
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # ArrayRecord's writer raises the latter, and for a full disk only when closed
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        why = error.strerror if isinstance(error, OSError) else brief(error)
+        raise UserError(
+            f"{path} cannot be written ({why}); make room or mend the folder, and give the same command again: finished "
+            "shards are kept"
+        ) from error
 
 
 def _finish(

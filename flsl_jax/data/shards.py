@@ -13,7 +13,7 @@ import numpy as np
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError
 from flsl_jax.data.records import Record, checked_index
-from flsl_jax.errors import UserError
+from flsl_jax.errors import UserError, first_line
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "flsl_jax shards 1"
@@ -86,11 +86,15 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged ({error}); prepare the data set again") from error
     if manifest.checksum != values.get("checksum"):
         raise UserError(f"{path} does not match its own checksum; prepare the data set again")
+    if manifest.count != sum(shard.count for shard in manifest.shards):
+        raise UserError(
+            f"{path} says {manifest.count} images, and another number by its shards; prepare the data set again"
+        )
     return manifest
 
 
 def verify(folder: Path) -> Manifest:
-    """Reads every shard, compares it with the manifest, and returns the manifest.
+    """Reads every shard, compares it and its number of records with the manifest, and returns the manifest.
 
     Raises:
         UserError: a shard is missing or differs; names all such shards.
@@ -102,6 +106,7 @@ def verify(folder: Path) -> Manifest:
             f"{folder}: {len(wrong)} of {len(manifest.shards)} shards are missing or damaged: {', '.join(wrong)}; "
             f"delete them and {MANIFEST_NAME} and run python -m flsl_jax.prepare again"
         )
+    ShardSource(folder)
     return manifest
 
 
@@ -150,12 +155,11 @@ class ShardSource:
         folder: the folder with `manifest.json`.
 
     Raises:
-        UserError: the manifest or a shard is missing, or the size of a shard is not the one in the manifest.
+        UserError: the manifest or a shard is missing, or a shard has another size or number of records than the manifest says,
+            or its index of records, at its end, is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        import grain
-
         self.name = os.fspath(folder)
         manifest = read_manifest(Path(folder))
         self.class_names, self.digest = manifest.class_names, manifest.checksum
@@ -165,7 +169,7 @@ class ShardSource:
             if size != shard.size:
                 found = "is not there" if size is None else f"has {size} bytes instead of {shard.size}"
                 raise UserError(f"{path} {found}; copy the data set again or prepare it again")
-        self._records: Any = grain.sources.ArrayRecordDataSource(paths)
+        self._records = _open_records(paths, manifest.shards)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -179,8 +183,39 @@ class ShardSource:
         index = checked_index(index, len(self))
         try:
             return decode_record(self._records[index])
-        except (RuntimeError, ValueError, struct.error) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
             raise DecodeError(
                 f"record {index} of {self.name} is damaged ({' '.join(str(error).split())}); "
                 f"python -m flsl_jax.prepare --output={self.name} --verify names the shard"
             ) from error
+
+
+def _open_records(paths: list[str], shards: tuple[Shard, ...]) -> Any:
+    """Random access to the records of all files; reads the index at the end of each.
+
+    Raises:
+        UserError: an index is damaged or of another number of records; names the file.
+    """
+    import grain
+
+    advice = "copy it again, or delete it and the manifest and prepare the data set again"
+    try:
+        records: Any = grain.sources.ArrayRecordDataSource(paths)
+        if len(records) == sum(shard.count for shard in shards):
+            return records
+    except RuntimeError:
+        pass  # the file is found below
+    for path, shard in zip(paths, shards, strict=True):
+        try:
+            single: Any = grain.sources.ArrayRecordDataSource([path])
+            count = len(single)
+        except RuntimeError as error:
+            raise UserError(f"{path} is damaged at its end ({brief(error)}); {advice}") from error
+        if count != shard.count:
+            raise UserError(f"{path} has {count} records instead of {shard.count}; {advice}")
+    raise UserError(f"{os.path.dirname(paths[0])} cannot be opened; prepare the data set again")
+
+
+def brief(error: BaseException) -> str:
+    """The first clause of an ArrayRecord reader's or writer's message."""
+    return first_line(error).split(";")[0]

@@ -49,8 +49,11 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Record:
         index = checked_index(index, len(self))
-        example = self._source[index]
         name = f"{self.name}[{index}]"
+        try:
+            example = self._source[index]
+        except Exception as error:  # the readers of damaged shards raise several types
+            raise DecodeError(f"{name} is damaged ({first_line(error)})") from error
         label = example.get("label")
         return Record(
             image=example["image"],

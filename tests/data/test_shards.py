@@ -15,10 +15,12 @@ from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
+from tests.checkpoints.disks import fill
 
 
 def _image(path: Path, *, size: tuple[int, int], value: int) -> None:
@@ -250,3 +252,88 @@ def test_an_edited_manifest_is_noticed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="does not match its own checksum"):
         read_manifest(tmp_path / "out")
+
+
+def test_a_flipped_bit_anywhere_is_harmless_or_one_damaged_record_or_a_refused_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    manifest = pack_folder(folder, out, records_per_shard=3)
+    expected = [record.image for record in ShardSource(out)]
+    path = out / manifest.shards[1].file
+    whole = path.read_bytes()
+    outcomes = set()
+    for place in (*range(0, 4000, 61), *range(65536, 65700, 7), len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        try:
+            source = ShardSource(out)
+        except UserError as error:
+            outcomes.add("refused" if f"{path} is damaged at its end" in str(error) else str(error))
+            continue
+        for index, image in enumerate(expected):
+            try:
+                assert source[index].image == image
+            except DecodeError:
+                outcomes.add("damaged")
+    assert outcomes == {"refused", "damaged"}
+
+
+def test_damaged_records_are_replaced_and_counted_as_damaged_files_are(folder: Path, tmp_path: Path) -> None:
+    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    path = tmp_path / "out" / manifest.shards[0].file
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes(255 - byte for byte in data[200:400]) + data[400:])
+    loader = Loader(
+        ShardSource(tmp_path / "out"), batch_size=7, crop_size=8, seed=0, area=(1.0, 1.0), aspect=(1.0, 1.0)
+    )
+    (batch,) = loader.batches(0, 1)
+    assert {item.record for item in batch.replaced} == {0, 1}
+    assert sorted(batch.record.tolist()) == [2, 2, 2, 3, 4, 5, 6]
+    assert loader.corrupt_count == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(7, "says 7 images, and another"), (6, "00000-of-00003.array_record has 3 records instead of 2")],
+)
+def test_a_wrong_count_is_refused_before_training_and_by_verify(
+    count: int, message: str, folder: Path, tmp_path: Path
+) -> None:
+    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    shards = (dataclasses.replace(manifest.shards[0], count=2), *manifest.shards[1:])
+    wrong = dataclasses.replace(manifest, count=count, shards=shards)
+    (tmp_path / "out" / "manifest.json").write_text(wrong.to_json())
+    for open_it in (ShardSource, verify):
+        with pytest.raises(UserError, match=message):
+            open_it(tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    workers: int, folder: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    fill(small_disk / "filler")
+    with (small_disk / "filler").open("r+b") as file:
+        file.truncate((small_disk / "filler").stat().st_size - 300_000)
+    out = small_disk / "out"
+    with pytest.raises(UserError, match=r"cannot be written \(.*No space left on device\); make room") as caught:
+        pack_folder(folder, out, records_per_shard=2, workers=workers)
+    assert "\n" not in str(caught.value)
+    assert not list(out.rglob("*.part"))
+    assert len(list(out.glob("*.array_record"))) in (1, 2)
+    (small_disk / "filler").unlink()
+    again = pack_folder(folder, out, records_per_shard=2, workers=workers)
+    assert again == pack_folder(folder, tmp_path / "elsewhere", records_per_shard=2)
+    assert _files(out) == _files(tmp_path / "elsewhere")
+
+
+def test_a_torn_note_of_progress_is_no_progress(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(packing, "_finish", lambda *_, **__: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception, match="interrupted"):
+        pack_folder(folder, out, records_per_shard=3)
+    monkeypatch.undo()
+    notes = sorted((out / "unfinished").glob("shard*"))
+    for note, text in zip(notes, ("", '{"shard": 3}', "[]"), strict=True):
+        note.write_text(text)
+    assert pack_folder(folder, out, records_per_shard=3).count == 7

@@ -198,6 +198,29 @@ for copy in (source, pickle.loads(pickle.dumps(source))):
             assert record.boxes is None
 assert len(open_source(SourceConfig(name="tfds", dataset="tiny", root=sys.argv[1], split="train[:2]"))) == 2
 assert "tensorflow" not in sys.modules
+
+from pathlib import Path
+from flsl_jax.data.decode import DecodeError
+from flsl_jax.errors import UserError
+
+(shard,) = Path(sys.argv[1]).rglob("*.array_record*")
+data = shard.read_bytes()
+outcomes = set()
+for place in (*range(70, 1400, 131), *range(65540, 65640, 11)):
+    shard.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+    try:
+        source = open_source(SourceConfig(name="tfds", dataset="tiny", root=sys.argv[1]))
+    except UserError as error:
+        outcomes.add("refused")
+        assert "tfds build tiny" in str(error)
+        continue
+    for index in range(5):
+        try:
+            source[index]
+        except DecodeError as error:
+            outcomes.add("damaged")
+            assert f"tfds tiny train[{index}] is damaged" in str(error)
+assert "damaged" in outcomes
 """
 
 

@@ -8,6 +8,7 @@ processes is verified by P' others.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import future as ocp_future
 
 _PLACE, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
@@ -72,8 +75,6 @@ def differing(state: Any, expected: Mapping[str, tuple[int, int]]) -> list[str]:
     sums = begin_sums(state)()
     names = list(names_of(state))
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         own = np.array([sums.get(name, (0, 0)) for name in names], np.uint32)
         total = multihost_utils.process_allgather(own).sum(axis=0, dtype=np.uint32)
         sums = {name: (int(first), int(second)) for name, (first, second) in zip(names, total, strict=True)}
@@ -143,10 +144,16 @@ def _host_words(values: np.ndarray) -> np.ndarray:
     return values.view({1: np.uint8, 2: np.uint16}[values.dtype.itemsize]).astype(np.uint32)
 
 
-@jax.jit
 def _device_sums(arrays: list[jax.Array]) -> jax.Array:
-    """The digests of global arrays, uint32 [arrays, 2], the same on every process."""
-    return jnp.stack([_array_sums(array) for array in arrays])
+    """The digests of global arrays, uint32 [arrays, 2], whole on every process."""
+    shardings = [getattr(array, "sharding", None) for array in arrays]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    return _compiled(None if mesh is None else NamedSharding(mesh, PartitionSpec()))(arrays)
+
+
+@functools.cache
+def _compiled(output: NamedSharding | None) -> Callable[[list[jax.Array]], jax.Array]:
+    return jax.jit(lambda arrays: jnp.stack([_array_sums(array) for array in arrays]), out_shardings=output)
 
 
 def _array_sums(array: jax.Array) -> jax.Array:

@@ -54,6 +54,9 @@ class Saving:
                 self._checkpoints.save(step, state, run=run, metrics=metrics)
             except Exception as error:  # orbax raises what its file layer raises
                 problem = why(error)
+            if _any(problem is not None):
+                self._checkpoints.discard()
+                problem = problem or "another process could not begin"
         if problem is None:
             self._under_way = step
         else:

@@ -1,6 +1,7 @@
 """The checkpoints of a run that trains, with orbax: asynchronous, atomic, the newest k and the best, verified on restore."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -93,7 +94,7 @@ class Checkpoints:
 
     def obstacle(self) -> str | None:
         """Why nothing can be written at present, as the first process sees it; None if something can. All must call it."""
-        problem = _probe(self.folder) if jax.process_index() == 0 else None
+        problem = _probe(self.folder) or _lacks_room(self.folder) if jax.process_index() == 0 else None
         if parallel.as_first(problem is not None):
             return problem or "the first process cannot write"
         return None
@@ -239,6 +240,19 @@ def _probe(folder: Path) -> str | None:
             probe.unlink()
         return error.strerror
     return None
+
+
+def _lacks_room(folder: Path) -> str | None:
+    """Whether the disk is too full for a checkpoint as large as the newest one: a save that fails later is found out later."""
+    try:
+        steps = list_steps(folder)
+        newest = (folder / str(steps[0])).rglob("*") if steps else ()
+        needed, free = sum(path.stat().st_size for path in newest if path.is_file()), shutil.disk_usage(folder).free
+    except OSError:  # no reason to fail: the save itself will tell
+        return None
+    if free >= needed:
+        return None
+    return f"{os.strerror(errno.ENOSPC)}: {free / 2**20:,.1f} MiB free, a checkpoint takes {needed / 2**20:,.1f}"
 
 
 def _agree(damage: DamagedCheckpoint | None, *, step: int) -> None:

@@ -83,3 +83,15 @@ def test_the_arrays_may_be_donated_while_the_digests_are_computed():
     read = digests.begin_sums({"x": array})
     jax.block_until_ready(jax.jit(lambda x: 2 * x + 1, donate_argnums=0)(array))
     assert read() == {"x": expected}
+
+
+def test_on_an_accelerator_the_devices_compute_them(monkeypatch):
+    """The same sums as the host's, so that either verifies the other's."""
+    mesh = parallel.make_mesh(ParallelConfig(fsdp=4))
+    state = {"kernel": values((64, 128)), "bias": values((7,)), "step": np.int32(3)}
+    placed = jax.device_put(state, parallel.state_shardings(state, mesh=mesh))
+    on_host = digests.begin_sums(placed)()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert digests.begin_sums(placed)() == on_host
+    assert digests.differing(placed, on_host) == []
+    assert digests.differing(placed, on_host | {"bias": (0, 0)}) == ["bias"]

@@ -114,8 +114,6 @@ def test_after_a_time_the_run_ends_in_one_line(tmp_path, monkeypatch):
 
 def test_a_full_disk(small_disk, caplog):
     checkpoints, saving = open_saving(small_disk)
-    save(saving, 1)
-    saving.finish(lambda: None)
     ballast = small_disk / "ballast"
     fill(ballast)
     os.truncate(ballast, ballast.stat().st_size - 70_000)  # a save can begin, and not end
@@ -132,6 +130,25 @@ def test_a_full_disk(small_disk, caplog):
     checkpoints.close()
     assert read_checkpoint(small_disk / "checkpoints")[0] == 4
     assert all("No space left on device" in line for line in messages(caplog)[:-1]), messages(caplog)
+
+
+def test_a_disk_without_room_for_one_more_is_found_out_before(small_disk, caplog):
+    checkpoints, saving = open_saving(small_disk)
+    state = {"kernel": jax.random.normal(jax.random.key(0), (256, 512))}
+    saving.save(1, state, run={})
+    saving.finish(lambda: None)
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    os.truncate(ballast, ballast.stat().st_size - 300_000)
+    save(saving, 2)
+    assert (
+        "(No space left on device: 0.3 MiB free, a checkpoint takes 0.5); the last good one is of step 1" in caplog.text
+    )
+    ballast.unlink()
+    saving.save(3, state, run={})
+    saving.finish(lambda: None)
+    checkpoints.close()
+    assert read_checkpoint(small_disk / "checkpoints")[0] == 3
 
 
 def test_a_disk_that_becomes_read_only(small_disk, caplog):

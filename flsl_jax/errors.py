@@ -14,6 +14,10 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class DataError(UserError):
+    """The images end a run that is sound by itself, so that what it has learned is worth saving first."""
+
+
 def one_line(text: str) -> str:
     """The text with each line break and other control character as an escape: names of files may hold any."""
     return "".join(char if char.isprintable() or char == " " else ascii(char)[1:-1] for char in text)

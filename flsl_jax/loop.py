@@ -17,7 +17,7 @@ from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
-from flsl_jax.errors import UserError, not_fatal
+from flsl_jax.errors import DataError, UserError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.training.compiling import announced
@@ -281,29 +281,39 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
     )
     recorder.start_clock(step)
     with contextlib.closing(feed):
-        for batch in feed:
-            recorder.waited(batch.wait_seconds)
-            compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
-            with jax.transfer_guard("disallow"), _memory_hint(), compiling:
-                state, metrics = run.training.step(state, batch.images, batch.sample)
-            step += 1
-            images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
-            recorder.dispatched(step, metrics, batch=batch.host)
-            stop = step == run.end or run.interrupt.requested(step)
-            evaluates = run.measures_after(step)
-            if stop or evaluates or step % save_every == 0 or run.saving.retry_due(step):
-                recorder.settle()
-                values = _measure(run, recorder, state, step=step) if evaluates else {}
-                complete = values is not None
-                _save(run, state, step=step, measured=values or {})
-                recorder.start_clock(step)
-            if stop or not complete:
-                break
-        else:  # asked to stop while no batch came
-            if step != start and run.checkpoints.latest_step != step:
-                recorder.settle()
-                _save(run, state, step=step, measured={})
+        try:
+            for batch in feed:
+                recorder.waited(batch.wait_seconds)
+                compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
+                with jax.transfer_guard("disallow"), _memory_hint(), compiling:
+                    state, metrics = run.training.step(state, batch.images, batch.sample)
+                step += 1
+                images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
+                recorder.dispatched(step, metrics, batch=batch.host)
+                stop = step == run.end or run.interrupt.requested(step)
+                evaluates = run.measures_after(step)
+                if stop or evaluates or step % save_every == 0 or run.saving.retry_due(step):
+                    recorder.settle()
+                    values = _measure(run, recorder, state, step=step) if evaluates else {}
+                    complete = values is not None
+                    _save(run, state, step=step, measured=values or {})
+                    recorder.start_clock(step)
+                if stop or not complete:
+                    break
+            else:  # asked to stop while no batch came
+                _save_reached(run, recorder, state, step=step, start=start)
+        except DataError:
+            if jax.process_count() == 1:  # several would have to agree
+                _save_reached(run, recorder, state, step=step, start=start)
+            raise
     return _Reached(state=state, step=step, complete=complete, images=images)
+
+
+def _save_reached(run: _Run, recorder: Recorder, state: TrainState, *, step: int, start: int) -> None:
+    """Saves what was learned since the last checkpoint, where the loop ends without a batch."""
+    if step != start and run.checkpoints.latest_step != step:
+        recorder.settle()
+        _save(run, state, step=step, measured={})
 
 
 def _lacks_measurement(run: _Run, start: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import cloudpickle
 
 from flsl_jax.data.workers import start_worker
-from flsl_jax.errors import UserError
+from flsl_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _AHEAD = 5
 _MAX_FAILURES = 3
 _POLL_SECONDS = 0.5
 _STACK_SECONDS = 3.0
+_STACK_BYTES = 1 << 20
 # What a process may take at least to start, in which it imports its modules.
 _START_SECONDS = 120.0
 
@@ -44,13 +45,13 @@ class Cancelled(Exception):
 
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """A running process, its end of the pipe, the thread that reads from it, the file of its stacks, and what it owes."""
+    """A running process, our end of its pipe, the thread that reads from it, the open file of its stacks, and what it owes."""
 
     number: int
     process: Any
     connection: Connection
     thread: threading.Thread
-    stacks: str
+    stacks: int
     owed: set[int]
 
     def ask(self, index: int) -> None:
@@ -108,7 +109,7 @@ class Crew(Iterator[Any]):
         Raises:
             StopIteration: there is none, or the crew was closed.
             Cancelled: `cancel` was called.
-            UserError: a worker has failed several times at the same item.
+            DataError: a worker has failed several times at the same item.
             Exception: what `make` has raised.
         """
         index, crew = self._next, len(self._workers)
@@ -164,7 +165,7 @@ class Crew(Iterator[Any]):
         """Starts another worker in the place of one, for all that it owes.
 
         Raises:
-            UserError: this has happened several times at the same item.
+            DataError: this has happened several times at the same item.
         """
         number = worker.number
         begun, record = self._places[2 * number : 2 * number + 2]
@@ -172,7 +173,7 @@ class Crew(Iterator[Any]):
         said = f"worker {number} (process {worker.process.pid}) {problem}{at}"
         self._failures += 1
         if self._failures >= _MAX_FAILURES:
-            raise UserError(
+            raise DataError(
                 f"{said}, for the {_MAX_FAILURES}rd time in a row; remove that image if it alone does this, else look at the "
                 "memory (config.compute.workers) and the disk; the same command goes on"
             )
@@ -193,12 +194,11 @@ class Crew(Iterator[Any]):
                 self._ready[arrived] = item
 
     def _hire(self, number: int, owed: Sequence[int]) -> _Worker:
-        handle, stacks = tempfile.mkstemp(prefix="flsl_stacks_")
-        os.close(handle)
+        stacks, path = tempfile.mkstemp(prefix="flsl_stacks_")  # the worker removes the name once it has the file open
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_work,
-            args=(self._make, theirs, self._places, number, stacks),
+            args=(self._make, theirs, self._places, number, path),
             name=f"images-{number}",
             daemon=True,
         )
@@ -223,6 +223,7 @@ def _work(make: bytes, connection: Connection, places: Any, number: int, stacks:
     """A worker process: makes what it is asked for until nobody asks any more."""
     start_worker()
     with open(stacks, "w") as file:
+        os.unlink(stacks)
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
         function: Make = cloudpickle.loads(make)
 
@@ -263,10 +264,9 @@ def _stacks(worker: _Worker) -> str:
         deadline = time.monotonic() + _STACK_SECONDS
         while time.monotonic() < deadline:
             time.sleep(0.05)
-            text = Path(worker.stacks).read_text()
-            if text:
+            if os.fstat(worker.stacks).st_size:
                 time.sleep(0.05)
-                return Path(worker.stacks).read_text().rstrip()
+                return os.pread(worker.stacks, _STACK_BYTES, 0).decode(errors="replace").rstrip()
     return f"none: the process does not answer (state {_state(worker.process.pid)})"
 
 
@@ -283,8 +283,7 @@ def _end(worker: _Worker) -> None:
     worker.thread.join(timeout=5)
     if not worker.thread.is_alive():  # else the process hangs in the system, and the thread ends with it
         worker.connection.close()
-    with contextlib.suppress(OSError):
-        os.unlink(worker.stacks)
+    os.close(worker.stacks)
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flsl_jax.data.chunks import Replacement
-from flsl_jax.errors import UserError, one_line
+from flsl_jax.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,15 @@ class Damage:
             exhausted: whether for one of them no readable record was found.
 
         Raises:
-            UserError: the run must end.
+            DataError: the run must end.
         """
         replaced = tuple(replaced)
         self._asked += asked
         self._samples += len({item.sample for item in replaced})
         for item in replaced:
             if self._on_corrupt == "fail":
-                raise UserError(
+                self.records[item.record] = item.reason
+                raise DataError(
                     f"record {item.record} of {self._source} cannot be read: {item.reason}; remove or repair it, or set "
                     "config.data.on_corrupt=replace"
                 )
@@ -56,13 +57,13 @@ class Damage:
         if exhausted:
             last = replaced[-1]
             tried = len([item for item in replaced if item.sample == last.sample])
-            raise UserError(
+            raise DataError(
                 f"{self._source}: no readable record among {tried} for one sample, up to record {last.record} "
                 f"({last.reason}); check that these are images"
             )
         if len(self.records) > _NAMED and self._samples > self._max_share * self._asked + _NAMED:
             first, reason = next(iter(self.records.items()))
-            raise UserError(
+            raise DataError(
                 f"{self._source}: {self._samples} of {self._asked} images that were asked for cannot be read, more than "
                 f"config.data.max_corrupt_share={self._max_share:g} allows; the first is record {first} ({reason}); "
                 "repair or remove them, or raise it"
@@ -95,7 +96,7 @@ class Damage:
             where = f"{path} names them"
         except OSError as error:
             where = f"{path} cannot be written: {error.strerror}"
-        log.warning("%d images of %s could not be read and were replaced; %s:", len(lines), self._source, where)
+        log.warning("%d images of %s could not be read; %s:", len(lines), self._source, where)
         for line in lines[:_NAMED]:
             log.warning("  record %s", line.replace("\t", ": ", 1))
         if len(lines) > _NAMED:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from flsl_jax.data.pipeline import Batches, HostBatch
-from flsl_jax.errors import UserError
+from flsl_jax.errors import DataError
 from flsl_jax.parallel import to_devices
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def device_batches(
     While there is no batch, `stop` is asked twice a second, and ends the iterator.
 
     Raises:
-        UserError: no batch came for longer than `batches.patience` seconds, if that is not 0.
+        DataError: no batch came for longer than `batches.patience` seconds, if that is not 0.
     """
     ready: queue.Queue[Any] = queue.Queue(maxsize=prefetch)
     stopped = threading.Event()
@@ -104,7 +104,7 @@ def _check_silence(batches: Iterator[HostBatch], seconds: float) -> None:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
         log.error("stacks of all threads:\n%s", file.read().decode(errors="replace"))
-    raise UserError(
+    raise DataError(
         f"no batch for {batches.patience:g} s, at {batches.place()}; remove that image if it alone does this, else look at the "
         "disk, or raise config.compute.loader_timeout_seconds"
     )

@@ -109,7 +109,7 @@ def test_workers_killed_at_any_time_lose_and_repeat_nothing(tmp_path: Path) -> N
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
             read_batches.append(batch)
-            if number in (3, 4, 12):
+            if number in (3, 4, 24):
                 os.kill(crew.process_ids[number % 2], signal.SIGKILL)
     assert_equal(read_batches, read(Pixels(), workers=0))
 

@@ -113,7 +113,7 @@ def test_all_are_listed_at_the_end_once(tmp_path: Path, caplog: pytest.LogCaptur
         damage.add(replaced, asked=9, exhausted=False)
         damage.write(path)
     assert path.read_text() == "1\t1.png: torn\n3\t3.png: torn\n7\t7.png: torn\n"
-    assert f"2 images of photos could not be read and were replaced; {path} names them:" in caplog.text
+    assert f"2 images of photos could not be read; {path} names them:" in caplog.text
     assert "record 7: 7.png: torn" in caplog.text
     damage.write(tmp_path / "nowhere" / "unreadable.txt")
     assert "unreadable.txt cannot be written: No such file or directory" in caplog.text

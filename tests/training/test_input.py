@@ -15,7 +15,7 @@ from flsl_jax.data.decode import DecodeError
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.errors import UserError
+from flsl_jax.errors import DataError, UserError
 from flsl_jax.loop import train
 from flsl_jax.parallel import batch_sharding, make_mesh
 from flsl_jax.training.input import DeviceBatch, device_batches
@@ -90,11 +90,12 @@ def test_without_workers_a_silent_loader_is_one_error_and_its_stacks_are_logged(
 
 
 class _Stalling:
-    """Scenes of which the 20th reading waits for the metrics of step 2, sends the process a SIGTERM, and waits on."""
+    """Scenes of which the 20th reading waits for the metrics of step 2, and then sends a SIGTERM and waits on, or fails."""
 
-    def __init__(self, source: Scenes, metrics: Path) -> None:
-        self.name, self.class_names, self.digest = source.name, source.class_names, source.digest
-        self._source, self._metrics, self._read = source, metrics, 0
+    def __init__(self, metrics: Path, *, fails: bool) -> None:
+        self._source = Scenes(count=32, size=40, split="train")
+        self.name, self.class_names, self.digest = "scenes", self._source.class_names, self._source.digest
+        self._metrics, self._fails, self._read = metrics, fails, 0
 
     def __len__(self) -> int:
         return len(self._source)
@@ -105,14 +106,26 @@ class _Stalling:
             deadline = time.monotonic() + 120
             while len(read_metrics(self._metrics)) < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
+            if self._fails:
+                raise DecodeError("torn")
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(3)
         return self._source[index]
 
 
-def test_a_run_whose_loader_is_silent_saves_at_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes = _Stalling(Scenes(count=32, size=40, split="train"), tmp_path / "metrics.jsonl")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_saves_where_its_loader_is_silent_at_sigterm_or_ends_it(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = _Stalling(tmp_path / "metrics.jsonl", fails=fails)
     monkeypatch.setattr("flsl_jax.loop.open_source", lambda data: scenes)
-    outcome = train(tiny_config(checkpoint={"every_epochs": 3.0}), workdir=tmp_path)
-    assert (outcome.step, outcome.finished) == (2, False)
+    config = tiny_config(checkpoint={"every_epochs": 3.0}, data={"on_corrupt": "fail"})
+    if fails:
+        with pytest.raises(DataError, match="of scenes cannot be read: torn"):
+            train(config, workdir=tmp_path)
+        assert "cannot be read" not in (tmp_path / "metrics.jsonl").read_text()
+        assert "torn" in (tmp_path / "unreadable.txt").read_text()
+    else:
+        outcome = train(config, workdir=tmp_path)
+        assert (outcome.step, outcome.finished) == (2, False)
     assert (tmp_path / "checkpoints" / "2").is_dir()

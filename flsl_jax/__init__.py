@@ -1,9 +1,11 @@
 """FLSL in JAX: feature-level self-supervised pretraining of vision transformers for dense prediction."""
 
 import importlib
+import sys
 import types
 import typing
 
+from flsl_jax import keyboard
 from flsl_jax._version import __version__
 from flsl_jax.api import get_config, load, pretrain, train
 from flsl_jax.errors import UserError
@@ -14,6 +16,9 @@ if typing.TYPE_CHECKING:
     from flsl_jax import models as models
     from flsl_jax import objective as objective
     from flsl_jax import schedules as schedules
+
+if sys.argv[:1] == ["-m"]:  # Python is about to run one of this package's commands
+    keyboard.watch()
 
 __all__ = ["UserError", "__version__", "get_config", "load", "pretrain", "train"]
 

@@ -5,6 +5,7 @@ import runpy
 import sys
 from typing import NoReturn
 
+from flsl_jax import keyboard
 from flsl_jax._version import __version__
 from flsl_jax.command_line import answer_version
 
@@ -35,6 +36,7 @@ flsl COMMAND --help lists the flags of a command, and flsl --version prints the 
 
 def main() -> NoReturn:
     """Runs the command that the first argument names, with the other arguments, and exits with its code."""
+    keyboard.watch()
     command, *arguments = sys.argv[1:] or [""]
     if command in ("--help", "-h", "help"):
         print(_help(), end="")

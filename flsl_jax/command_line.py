@@ -4,13 +4,13 @@ import difflib
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from absl import app, flags
 
+from flsl_jax import keyboard
 from flsl_jax._version import __version__
 from flsl_jax.errors import UserError
 
@@ -18,8 +18,6 @@ _T = TypeVar("_T")
 
 # As shells have it of a program that SIGPIPE ended.
 _BROKEN_PIPE = 141
-# The same for SIGINT.
-_INTERRUPTED = 130
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -29,6 +27,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     `--help` prints the command's own flags, `--version` the version, and both exit with 0. A `UserError` is printed as one
     line. So is an unknown flag, a flag of a wrong type, an argument that is not a flag, and a key that the config lacks.
     """
+    keyboard.watch()
     app.define_help_flags()
     flags.DEFINE_bool("version", False, "Print the version and end.", module_name=sys.argv[0])
     try:
@@ -36,6 +35,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         stray = parse_flags(flags.FLAGS, sys.argv)[1:]
         if stray:
             raise UserError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+        keyboard.running()
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -45,7 +45,8 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         code = 2
     except KeyboardInterrupt:
-        _end_by_interrupt()
+        sys.stdout.flush()
+        keyboard.end_by_interrupt()
     sys.exit(code)
 
 
@@ -99,16 +100,6 @@ def parse_flags(flag_values: flags.FlagValues, arguments: Sequence[str]) -> Sequ
         sys.exit(0)
     except Exception as error:  # absl and config files raise many types; each means that the command line is wrong
         raise UserError(f"command line: {_plain_words(str(error))}") from error
-
-
-def _end_by_interrupt() -> NoReturn:
-    """Ends the process by the signal, so that shells and make know; threads that still compute are not waited for."""
-    sys.stdout.flush()
-    sys.stderr.write("interrupted\n")
-    sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(_INTERRUPTED)  # where the signal is blocked
 
 
 def _discard_output() -> None:

@@ -1,5 +1,6 @@
 """A command line that is wrong: one line that names the flag and says what was expected."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -47,6 +48,21 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_as_by_the_signal():
     code = "from flsl_jax.command_line import run_main\ndef main(): raise KeyboardInterrupt\nrun_main(main)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+def test_an_interrupt_during_imports_is_not_swallowed(tmp_path):
+    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)")
+    (tmp_path / "greedy.py").write_text("try:\n    import slow\nexcept BaseException:\n    print('swallowed')")
+    for started in ("", "keyboard.running(); "):
+        code = f"from flsl_jax import keyboard; keyboard.watch(); {started}import greedy"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "interrupted\n")
 
 
 def test_output_that_nobody_reads_ends_the_command_quietly():

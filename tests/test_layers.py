@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "flsl_jax"
 # From the bottom up: a module imports from the layers below its own and from its own package.
 LAYERS = (
-    {"typing", "errors", "host_memory", "_version"},
+    {"typing", "errors", "host_memory", "keyboard", "_version"},
     {"command_line"},
     {"schedules", "objective"},
     {"config"},

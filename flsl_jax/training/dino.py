@@ -46,9 +46,10 @@ class EncodedImages:
 
 @flax.struct.dataclass
 class _Prepared:
-    """The student's views by size, the teacher's first; the keys of the images' draws; the teacher's mean tokens."""
+    """The student's views by size, [B, V, s, s, 3] each, the teacher's first; the keys of the images' draws; the teacher's
+    mean tokens."""
 
-    views: tuple[Float[Array, "B V s s 3"], ...]
+    views: tuple[Array, ...]
     keys: Key[Array, " B"]
     teacher: Float[Array, "B T D"]
 

@@ -2,7 +2,7 @@
 
 Run:      python -m flsl_jax.transfer --config=transfer/scenes_boxes --backbone=runs/quickstart --workdir=runs/boxes
 Time:     not measured on a quiet machine with torchvision's compiled operators.
-Expect:   box AP 19.5 % on the quickstart's backbone, 5.8 % on random weights; one seed, docs/transfer.md.
+Expect:   box AP 16.8 ± 0.9 % on the quickstart's backbone, 6.0 ± 1.3 % on random weights; docs/transfer.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
 """One process trains in a workdir: a file there names it and shows that it lives; what a dead one left is taken over."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -108,18 +109,23 @@ def check_lock(lock: Lock | None) -> None:
 
 def _acquire(path: Path) -> Lock:
     token = uuid.uuid4().hex
-    while not _create(path, token):
-        owner = _read(path)
-        if owner is None:  # released in between
-            continue
-        if _lives(owner, path):
-            raise UserError(
-                f"{path.parent} is in use by {_name(owner)}; end that, wait for it, or take another --workdir (if it is gone "
-                f"for certain, delete {path})"
-            )
-        if _remove_dead(path, owner, token):
-            log.warning("%s was left locked by %s, which is gone; taken over", path.parent, _name(owner))
-    _held.add(token)
+    _held.add(token)  # before the file says so, or another thread would take the lock for a dead one
+    try:
+        while not _create(path, token):
+            owner = _read(path)
+            if owner is None:  # released in between
+                continue
+            if _lives(owner, path):
+                raise UserError(
+                    f"{path.parent} is in use by {_name(owner)}; end that, wait for it, or take another --workdir (if it is "
+                    f"gone for certain, delete {path})"
+                )
+            if _replace_dead(path, owner, token):
+                log.warning("%s was left locked by %s, which is gone; taken over", path.parent, _name(owner))
+                break
+    except BaseException:
+        _held.discard(token)
+        raise
     return Lock(path, token)
 
 
@@ -163,21 +169,26 @@ def _beats(path: Path) -> bool:
     return False
 
 
-def _remove_dead(path: Path, owner: dict[str, Any], token: str) -> bool:
-    """Moves a dead lock away, then deletes it; of several processes that try only one succeeds."""
-    aside = path.with_name(f".{path.name}.{token}.dead")
+def _replace_dead(path: Path, owner: dict[str, Any], token: str) -> bool:
+    """Puts a lock in the place of a dead one; False if another process was quicker, whose lock may be there now."""
+    with _one_at_a_time(path.parent):
+        current = _read(path)
+        if current is None or current.get("token") != owner.get("token"):
+            return False
+        path.unlink(missing_ok=True)
+        return _create(path, token)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Context that one thread of all processes on this machine is in at a time; on others too, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    moved = _read(aside)
-    if moved is not None and moved.get("token") != owner.get(
-        "token"
-    ):  # another process was quicker, and this is its lock
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink()
-    return True
+        with contextlib.suppress(OSError):  # a file system without such locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _exists(process: int) -> bool:

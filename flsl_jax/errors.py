@@ -1,6 +1,7 @@
 """Errors that a user can cause and correct, and how reasons are told in one line."""
 
 import contextlib
+import importlib
 import logging
 from collections.abc import Iterator
 
@@ -40,6 +41,23 @@ def not_fatal(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("%s could not be written (%s)", what, reason(error))
+
+
+def require_packages(*packages: str, install: str) -> None:
+    """Imports packages that are extras, so that what lacks one is said before anything begins.
+
+    Args:
+        packages: their names where they are imported; one that others need comes before them.
+        install: the command that installs them.
+
+    Raises:
+        UserError: one is not installed, or does not work.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except Exception as error:  # a package that is installed but broken can raise anything
+            raise UserError(import_problem(error, package=package, install=install)) from error
 
 
 def import_problem(error: Exception, *, package: str, install: str) -> str:

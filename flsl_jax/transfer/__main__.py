@@ -20,7 +20,7 @@ from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config.files import define_config_flag
-from flsl_jax.errors import UserError, import_problem
+from flsl_jax.errors import UserError, require_packages
 from flsl_jax.transfer.config import parse_transfer_config
 
 _CONFIG = define_config_flag(
@@ -119,16 +119,8 @@ def _keep_jax_off_gpus() -> None:
 
 def _check_packages() -> None:
     """Refuses in one line to go on without PyTorch and the others of the extra."""
-    try:
-        import lightning_fabric  # noqa: F401
-        import pycocotools  # noqa: F401
-        import torch  # noqa: F401
-        import torchvision  # noqa: F401
-    except Exception as error:  # a package that is installed but broken can raise anything
-        package = getattr(error, "name", None) or "torchvision"
-        raise UserError(
-            import_problem(error, package=package, install="install the package with its extra: transfer")
-        ) from error
+    packages = ("torch", "torchvision", "pycocotools", "lightning_fabric")
+    require_packages(*packages, install="install the package with its extra: transfer")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flsl_jax._version import __version__
-from flsl_jax.errors import UserError, import_problem, reason
+from flsl_jax.errors import UserError, reason, require_packages
 from flsl_jax.transfer.predicting import segment
 from flsl_jax.transfer.programs import MASK_THRESHOLD, DetectorProgram, SegmenterProgram, exportable
 from flsl_jax.transfer.samples import as_levels, measured_size
@@ -74,15 +74,7 @@ def check_export(path: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: a package is missing, the name does not end in .onnx, or `path` exists or cannot be written.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except Exception as error:  # a package that is installed but broken can raise anything
-        package = getattr(error, "name", None) or "onnxruntime"
-        raise UserError(
-            import_problem(error, package=package, install="pip install onnx onnxruntime onnxscript")
-        ) from error
+    require_packages("onnx", "onnxruntime", "onnxscript", install="pip install onnx onnxruntime onnxscript")
     if path.suffix != ".onnx":
         raise UserError(f"--export={path}: expected a name that ends in .onnx")
     if path.is_dir() or (path.exists() and not overwrite):

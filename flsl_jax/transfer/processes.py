@@ -5,9 +5,17 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from flsl_jax.errors import UserError
+
+
+class _Autocast(MixedPrecision):
+    """Autocast alone. Fabric would also round all that a network is given, the corners of boxes too."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def start_fabric(*, precision: Literal["32-true", "bf16-mixed", "16-mixed"], batch_size: int) -> Fabric:
@@ -24,7 +32,10 @@ def start_fabric(*, precision: Literal["32-true", "bf16-mixed", "16-mixed"], bat
         raise UserError(
             f"torchrun started {local} processes on a machine with {gpus} GPUs; set --nproc_per_node={gpus}"
         )
-    fabric = Fabric(precision=precision, devices=local, num_nodes=ranks // local, loggers=[])
+    arithmetic: dict[str, Any] = {"precision": precision}
+    if precision != "32-true":
+        arithmetic = {"plugins": [_Autocast(precision, device="cuda" if gpus else "cpu")]}
+    fabric = Fabric(**arithmetic, devices=local, num_nodes=ranks // local, loggers=[])
     fabric.launch()
     return fabric
 

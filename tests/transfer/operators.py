@@ -72,7 +72,11 @@ def _roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> torch.Tensor:
-    """RoIAlign by bilinear sampling of each image's maps; boxes that take equally many points are sampled together."""
+    """RoIAlign by bilinear sampling of each image's maps; boxes that take equally many points are sampled together.
+
+    Like torchvision's operator under autocast, it computes in the dtype of the boxes and returns the dtype of the maps.
+    """
+    dtype, maps = maps.dtype, maps.to(rois.dtype)
     height, width = maps.shape[2:]
     pooled = maps.new_zeros(len(rois), maps.shape[1], pooled_height, pooled_width)
     rois = rois.detach()
@@ -101,7 +105,7 @@ def _roi_align(
         )
         bins = torch.nn.functional.avg_pool2d(sampled[0], (down, across))
         pooled[chosen] = bins.unflatten(1, (len(chosen), pooled_height)).transpose(0, 1)
-    return pooled
+    return pooled.to(dtype)
 
 
 def _roi_align_shape(

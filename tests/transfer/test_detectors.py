@@ -144,3 +144,16 @@ def test_a_landscape_image_in_a_square_does_not_change_where_later_boxes_are_poo
         (later,) = model([image])
     assert all(torch.equal(first[name], later[name]) for name in first)
     assert model.roi_heads.box_roi_pool.scales == model.roi_heads.mask_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+
+
+@pytest.mark.parametrize("kind", [patch_detector, vitdet])
+def test_in_half_precision_boxes_stay_whole(kind):
+    """Proposals and boxes that are found are float32 numbers that bfloat16 does not hold."""
+    model, (image, _) = detector(kind, masks=False).eval(), example()
+    proposals = []
+    model.roi_heads.register_forward_pre_hook(lambda module, inputs: proposals.extend(inputs[1]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (found,) = model([image])
+    for boxes in (*proposals, found["boxes"]):
+        assert boxes.dtype == torch.float32
+        assert (boxes != boxes.bfloat16().float()).any()

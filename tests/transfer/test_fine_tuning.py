@@ -89,6 +89,19 @@ def test_a_run_that_is_stopped_and_continued_has_the_parameters_of_one_that_is_n
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 4]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_trains_in_half_precision_near_the_losses_of_float32(tmp_path, kind):
+    """The first step's losses, on the same images with the same draws."""
+    first = {}
+    for precision in ("32-true", "bf16-mixed"):
+        run(tiny(kind, steps=1, precision=precision), tmp_path / precision)
+        first[precision] = next(line for line in read_metrics(tmp_path / precision / "metrics.jsonl") if "loss" in line)
+    losses = [name for name in first["32-true"] if name.startswith("loss") or name == "cross_entropy"]
+    assert len(losses) > 1
+    for name in losses:
+        assert first["bf16-mixed"][name] == pytest.approx(first["32-true"][name], rel=0.1, abs=0.02), name
+
+
 def test_semantic_fpn_learns_a_few_scenes_by_heart(tmp_path):
     scenes = {"name": "scenes", "count": 2, "scene_size": 48, "split": "train"}
     config = tiny(

@@ -223,40 +223,37 @@ def _blur_in_loops(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"
 
 
 def _blur_in_passes(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"]) -> UInt32[Array, "B H W 3"]:
-    """For accelerators, which would copy the image around loops and write out the padded one; to the bit the same."""
-    for axis in (2, 1):
+    """For accelerators, which would copy the image around loops; to the bit the same.
+
+    Between the passes, which wait for memory, the levels are bytes. A row is one axis of 3 W numbers.
+    """
+    batch, height, width, channels = levels.shape
+    rows = levels.reshape(batch, height, width * channels).astype(jnp.uint8)
+    for axis, step in ((2, channels), (1, 1)):
         for _ in range(_BOX_PASSES):
-            levels = jax.lax.optimization_barrier(_box_blur_by_shifts(levels, kernel, axis=axis))
-    return levels
+            blurred = _box_blur(rows.astype(jnp.uint32), kernel, axis=axis, step=step)
+            rows = jax.lax.optimization_barrier(blurred.astype(jnp.uint8))
+    return rows.reshape(levels.shape).astype(levels.dtype)
 
 
-def _box_blur_by_shifts(
-    levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"], *, axis: int
-) -> UInt32[Array, "B H W 3"]:
-    """`_box_blur` without a padded copy: neighbours are shifted views, in which the edge takes the place of what is outside."""
-    length = levels.shape[axis]
-    place = jax.lax.broadcasted_iota(jnp.int32, levels.shape, axis)
-    first, last = (jax.lax.slice_in_dim(levels, at, at + 1, axis=axis) for at in (0, length - 1))
+def _box_blur(
+    levels: UInt32[Array, "B ..."], kernel: UInt32[Array, "B R"], *, axis: int, step: int = 1
+) -> UInt32[Array, "B ..."]:
+    """One symmetric box blur along an axis, with the edge pixels repeated outside. No sum exceeds 255 · 2²⁴ + 2²³.
 
-    def shifted(by: int) -> Array:
-        padding = [(-by, by, 0) if number == axis else (0, 0, 0) for number in range(levels.ndim)]
-        moved = jax.lax.pad(levels, jnp.uint32(0), padding)
-        return jnp.where(place + by < 0, first, jnp.where(place + by >= length, last, moved))
-
-    total = _wide(kernel[:, 0]) * levels + _ONE // 2
-    for distance in range(1, kernel.shape[1]):
-        total += _wide(kernel[:, distance]) * (shifted(-distance) + shifted(distance))
-    return total // _ONE
-
-
-def _box_blur(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"], *, axis: int) -> UInt32[Array, "B H W 3"]:
-    """One symmetric box blur along an axis, with the edge pixels repeated outside. No sum exceeds 255 · 2²⁴ + 2²³."""
+    Args:
+        levels: whole grey levels.
+        kernel: of `_box_kernel`.
+        axis: along which pixels are neighbours.
+        step: how many entries of the axis one pixel takes.
+    """
     reach, length = kernel.shape[1] - 1, levels.shape[axis]
-    padding = [(reach, reach) if number == axis else (0, 0) for number in range(levels.ndim)]
-    padded = jnp.pad(levels, padding, mode="edge")
-    total = _wide(kernel[:, 0]) * levels + _ONE // 2
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    weights = kernel.reshape(*kernel.shape, *(1 for _ in levels.shape[1:]))
+    edges = cut(levels, 0, step), cut(levels, length - step, length)
+    padded = jnp.concatenate([edges[0]] * reach + [levels] + [edges[1]] * reach, axis=axis)
+    total = weights[:, 0] * levels + _ONE // 2
     for distance in range(1, reach + 1):
-        before = jax.lax.slice_in_dim(padded, reach - distance, reach - distance + length, axis=axis)
-        after = jax.lax.slice_in_dim(padded, reach + distance, reach + distance + length, axis=axis)
-        total += _wide(kernel[:, distance]) * (before + after)
+        before, after = ((reach + sign * distance) * step for sign in (-1, 1))
+        total += weights[:, distance] * (cut(padded, before, before + length) + cut(padded, after, after + length))
     return total // _ONE

@@ -228,10 +228,14 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
     # Without the barrier, XLA would also keep Φ(x) of the forward pass: more memory, and slower than computing it again.
-    wide = at_least_float32(jax.lax.optimization_barrier(x))
+    return (_gelu_gradient(jax.lax.optimization_barrier(x), cotangent),)
+
+
+def _gelu_gradient(x: Array, cotangent: Array) -> Array:
+    wide = at_least_float32(x)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * jnp.pi) ** -0.5
     slope = _normal_cdf(wide) + wide * density
-    return ((at_least_float32(cotangent) * slope).astype(x.dtype),)
+    return (at_least_float32(cotangent) * slope).astype(x.dtype)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -267,10 +271,11 @@ def _linear_of_gelu_backward(
     placement: Placement | None, kept: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
     rows, kernel, bias = kept
-    # Without the barrier, XLA would keep the forward pass's `gelu(rows)` after all, where blocks are unrolled.
+    # Without the barrier, XLA would keep the forward pass's `gelu(rows)` after all, where blocks are unrolled. It is one for
+    # both readers, which XLA can then compute in one pass.
     rows = jax.lax.optimization_barrier(rows)
     towards, of_kernel, of_bias = _linear_backward(placement, (gelu(rows), kernel, bias), cotangent)
-    return *_gelu_backward(rows, towards), of_kernel, of_bias
+    return _gelu_gradient(rows, towards), of_kernel, of_bias
 
 
 _linear_of_gelu = jax.custom_vjp(_linear_of_gelu_value, nondiff_argnums=(3,))

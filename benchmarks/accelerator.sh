@@ -1,26 +1,30 @@
 #!/usr/bin/env bash
 # All that one GPU can say of this code, in at most nine minutes; every result is written as it comes.
 #
-#   benchmarks/accelerator.sh OUT [--data=FOLDER] [--minutes=9] [--only=PART,PART] [--device=cpu] [--tiny]
+#   benchmarks/accelerator.sh OUT [--data=FOLDER] [--coco=FOLDER] [--minutes=9] [--only=PART,PART] [--device=cpu] [--tiny]
 #
-# OUT gets, in this order: smoke.txt, correctness.txt, step_vits16.{txt,json} with the step's parts and a profile,
-# step_vits8, method_cost (FLSL's step beside DINO's), step_vitb16, loader.txt, and, where --data names a folder with train/, val/, train_boxes.json and
-# val_boxes.json (COCO format, 64 px), tiny_imagenet.txt and .jsonl: the curve of configs/tiny_imagenet.py for the time that
-# is left. A part that finds no time left says so; --only names those to run in a later call. Most of the time goes into
-# compiling, about a minute a program on an H200. --tiny shrinks everything, to try the script itself:
+# OUT gets, in this order: smoke.txt, correctness.txt, step_vits16.{txt,json} (beside PyTorch's compiled step, with the step's
+# parts and a profile), step_vits8, step_vitb16, method_cost (FLSL's step beside DINO's), loader.txt;
+# with --coco, a folder with images/{train,val}/ and annotations/instances_{train,val}.json (COCO format, with masks):
+# detector.txt, the paper's Mask R-CNN at full size for 200 steps, with random weights;
+# with --data, a folder with train/, val/, train_boxes.json and val_boxes.json (COCO format, 64 px): tiny_imagenet.txt and .jsonl,
+# the curve of configs/tiny_imagenet.py for the time that is left. A part that finds no time left says so; --only names those
+# to run in a later call. Most of the time goes into compiling, one to two minutes a program on an H200 where several are
+# compiled at once. --tiny shrinks everything, to try the script itself:
 #
 #   benchmarks/accelerator.sh /tmp/out --device=cpu --tiny
 #
 # It needs no network, and of Python: jax with CUDA, flax, optax, orbax-checkpoint, and, for the comparison, torch. What such
 # a machine often lacks can be brought as wheels; `pip download --no-deps` here, `pip install --no-index --no-deps --target` there:
-# array_record cykooz-resizer grain jaxtyping ml-collections portpicker simplejpeg tensorboardX
+# array_record cykooz-resizer grain jaxtyping lightning-fabric ml-collections portpicker pycocotools simplejpeg tensorboardX
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-OUT="" DATA="" MINUTES=9 TINY="" ONLY=""
+OUT="" DATA="" COCO="" MINUTES=9 TINY="" ONLY=""
 for argument in "$@"; do
   case $argument in
     --data=*) DATA=${argument#*=} ;;
+    --coco=*) COCO=${argument#*=} ;;
     --minutes=*) MINUTES=${argument#*=} ;;
     --device=*) export JAX_PLATFORMS=${argument#*=} ;;
     --tiny) TINY=1 ;;
@@ -31,6 +35,8 @@ for argument in "$@"; do
 done
 [ -n "$OUT" ] || { echo "error: name a folder for the results; see the first lines of $0" >&2; exit 2; }
 [ -z "$DATA" ] || [ -f "$DATA/train_boxes.json" ] || { echo "error: --data=$DATA has no train_boxes.json" >&2; exit 2; }
+[ -z "$COCO" ] || [ -f "$COCO/annotations/instances_train.json" ] ||
+  { echo "error: --coco=$COCO has no annotations/instances_train.json" >&2; exit 2; }
 mkdir -p "$OUT" || exit 2
 
 PYTHON=${PYTHON:-python3}
@@ -74,13 +80,22 @@ if [ -n "$TINY" ]; then
   part loader 120 "$PYTHON" -m benchmarks.loader --rounds=1 --images=4 --workers=1
 else
   part correctness 150 "$PYTHON" -m benchmarks.correctness --dtypes=float32,default,bfloat16,cudnn
-  step vits16 250 --batch=64 --steps=10 --together --ready_seconds=190 --variants=cudnn:unroll,xla:unroll --torch=tuned \
+  step vits16 250 --batch=256 --steps=4 --together --ready_seconds=200 --variants=cudnn:unroll,xla:unroll --torch=tuned \
     --parts --profile="$SCRATCH/trace"
-  step vits8 110 --batch=32 --steps=4 --together --ready_seconds=85 --variants=cudnn:unroll,xla:unroll --torch=
+  step vits8 150 --batch=32 --steps=4 --together --ready_seconds=120 --variants=cudnn:unroll,xla:unroll --torch=tuned
+  step vitb16 150 --batch=128 --steps=4 --together --ready_seconds=120 --variants=cudnn:unroll,xla:unroll --torch=tuned
   part method_cost 130 "$PYTHON" -m benchmarks.step --config=configs/vits16.py --beside=dino_vits16 --batch=64 --steps=10 --together \
     --ready_seconds=110 --variants=cudnn:unroll --torch= "--json=$OUT/method_cost.json"
-  step vitb16 110 --batch=64 --steps=4 --together --ready_seconds=85 --variants=cudnn:unroll,xla:unroll --torch=
   part loader 40 "$PYTHON" -m benchmarks.loader --rounds=1 --images=64 --workers="$(nproc)"
+fi
+if [ -n "$COCO" ]; then
+  SIZES=()
+  [ -z "$TINY" ] || SIZES=(--config.steps=2 --config.batch_size=2 "--config.augment.sizes=(160,)" --config.data.val.limit=4)
+  part detector 200 "$PYTHON" -m flsl_jax.transfer --config=transfer/coco_maskrcnn_vits16 --backbone=random:vits16 \
+    "--workdir=$SCRATCH/detector" --config.steps=200 --config.optimizer.warmup_steps=20 --config.log_every=20 --config.measure_every=0 \
+    "--config.data.workers=$(($(nproc) - 1))" "--config.data.train.root=$COCO/images/train" "--config.data.val.root=$COCO/images/val" \
+    "--config.data.train.annotations=$COCO/annotations/instances_train.json" \
+    "--config.data.val.annotations=$COCO/annotations/instances_val.json" "${SIZES[@]}"
 fi
 if [ -n "$DATA" ]; then
   EPOCHS=()

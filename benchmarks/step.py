@@ -46,8 +46,7 @@ _BESIDE = flags.DEFINE_list(
 _TORCH = flags.DEFINE_list(
     "torch",
     ["eager"],
-    'PyTorch steps: "eager", "compile", or "tuned", which is compiled with max-autotune, reads finished views and clips '
-    "all tensors at once.",
+    'PyTorch steps: "eager", "compile", or "tuned", which is compiled and reads finished views.',
 )
 _TOGETHER = flags.DEFINE_bool("together", False, "Compile all sides at once: sooner, but autotuning is disturbed.")
 _READY_SECONDS = flags.DEFINE_integer("ready_seconds", 0, "Sides that take longer to start are left out; 0: none.")

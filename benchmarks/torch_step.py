@@ -17,7 +17,6 @@ from torch import nn
 
 from flsl_jax.config import Config, ViewsConfig, cross_inv_temp, self_inv_temp
 
-_COMPILE_MODES = {"compile": "default", "tuned": "max-autotune-no-cudagraphs"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -72,8 +71,8 @@ class TorchStep:
     Args:
         config: a config of the paper's recipe, without drop path.
         device: of everything.
-        kind: "eager"; "compile": encoders and objective through `torch.compile`; "tuned": compiled with max-autotune, without
-            views of its own (student and teacher read the normalised crops) and all tensors clipped at once.
+        kind: "eager"; "compile": encoders and objective through `torch.compile`; "tuned": compiled, without views
+            of its own: student and teacher read the normalised crops.
         autocast: matrix products in bfloat16.
     """
 
@@ -87,7 +86,7 @@ class TorchStep:
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=1e-4, fused=True
         )
-        self.loss = self._loss if kind == "eager" else torch.compile(self._loss, mode=_COMPILE_MODES[kind])
+        self.loss = self._loss if kind == "eager" else torch.compile(self._loss)
 
     def step(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).float()

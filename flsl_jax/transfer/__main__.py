@@ -32,7 +32,8 @@ _BACKBONE = flags.DEFINE_string(
     "backbone",
     None,
     "The pretrained network: a run's workdir, one of its checkpoints, or any weight file that flsl_jax.load reads; "
-    "untrained:WORKDIR is what that run started from, random:PATH new random weights of the same size, to compare with.",
+    "untrained:WORKDIR is what that run started from, random:PATH new random weights of the same size, to compare with; "
+    "PATH may be a config too, such as random:vits16.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics and the result.")
 _NUM_HEADS = flags.DEFINE_integer(

@@ -5,9 +5,12 @@ from pathlib import Path
 
 from flax import nnx
 
+from flsl_jax.config import parse_config
+from flsl_jax.config.files import config_names, load_config
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import start_network
-from flsl_jax.models import ViT
+from flsl_jax.models import Architecture, ViT
+from flsl_jax.networks import architecture_of
 from flsl_jax.transfer.backbone import Backbone, torch_backbone
 from flsl_jax.transfer.config import NetworkConfig
 from flsl_jax.transfer.networks import backbone_options, default_blocks
@@ -21,7 +24,7 @@ def open_backbone(source: str, *, network: NetworkConfig, num_heads: int, seed: 
     """The backbone of a detector.
 
     Args:
-        source: a run, a checkpoint or a weight file; `untrained:WORKDIR`, or `random:` and one of the former.
+        source: a run, a checkpoint or a weight file; `untrained:WORKDIR`; or `random:` and one of the former or a config.
         network: what is put on it.
         num_heads: attention heads of a weight file that does not give them; 0: of 64 channels each.
         seed: of random weights.
@@ -37,14 +40,24 @@ def open_backbone(source: str, *, network: NetworkConfig, num_heads: int, seed: 
         loaded = Loaded(
             model=start_network(config, workdir=Path(place)), report=f"what the run in {place} started from"
         )
+    elif colon and kind == "random":
+        loaded = _random(place, num_heads=num_heads, seed=seed)
     else:
-        loaded = load_network(place if colon and kind == "random" else source, num_heads=num_heads or None)
-        if kind == "random" and colon:
-            model = ViT(loaded.model.architecture, rngs=nnx.Rngs(seed))
-            loaded = Loaded(
-                model=model, mean=loaded.mean, std=loaded.std, report=f"random weights, of the size of {place}"
-            )
+        loaded = load_network(source, num_heads=num_heads or None)
     depth = loaded.model.architecture.depth
     backbone = torch_backbone(loaded, options=backbone_options(network), blocks=default_blocks(network, depth=depth))
     log.info("%s", backbone.report)
     return backbone
+
+
+def _random(place: str, *, num_heads: int, seed: int) -> Loaded:
+    """Random weights of the size of a config's network, or of a trained one."""
+    report = f"random weights, of the size of {place}"
+    if Path(place).suffix == ".py" or place in config_names():
+        return Loaded(model=_drawn(architecture_of(parse_config(load_config(place).to_dict())), seed), report=report)
+    like = load_network(place, num_heads=num_heads or None)
+    return Loaded(model=_drawn(like.model.architecture, seed), mean=like.mean, std=like.std, report=report)
+
+
+def _drawn(architecture: Architecture, seed: int) -> ViT:
+    return ViT(architecture, rngs=nnx.Rngs(seed))

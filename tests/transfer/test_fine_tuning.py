@@ -176,6 +176,16 @@ def test_a_weight_file_and_random_weights_of_its_size_open_and_a_wrong_name_does
     random = open_backbone(f"random:{path}", network=network, num_heads=2, seed=0).network.state_dict()
     assert trained.keys() == random.keys()
     assert not torch.equal(trained["blocks.0.attn.qkv.weight"], random["blocks.0.attn.qkv.weight"])
+    (tmp_path / "small.py").write_text(
+        "from configs import quickstart\n\ndef get_config():\n    return quickstart.get_config()\n"
+    )
+    of_config = [
+        open_backbone(f"random:{place}", network=network, num_heads=0, seed=seed).network.state_dict()
+        for place, seed in (("quickstart", 0), (tmp_path / "small.py", 0), ("quickstart", 1))
+    ]
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(of_config[0][name], of_config[1][name])
+    assert not torch.equal(of_config[0][name], of_config[2][name])
     for source, message in (("random", "write --backbone=random:PATH"), ("nowhere", "nowhere does not exist")):
         with pytest.raises(UserError, match=message):
             open_backbone(source, network=network, num_heads=0, seed=0)

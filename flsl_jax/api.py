@@ -12,8 +12,9 @@ if typing.TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from flsl_jax.config import Config
+    from flsl_jax.features import Backbone
     from flsl_jax.loop import Outcome
-    from flsl_jax.models import ViT
+    from flsl_jax.typing import Array
 
 
 def pretrain(
@@ -129,7 +130,7 @@ def load(
     source: str | None = None,
     num_heads: int | None = None,
     dtype: str = "float32",
-) -> ViT:
+) -> Backbone:
     """The trained backbone of a run, or one from elsewhere. What was left out or assumed is logged.
 
     Args:
@@ -144,9 +145,9 @@ def load(
 
     Returns:
         The model. `model(images)` maps float images [B, H, W, 3], RGB and normalised, with H and W divisible by the patch
-        size p, to float32 tokens [B, H / p, W / p, D]. Class token and registers take part and are left out of the result.
-        A run's images are normalised with mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225). Files
-        from elsewhere may need others; `flsl_jax.weights.load.load_network` returns them.
+        size p, to float32 tokens [B, H / p, W / p, D]; `flsl_jax.preprocess` makes such images of files and pixels. Class
+        token and registers take part and are left out of the result. `model.modes`, `model.layers`, `model.attention` and
+        `model.each` give other features, and features of images of many sizes; see `flsl_jax.features.Backbone`.
 
     Raises:
         UserError: there is nothing that can be loaded, or the dtype is neither of the two.
@@ -156,3 +157,34 @@ def load(
     from flsl_jax.weights.load import load_model
 
     return load_model(Path(path), network=network, source=source, num_heads=num_heads, dtype=dtype)
+
+
+def preprocess(images: Any, model: Backbone, *, size: int | None = None, crop: bool = False) -> Array:
+    """Images as the model expects them: decoded, resized, padded to whole patches, and normalised as its weights say.
+
+    Args:
+        images: one image or a list of them: paths of image files, Pillow images, or uint8 arrays [H, W, 3], RGB; or one uint8
+            array [B, H, W, 3]. Files are read as in training: upright, transparency on white.
+        model: what `flsl_jax.load` returns; its `mean`, `std`, `image_size` and `patch_size` count.
+        size: of the shorter side after resizing (Pillow's antialiased bicubic filter), in pixels; no side becomes longer than
+            four times that. None: the size of the images in its training; 0: images stay as large as they are.
+        crop: whether the central square is cut out, as in the evaluations, so that all images have one size.
+
+    Returns:
+        float32 [B, H, W, 3]. Without `crop`, the bottom and the right are filled up with zeros, the training images' mean
+        colour, to a height and width that the patch divides.
+
+    Raises:
+        UserError: an image cannot be read or is not uint8; the images come out in several sizes, for which there is
+            `model.each`; or a square crop is not a multiple of the patch.
+
+    Example:
+        >>> model = flsl_jax.load("runs/mine")
+        >>> flsl_jax.preprocess("photo.jpg", model).shape
+        (1, 32, 48, 3)
+        >>> flsl_jax.preprocess(["photo.jpg", "photo.jpg"], model, size=64, crop=True).shape
+        (2, 64, 64, 3)
+    """
+    from flsl_jax import features
+
+    return features.preprocess(images, model, size=size, crop=crop)

@@ -17,7 +17,7 @@ LAYERS = (
     {"schedules", "objective"},
     {"config"},
     {"parallel", "data", "models"},
-    {"networks", "checkpoints", "workdir"},
+    {"networks", "checkpoints", "workdir", "features"},
     {"weights"},
     {"evaluation"},
     {"pictures"},

@@ -116,7 +116,7 @@ class ViT(nnx.Module):
     ) -> None:
         arch = architecture
         self.architecture, self.drop_path = arch, drop_path
-        self.dtype, self.scan_blocks, self.remat, self.attention = jnp.dtype(dtype), scan_blocks, remat, attention
+        self.dtype, self.scan_blocks, self.remat, self.attended_by = jnp.dtype(dtype), scan_blocks, remat, attention
         self.placement = placement
         self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init=patch_init, init_std=init_std, rngs=rngs)
         if arch.pos_embed == "sincos":
@@ -257,7 +257,7 @@ class ViT(nnx.Module):
 
     def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
         query, key, value = self._heads(qkv)
-        if self.attention == "cudnn":
+        if self.attended_by == "cudnn":
             mixed = attend_by_cudnn(query, key, value)
         else:
             mixed = attend(query, key, value)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.config import parse_saved_config
+from flsl_jax.config import parse_saved_config, self_inv_temp
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
+from flsl_jax.features import Backbone, as_backbone
 from flsl_jax.models import ViT
 from flsl_jax.networks import for_any_device, network_graph
 from flsl_jax.weights.canonical import NetworkName, backbone_params
@@ -31,7 +32,7 @@ class Loaded:
     `step`: of a run's checkpoint.
     """
 
-    model: ViT
+    model: Backbone
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     report: str
@@ -46,7 +47,7 @@ def load_model(
     source: str | None = None,
     num_heads: int | None = None,
     dtype: str = "float32",
-) -> ViT:
+) -> Backbone:
     """The backbone alone; see `flsl_jax.load`."""
     loaded = load_network(path, network=network, source=source, num_heads=num_heads, dtype=dtype)
     # A wrong number of heads loads but gives wrong tokens, so an assumed number is logged as a warning.
@@ -77,7 +78,7 @@ def load_network(
         return _load_run(path, network=network, dtype=dtype)
     imported = import_weights(path, network=network, source=source, num_heads=num_heads)
     return Loaded(
-        model=build_backbone(imported, dtype=dtype),
+        model=as_backbone(build_backbone(imported, dtype=dtype), mean=imported.mean, std=imported.std),
         mean=imported.mean,
         std=imported.std,
         report=imported.report(),
@@ -115,5 +116,11 @@ def _load_run(path: Path, *, network: str, dtype: str) -> Loaded:
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=[network])
     params = jax.tree.map(jnp.asarray, state[network])
     config = for_any_device(parse_saved_config(run["config"]), dtype=dtype)
-    model = nnx.merge(network_graph(config), params).backbone
+    model = as_backbone(
+        nnx.merge(network_graph(config), params).backbone,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=config.views.size,
+        inv_temp=self_inv_temp(config).end,
+    )
     return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}", step=step)

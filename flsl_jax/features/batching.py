@@ -1,0 +1,63 @@
+"""Batches of images of many sizes: those of one size together, so that few programs are compiled."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+# Batches in work at a time: one is computed while the one before it is fetched.
+_IN_FLIGHT = 2
+
+
+def map_by_shape(
+    function: Callable[[np.ndarray], Any],
+    images: Iterable[np.ndarray],
+    *,
+    batch_size: Callable[[tuple[int, ...]], int],
+    devices: int = 1,
+) -> Iterator[tuple[int, Any]]:
+    """Applies a function to images, those of one shape in one batch.
+
+    Full batches are computed as soon as they are full. What is left at the end is filled up with copies of an image to the next
+    of batch_size / 1, 2, 4, …, so that few lengths are compiled and less than half of a batch is wasted.
+
+    Args:
+        function: maps a batch [b, …] to a pytree of arrays with a leading axis of b, each row by itself.
+        images: arrays of any shapes.
+        batch_size: images of a shape in a full batch; a multiple of `devices`.
+        devices: what the length of every batch is a multiple of.
+
+    Yields:
+        The place of an image among all, from 0, and its pytree of NumPy arrays; images of one shape in their order.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    running: deque[tuple[list[int], Any]] = deque()
+
+    def start(group: list[tuple[int, np.ndarray]]) -> None:
+        length = batch_size(group[0][1].shape)
+        while length % 2 == 0 and length // 2 >= len(group) and length // 2 % devices == 0:
+            length //= 2
+        rows = np.minimum(np.arange(length), len(group) - 1)
+        running.append(([place for place, _ in group], function(np.stack([group[row][1] for row in rows]))))
+
+    for place, image in enumerate(images):
+        group = waiting.setdefault(image.shape, [])
+        group.append((place, image))
+        if len(group) >= batch_size(image.shape):
+            start(waiting.pop(image.shape))
+        while len(running) >= _IN_FLIGHT:
+            yield from _fetched(*running.popleft())
+    for group in waiting.values():
+        start(group)
+        while len(running) >= _IN_FLIGHT:
+            yield from _fetched(*running.popleft())
+    while running:
+        yield from _fetched(*running.popleft())
+
+
+def _fetched(places: list[int], result: Any) -> Iterator[tuple[int, Any]]:
+    arrays = jax.device_get(result)
+    for row, place in enumerate(places):
+        yield place, jax.tree.map(lambda array, row=row: array[row], arrays)

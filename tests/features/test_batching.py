@@ -1,0 +1,35 @@
+"""Batches by shape: every image once, at its place, in few lengths."""
+
+import numpy as np
+import pytest
+
+from flsl_jax.features.batching import map_by_shape
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_every_image_has_its_result_at_its_place_and_lengths_are_few(devices):
+    images = [np.full((1 + number % 3 % 2, 2), number) for number in range(23)]
+    lengths = set()
+
+    def function(batch):
+        lengths.add(len(batch))
+        return {"twice": 2 * batch}
+
+    found = dict(map_by_shape(function, images, batch_size=lambda shape: 8, devices=devices))
+    assert sorted(found) == list(range(23))
+    for number, image in enumerate(images):
+        np.testing.assert_array_equal(found[number]["twice"], 2 * image)
+    assert lengths <= {8, 4, 2, 1}
+    assert all(length % devices == 0 for length in lengths)
+
+
+def test_a_full_batch_is_computed_before_all_images_are_read():
+    read = []
+
+    def images():
+        for number in range(100):
+            read.append(number)
+            yield np.zeros(3)
+
+    next(map_by_shape(lambda batch: batch, images(), batch_size=lambda shape: 4))
+    assert len(read) < 20

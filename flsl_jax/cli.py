@@ -18,6 +18,7 @@ COMMANDS = {
     "transfer": ("transfer", "train a detector or segmenter on a trained network, and measure AP or mIoU"),
     "convert": ("convert", "write weights that timm, transformers, detectron2 and others load"),
     "prepare": ("prepare", "pack a folder of images into shards, which are read faster"),
+    "doctor": ("doctor", "say what would go wrong with a training here, before it is started"),
 }
 
 _HELP = """\

@@ -162,10 +162,10 @@ def _draw_curves(config: Config, workdir: Path) -> None:
         save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
 
 
-def open_loader(config: Config) -> Loader:
-    """The loader of this process's share of every batch."""
+def open_loader(config: Config, *, source: Source | None = None) -> Loader:
+    """The loader of this process's share of every batch; `source`: what `config.data` names, if it is open already."""
     return Loader(
-        open_source(config.data),
+        open_source(config.data) if source is None else source,
         batch_size=config.batch_size,
         crop_size=config.views.size,
         seed=config.seed,

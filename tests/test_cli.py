@@ -36,9 +36,12 @@ def test_no_command_shows_the_help_and_is_a_failure():
         ("trian", "error: unknown command 'trian'; did you mean 'train'?"),
         (
             "dance",
-            "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, prepare",
+            "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, prepare, doctor",
         ),
-        ("--config=quickstart", "a command comes first: train, evaluate, visualize, study, transfer, convert, prepare"),
+        (
+            "--config=quickstart",
+            "a command comes first: train, evaluate, visualize, study, transfer, convert, prepare, doctor",
+        ),
     ],
 )
 def test_a_wrong_command_is_one_line(command, message):

@@ -23,7 +23,7 @@ LAYERS = (
     {"pictures"},
     {"training"},
     {"loop", "album"},
-    {"studies", "transfer"},
+    {"studies", "transfer", "doctor"},
     {"convert", "main", "evaluate", "prepare", "visualize", "study", "api"},
     {"cli", "__init__"},
     {"__main__"},

@@ -97,6 +97,37 @@ def verify(checkpoint: Path) -> str:
     return "intact" if read_digests(checkpoint) is not None else "readable (it was written without digests)"
 
 
+def check_fits(checkpoint: Path, abstract_state: Any) -> None:
+    """Compares the shapes in a folder `checkpoints/STEP` with those of a state; its arrays are not read.
+
+    Args:
+        checkpoint: the folder.
+        abstract_state: what is to be restored, with leaves that have shapes.
+
+    Raises:
+        DamagedCheckpoint: its index is damaged.
+        UserError: the checkpoint is of another network or optimizer; names what differs.
+    """
+    check_index(checkpoint)
+    state: Any = checkpoint / STATE  # typed as a path of orbax's own
+    saved = _flat_shapes(ocp.StandardCheckpointHandler().metadata(state))
+    expected = _flat_shapes(abstract_state)
+    problems = [
+        f"{name} {saved.get(name)} instead of {shape}" for name, shape in expected.items() if saved.get(name) != shape
+    ]
+    problems += [f"{name} is not part of this run's state" for name in saved.keys() - expected.keys()]
+    if problems:
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit this config: {'; '.join(problems[:4])}"
+            f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was "
+            "written with (config.json in the workdir), or take another --workdir"
+        )
+
+
+def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in names_of(tree).items()}
+
+
 def damage_of(error: Exception, checkpoint: Path) -> DamagedCheckpoint:
     """What an error in reading arrays says of the checkpoint. Raises it if it is none of the checkpoint's.
 

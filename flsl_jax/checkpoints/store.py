@@ -17,19 +17,18 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from flsl_jax import parallel
-from flsl_jax.checkpoints.digests import DigestHandler, DigestSave, begin_sums, differing, names_of
+from flsl_jax.checkpoints.digests import DigestHandler, DigestSave, begin_sums, differing
 from flsl_jax.checkpoints.folder import list_steps
 from flsl_jax.checkpoints.inspection import (
     DIGESTS,
     RUN,
     STATE,
     DamagedCheckpoint,
-    check_index,
     digest_of_description,
     read_digests,
 )
 from flsl_jax.checkpoints.orbax_log import silence_orbax
-from flsl_jax.checkpoints.reading import damage_of
+from flsl_jax.checkpoints.reading import check_fits, damage_of
 from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -173,23 +172,9 @@ class Checkpoints:
 
     def _read(self, checkpoint: Path, abstract_state: Any) -> Any:
         """Without orbax's manager: that would make processes wait for one whose file is damaged."""
-        check_index(checkpoint)
+        check_fits(checkpoint, abstract_state)
         handler = ocp.StandardCheckpointHandler()
         state: Any = checkpoint / STATE  # typed as a path of orbax's own
-        saved = _flat_shapes(handler.metadata(state))
-        expected = _flat_shapes(abstract_state)
-        problems = [
-            f"{name} {saved.get(name)} instead of {shape}"
-            for name, shape in expected.items()
-            if saved.get(name) != shape
-        ]
-        problems += [f"{name} is not part of this run's state" for name in saved.keys() - expected.keys()]
-        if problems:
-            raise UserError(
-                f"checkpoint {checkpoint} does not fit this config: {'; '.join(problems[:4])}"
-                f"{f' and {len(problems) - 4} more' if len(problems) > 4 else ''}; resume with the config that it was "
-                "written with (config.json in the workdir), or take another --workdir"
-            )
         return jax.block_until_ready(handler.restore(state, args=ocp.args.StandardRestore(abstract_state)))
 
     def reload(self) -> None:
@@ -262,7 +247,3 @@ def _agree(damage: DamagedCheckpoint | None, *, step: int) -> None:
         found = bool(multihost_utils.process_allgather(np.asarray(found)).any())
     if found:
         raise damage or DamagedCheckpoint(step, "another process cannot read it")
-
-
-def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in names_of(tree).items()}

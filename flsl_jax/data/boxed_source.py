@@ -30,14 +30,15 @@ class BoxedSource:
     Of a folder, each image is matched with a name in the file as `match_names` does it. A record of another source is looked
     up by its whole name, its last part, and that without suffix. A record that the file does not list has no boxes.
     `class_names` are the classes of the boxes. A record keeps its label, in their numbering, if its class has the same name
-    there. `match` says which names belong together; None where they are looked up one by one. `warnings`: what makes numbers
-    of these boxes doubtful, each a line.
+    there. `match` says which names belong together; None where they are looked up one by one. `summary`: in a line, what was
+    matched, once `with_boxes` has said so. `warnings`: what makes numbers of these boxes doubtful, each a line.
     """
 
     def __init__(self, source: Source, boxes: Mapping[str, Boxes], *, class_names: tuple[str, ...]) -> None:
         self.name, self.class_names = source.name, class_names
         self._source, self._labels = source, {name: label for label, name in enumerate(class_names)}
         self.match: NameMatch | None = None
+        self.summary = ""
         self.warnings: tuple[str, ...] = ()
         self._boxes = dict(boxes)
         if isinstance(source, _Named):
@@ -102,7 +103,7 @@ def _report(boxed: BoxedSource, match: NameMatch, annotations: Annotations, *, p
         )
     if left_out := _left_out(annotations):
         parts.append(f"left out {left_out}")
-    line = one_line(f"boxes {path}: {'; '.join(parts)}")
+    line = boxed.summary = one_line(f"boxes {path}: {'; '.join(parts)}")
     unmatched = len(missing) + len(match.doubtful)
     if unmatched < _ALARMING * names:
         log.info(line)

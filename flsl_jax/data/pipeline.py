@@ -20,7 +20,7 @@ from flsl_jax.data.unreadable import Damage
 from flsl_jax.errors import UserError
 
 # The size of what a worker sends at a time.
-_CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 2 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Loader:
             order=GlobalOrder(num_records=len(source), batch_size=batch_size, seed=seed),
             first=process_index * local_size,
             local_size=local_size,
-            chunk_size=max(1, min(local_size, _CHUNK_BYTES // (3 * crop_size**2))),
+            chunk_size=max(1, min(local_size, CHUNK_BYTES // (3 * crop_size**2))),
             crop_size=crop_size,
             area=area,
             aspect=aspect,

@@ -44,11 +44,17 @@ class Source(Protocol):
 
 def name_of(source: Source, index: int) -> str:
     """What messages call a record: by its path, where the source knows it without reading it."""
+    path = path_of(source, index)
+    return f"record {index} of {source.name}" + (f" ({path})" if path is not None else "")
+
+
+def path_of(source: Source, index: int) -> str | None:
+    """A record's path, where the source knows it without reading it."""
     path, inner = getattr(source, "path", None), source
     while path is None and inner is not None:  # a wrapper keeps the numbers of what it wraps
         inner = getattr(inner, "_source", None)
         path = getattr(inner, "path", None)
-    return f"record {index} of {source.name}" + (f" ({path(index)})" if path is not None else "")
+    return None if path is None else path(index)
 
 
 def digest_of(*parts: str | bytes) -> str:

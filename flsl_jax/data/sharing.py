@@ -108,10 +108,20 @@ class ChunkMemory:
         return np.ndarray(chunk.shape, np.uint8, self._buffer(), self._first + chunk.slot * self._slot_bytes)
 
 
+def free_memory() -> int:
+    """Bytes of shared memory that are free; `sys.maxsize` where the system sets no limit of its own."""
+    return shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else sys.maxsize
+
+
+def slots_that_fit(free: int, *, workers: int, slot_bytes: int) -> int:
+    """Slots for each worker in half of so many free bytes; 0: its images go through a pipe."""
+    return min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
+
+
 def open_memory(*, workers: int, slot_bytes: int) -> ChunkMemory | None:
     """Shared memory for the workers' chunks, at most half of what is free; None if that is too little for one chunk each."""
-    free = shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else sys.maxsize
-    slots = min(free // 2 // (workers * slot_bytes), _MAX_SLOTS)
+    free = free_memory()
+    slots = slots_that_fit(free, workers=workers, slot_bytes=slot_bytes)
     try:
         if slots:
             return ChunkMemory(workers=workers, slots=slots, slot_bytes=slot_bytes)

@@ -218,19 +218,54 @@ def _soft_attention(reading: _Reading) -> _Found | None:
     share, limits = reading.values["attention_share"], reading.limits
     if share <= limits.soft_attention or reading.inv_temp >= limits.soft_inv_temp:
         return None
-    if reading.config.objective.inv_temp_scale == "mean":
-        remedy = "Raise config.objective.self_inv_temp and cross_inv_temp to the paper's 1.96 and 3.92"
-    else:
-        factor = f" about {_PAPER_INV_TEMP / reading.inv_temp:.0f} times" if reading.inv_temp > 0 else ""
-        remedy = (
-            f"Raise config.objective.self_inv_temp and cross_inv_temp{factor}, or set them to 1.96 and 3.92 with "
-            "config.objective.inv_temp_scale=mean"
-        )
     return _Found(
         share,
         f"mean-shift is too soft for this width: τ‖z‖² is {reading.inv_temp:.2g} (the paper's {_PAPER_INV_TEMP:g}) and the "
-        f"attention entropy {share:.1%} of ln N, so every mode is the mean of its view. {remedy}",
+        f"attention entropy {share:.1%} of ln N, so every mode is the mean of its view. {_harder(reading)}",
     )
+
+
+def _harder(reading: _Reading) -> str:
+    if reading.config.objective.inv_temp_scale == "mean":
+        return "Raise config.objective.self_inv_temp and cross_inv_temp to the paper's 1.96 and 3.92"
+    factor = f" about {_PAPER_INV_TEMP / reading.inv_temp:.0f} times" if reading.inv_temp > 0 else ""
+    return (
+        f"Raise config.objective.self_inv_temp and cross_inv_temp{factor}, or set them to 1.96 and 3.92 with "
+        "config.objective.inv_temp_scale=mean"
+    )
+
+
+def _softer(reading: _Reading) -> str:
+    return (
+        "Lower config.objective.self_inv_temp and cross_inv_temp, by up to "
+        f"{reading.inv_temp / _PAPER_INV_TEMP:.0f} times"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharpness:
+    """τ‖z‖² of the mean-shift, with tokens as LayerNorm makes them at the start: ‖z‖² = D. `paper`: the published one.
+
+    `kind` is "soft" or "hard" where the monitor would look for the temperature's fault, and `advice` what it would say then;
+    otherwise both are empty.
+    """
+
+    value: float
+    paper: float
+    kind: str = ""
+    advice: str = ""
+
+
+def sharpness_at_start(config: Config, *, limits: Thresholds | None = None) -> Sharpness:
+    """How sharp the mean-shift of a config is for its width, before anything is trained; `limits`: the monitor's own."""
+    limits = limits or Thresholds()
+    reading = _Reading(values={}, config=config, limits=limits, settled=False)
+    value = reading.inv_temp
+    if value < limits.soft_inv_temp:
+        return Sharpness(value, _PAPER_INV_TEMP, "soft", _harder(reading))
+    if value > limits.hard_inv_temp:
+        return Sharpness(value, _PAPER_INV_TEMP, "hard", _softer(reading))
+    return Sharpness(value, _PAPER_INV_TEMP)
 
 
 def _hard_attention(reading: _Reading) -> _Found | None:
@@ -240,8 +275,7 @@ def _hard_attention(reading: _Reading) -> _Found | None:
     return _Found(
         share,
         f"mean-shift is too hard: every mode is its own query (attention entropy {share:.1%} of ln N, τ‖z‖² "
-        f"{reading.inv_temp:.3g}, the paper's {_PAPER_INV_TEMP:g}). Lower config.objective.self_inv_temp and cross_inv_temp, "
-        f"by up to {reading.inv_temp / _PAPER_INV_TEMP:.0f} times",
+        f"{reading.inv_temp:.3g}, the paper's {_PAPER_INV_TEMP:g}). {_softer(reading)}",
     )
 
 

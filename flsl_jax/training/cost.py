@@ -115,6 +115,11 @@ def _student_groups(config: Config) -> list[_StudentGroup]:
     return [large, group(views.local_count, views.local_size, objective.local_query_window)]
 
 
+def queries_per_image(config: Config) -> int:
+    """How many features of an image the student's head sees in a step, over all views."""
+    return sum(group.count * group.queries for group in _student_groups(config))
+
+
 def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -> float:
     """FLOPs of a training step per image: teacher views once, student views three times (forward and backward), head on
     what goes through it, mean-shift, a guide's blocks on the base crop and the student views; views' pixels, losses and the
@@ -196,7 +201,7 @@ def estimate_memory(
         compute = dataclasses.replace(config.compute, dtype=dtype, remat=remat, micro_batches=1)
         return _kept_bytes_per_image(dataclasses.replace(config, compute=compute, parallel=ParallelConfig()), size=size)
 
-    activations = pixels = queries = 0.0
+    activations = pixels = 0.0
     for group in _student_groups(config):
         remat = config.compute.remat
         everything = kept(group.size, "none")
@@ -206,11 +211,10 @@ def estimate_memory(
         pixels += _PIXEL_COPIES * part * views * 4
         if config.compute.micro_batches > 1:
             pixels += images * views * compute_bytes
-        queries += group.count * group.queries
     return MemoryEstimate(
         state=4 * (_STATE_COPIES * parameters + guide_parameters) / config.parallel.fsdp,
         activations=activations,
-        logits=_LOGITS_COPIES * 4 * images * queries * config.head.centroids,
+        logits=_LOGITS_COPIES * 4 * images * queries_per_image(config) * config.head.centroids,
         pixels=pixels,
     )
 
@@ -281,11 +285,20 @@ def describe_memory(
     if limit is None:
         return line
     line += f" of {_gib(limit)}"
-    may_take = _USABLE * limit
-    if estimate.total > may_take:
-        flags = smaller(may_take)
-        line += "; this may not fit. " + (f"What would: {flags}" if flags else "Take more devices or a smaller batch")
+    if estimate.total > usable(limit):
+        line += f"; this may not fit. {memory_advice(limit, smaller=smaller)}"
     return line
+
+
+def usable(limit: float) -> float:
+    """Which part of a device's bytes an estimate may take."""
+    return _USABLE * limit
+
+
+def memory_advice(limit: float, *, smaller: Callable[[float], str | None]) -> str:
+    """What to change where a device has too few bytes; `smaller` as in `describe_memory`."""
+    flags = smaller(usable(limit))
+    return f"What would: {flags}" if flags else "Take more devices or a smaller batch"
 
 
 def device_memory() -> float | None:

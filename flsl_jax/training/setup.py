@@ -213,15 +213,10 @@ def read_prior(prior: str, *, centroids: int) -> np.ndarray | None:
 
 def describe(config: Config, training: Training, *, images: int) -> str:
     """What the user should see before the first step: devices, parameters, cost and memory. `images`: in the data set."""
-    devices, params, guide = jax.devices(), training.abstract_state.student, training.abstract_state.guide
+    devices, params = jax.devices(), training.abstract_state.student
     config = dataclasses.replace(config, compute=training.pure_step.config.compute)
     dtype, attention = jnp.dtype(config.compute.dtype), ", cuDNN's attention" * (config.compute.attention == "cudnn")
-    sizes = {
-        "parameters": _count(params),
-        "guide_parameters": _count(guide),
-        "devices": len(devices),
-        "compute_bytes": dtype.itemsize,
-    }
+    sizes = memory_sizes(training, devices=len(devices))
     estimate = cost.estimate_memory(config, **sizes)
     return "\n".join(
         [
@@ -238,6 +233,16 @@ def describe(config: Config, training: Training, *, images: int) -> str:
             ),
         ]
     )
+
+
+def memory_sizes(training: Training, *, devices: int) -> dict[str, int]:
+    """What `cost.estimate_memory` is told beside the config, for so many devices."""
+    return {
+        "parameters": _count(training.abstract_state.student),
+        "guide_parameters": _count(training.abstract_state.guide),
+        "devices": devices,
+        "compute_bytes": jnp.dtype(training.pure_step.config.compute.dtype).itemsize,
+    }
 
 
 def _spread(config: Config) -> str:

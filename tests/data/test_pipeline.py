@@ -186,7 +186,7 @@ def test_processes_share_one_global_batch(process_count: int) -> None:
 def test_chunks_have_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
     source = _Pixels(11)
     whole = _read(_loader(source), 0, 3)
-    monkeypatch.setattr("flsl_jax.data.pipeline._CHUNK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("flsl_jax.data.pipeline.CHUNK_BYTES", 3 * 8 * 8 * 3)
     _assert_equal(_read(_loader(source), 0, 3), whole)
 
 

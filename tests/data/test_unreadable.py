@@ -62,7 +62,7 @@ def test_a_long_run_of_damaged_neighbours_is_replaced_from_the_whole_data_set() 
 
 def test_what_stands_in_does_not_depend_on_chunks_or_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read(loader(range(20, 90)), 6)
-    monkeypatch.setattr("flsl_jax.data.pipeline._CHUNK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("flsl_jax.data.pipeline.CHUNK_BYTES", 3 * 8 * 8 * 3)
     for options in ({}, {"workers": 1}):
         for first, second in zip(whole, read(loader(range(20, 90), **options), 6), strict=True):
             np.testing.assert_array_equal(first.record, second.record)

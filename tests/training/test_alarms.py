@@ -12,7 +12,7 @@ import pytest
 from flsl_jax.config import parse_config
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.schedules import Schedule
-from flsl_jax.training.alarms import Monitor, Thresholds
+from flsl_jax.training.alarms import Monitor, Thresholds, sharpness_at_start
 from flsl_jax.training.setup import build_training
 from tests.tiny import tiny_config
 
@@ -272,3 +272,20 @@ def test_alarms_whose_values_an_objective_lacks_are_not_waited_for():
     for step in (1, 2, 3):
         monitor.update(step, {name: value for name, value in HEALTHY.items() if name not in lacking})
     assert monitor.silence() == "The monitor raised no alarm."
+
+
+@pytest.mark.parametrize(
+    ("inv_temp", "scale", "value", "kind"),
+    [(1.96, "mean", 1.96, ""), (0.1 / 384**0.5, "sum", 0.1633, "soft"), (16.0, "mean", 16.0, "hard")],
+)
+def test_before_the_first_step_the_sharpness_is_that_of_the_width(inv_temp, scale, value, kind):
+    schedule = {"start": inv_temp, "end": inv_temp}
+    config = tiny_config(objective={"self_inv_temp": schedule, "inv_temp_scale": scale})
+    sharpness = sharpness_at_start(config)
+    assert (sharpness.value, sharpness.kind) == (pytest.approx(value, rel=1e-3), kind)
+    if kind:  # what the monitor would say of a run that is so
+        reading = {"attention_share": 1.0 if kind == "soft" else 0.0, "normalised_inv_temp": value, "intra": 0.0}
+        monitor = Monitor(config, thresholds=FIRST)
+        assert any(sharpness.advice in alarm.message for alarm in monitor.update(9, HEALTHY | reading))
+    else:
+        assert sharpness.advice == ""

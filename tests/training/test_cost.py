@@ -163,6 +163,12 @@ def test_the_line_says_what_would_fit_before_anything_is_compiled():
     assert nothing.endswith("this may not fit. Take more devices or a smaller batch")
 
 
+def test_queries_of_an_image_are_those_of_all_its_views():
+    views = {"size": 32, "local_size": 16, "local_count": 3}
+    assert cost.queries_per_image(tiny_config()) == 2 * 4
+    assert cost.queries_per_image(tiny_config(views={**views, "recipe": "released"})) == 4 + 3 * 1
+
+
 def test_the_parameter_table_adds_up():
     params = {
         "backbone": {"blocks": {"attn": {"kernel": jnp.zeros((2, 3, 4))}}},

@@ -29,6 +29,8 @@ _LITTLE_ROOM = 2**30
 def examine_folder(exam: Examination, workdir: Path, *, config: Config | None, training: Training | None) -> None:
     """Checks that a run's folder, which need not exist yet, can be written and has room for the checkpoints."""
     exam.check("workdir/folder", lambda: _folder(workdir), advice=_ADVICE)
+    if not _existing(workdir).is_dir():
+        return
     exam.check("workdir/room", lambda: _room(workdir, config=config, training=training), advice=_ADVICE)
 
 
@@ -44,6 +46,8 @@ def examine(
         training: of that config; None: not known.
         source: the images of that config; None: not known.
     """
+    if not _existing(workdir).is_dir():  # said already
+        return
     found = exam.obtain("checkpoint/files", lambda: find_newest(workdir), advice=_ADVICE)
     good: list[int] = []
     if found is not None:

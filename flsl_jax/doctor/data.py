@@ -95,11 +95,11 @@ def _images(config: Config, source: Source) -> Iterator[Finding]:
         few, _, told = line.partition(". ")
         yield Finding(name=name, colour="yellow", found=few, advice=told)
     if listing is not None and listing.unusable:
-        path, kind = listing.unusable[0]
+        (path, kind), count = listing.unusable[0], len(listing.unusable)
         yield Finding(
             name=name,
             colour="yellow",
-            found=f"{len(listing.unusable):,} things named like images are none, such as {path} ({kind}); they are passed over",
+            found=f"passed over, because they are no files, though named like images: {count:,}, such as {path} ({kind})",
             advice="remove them, or mend the links",
         )
 
@@ -175,10 +175,8 @@ def _reading(config: Config, sample: Sample, *, wanted: float | None) -> Finding
         return Finding(name=name, colour="green", found="too few images were read to say how fast they come")
     rate = sample.timed / sample.seconds
     used = max(1, min(workers, available))
-    who = f"{workers} workers on {available} cores" if workers else "the training process"
-    found = (
-        f"a core reads, decodes and crops {rate:,.0f} images/s ({sample.timed:,} tried), {who} give {used * rate:,.0f}"
-    )
+    who = f"{workers} workers on {available} cores give" if workers else "the training process gives"
+    found = f"a core reads, decodes and crops {rate:,.0f} images/s ({sample.timed:,} tried), {who} {used * rate:,.0f}"
     if wanted is None:
         return Finding(name=name, colour="green", found=found)
     found += f"; the devices train on at most {_shown(wanted)} images/s, probably on {_shown(_REACHED * wanted)}"
@@ -256,7 +254,7 @@ def _copies(source: Source, sample: Sample) -> Iterator[Finding]:
     yield Finding(
         name="data/copies",
         colour="yellow",
-        found=f"{len(pairs)} are exact copies of another {among}, such as {one} and {other}",
+        found=f"exact copies of others: {len(pairs):,} {among}, such as {one} and {other}",
         advice="remove copies: they count several times, and in an evaluation they find each other",
     )
 
@@ -266,7 +264,7 @@ def _deep(source: Source, sample: Sample) -> Iterator[Finding]:
         return
     darkest = min(sample.deep, key=lambda record: sample.deep[record])
     used = sorted(sample.deep.values())
-    found = f"{len(used)} files have 16 bits and use {used[0]:.1%} to {used[-1]:.1%} of the range"
+    found = f"files with 16 bits: {len(used):,}, which use {used[0]:.1%} to {used[-1]:.1%} of the range"
     if used[len(used) // 2] >= _DARK:
         yield Finding(name="data/16 bits", colour="green", found=found)
         return

@@ -139,8 +139,9 @@ def test_torn_lines_of_metrics_and_alarms_are_yellow(workdir):
 
 def test_a_workdir_that_is_a_file_or_holds_one_for_checkpoints_is_red(tmp_path):
     (tmp_path / "file").write_text("")
-    findings = examined(tmp_path / "file" / "run")
-    assert named("workdir/folder", findings)[0].colour == "red"
+    assert [(finding.name, finding.colour) for finding in examined(tmp_path / "file" / "run")] == [
+        ("workdir/folder", "red")
+    ]
     (tmp_path / "checkpoints").write_text("")
     (finding,) = named("checkpoint/files", examined(tmp_path))
     assert finding.colour == "red"

@@ -100,7 +100,7 @@ def test_16_bit_files_that_use_12_bits_are_nearly_black(folder, brightest, colou
     Image.fromarray(pixels).save(folder / f"deep.{suffix}")
     (finding,) = named("16 bits", examined(config_of(folder)))
     assert finding.colour == colour
-    assert finding.found.startswith("1 files have 16 bits and use " + ("6.3%" if brightest < 65535 else "100.0%"))
+    assert finding.found.startswith("files with 16 bits: 1, which use " + ("6.3%" if brightest < 65535 else "100.0%"))
     assert (f"deep.{suffix}" in finding.found) == (colour == "yellow")
 
 

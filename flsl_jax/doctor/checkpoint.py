@@ -17,6 +17,7 @@ from flsl_jax.doctor.config import checkpoint_bytes
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.training.continuing import continue_with, last_step
 from flsl_jax.training.history import read_alarms
+from flsl_jax.training.lock import user_of
 from flsl_jax.training.resuming import Found, find_newest
 from flsl_jax.training.setup import Training, steps_per_epoch
 from flsl_jax.workdir import METRICS_FILE, split_metrics
@@ -31,6 +32,7 @@ def examine_folder(exam: Examination, workdir: Path, *, config: Config | None, t
     exam.check("workdir/folder", lambda: _folder(workdir), advice=_ADVICE)
     if not _existing(workdir).is_dir():
         return
+    exam.check("workdir/use", lambda: _use(workdir), advice=_ADVICE)
     exam.check("workdir/room", lambda: _room(workdir, config=config, training=training), advice=_ADVICE)
 
 
@@ -79,6 +81,14 @@ def _folder(workdir: Path) -> Finding:
             return Finding(name=name, colour="red", found=f"{folder} cannot be written", advice=told)
     found = f"{workdir} can be written" if workdir.is_dir() else f"{workdir} does not exist yet; a training makes it"
     return Finding(name=name, colour="green", found=found)
+
+
+def _use(workdir: Path) -> Iterator[Finding]:
+    user = user_of(workdir)
+    if user is not None:
+        told = "end that or wait for it, or name another --workdir; what is said of checkpoints may change meanwhile"
+        found = f"{user} trains in it, so that another training would be refused"
+        yield Finding(name="workdir/use", colour="yellow", found=found, advice=told)
 
 
 def _room(workdir: Path, *, config: Config | None, training: Training | None) -> Finding:

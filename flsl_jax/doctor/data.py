@@ -1,6 +1,7 @@
 """The images of a config: what they are, how fast they are read, what of a sample is damaged, doubled or nearly black."""
 
 import dataclasses
+import functools
 import io
 import os
 import time
@@ -18,7 +19,7 @@ from flsl_jax.data.records import Source, digest_of, path_of
 from flsl_jax.data.sources import open_source
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import cores
-from flsl_jax.errors import one_line
+from flsl_jax.errors import UserError, one_line
 from flsl_jax.loop import open_loader
 from flsl_jax.training.setup import few_images
 from flsl_jax.training.setup import steps_per_epoch as count_steps
@@ -73,8 +74,14 @@ def examine(exam: Examination, config: Config, *, images_per_second: float | Non
             exam.check("data/sizes", lambda: _sizes(config, sample), advice=_ADVICE)
             exam.check("data/copies", lambda: _copies(source, sample), advice=_ADVICE)
             exam.check("data/16 bits", lambda: _deep(source, sample), advice=_ADVICE)
-    exam.check("data/boxes", lambda: _boxes(config), advice=_ADVICE)
-    exam.check("data/evaluation", lambda: _evaluation(config), advice="docs/evaluation.md says what each task needs")
+    for key, settings in _boxed(config).items():
+        exam.check("data/boxes", functools.partial(_boxes, key, settings), advice=_ADVICE)
+    if not any(
+        finding.name == "data/boxes" and finding.colour == "red" for finding in exam.findings
+    ):  # it says the same
+        exam.check(
+            "data/evaluation", lambda: _evaluation(config), advice="docs/evaluation.md says what each task needs"
+        )
     return source
 
 
@@ -292,17 +299,20 @@ def _boxed(config: Config) -> dict[str, SourceConfig]:
     return {key: value for key, value in found.items() if isinstance(value, SourceConfig) and value.boxes}
 
 
-def _boxes(config: Config) -> Iterator[Finding]:
-    for key, settings in _boxed(config).items():
+def _boxes(key: str, settings: SourceConfig) -> Iterator[Finding]:
+    """How many images have boxes; `key`: of the source in the config."""
+    try:
         source = open_source(dataclasses.replace(settings, limit=0))
-        if not isinstance(source, BoxedSource):
-            continue
-        found = f"{key}: {source.summary or f'{os.path.basename(settings.boxes)} is looked up image by image'}"
-        if source.warnings:
-            told = "name the annotations of these very images, all of them (docs/data.md)"
-            yield Finding(name="data/boxes", colour="yellow", found=found, advice=told)
-        else:
-            yield Finding(name="data/boxes", colour="green", found=found)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    if not isinstance(source, BoxedSource):
+        return
+    found = f"{key}: {source.summary or f'{os.path.basename(settings.boxes)} is looked up image by image'}"
+    if source.warnings:
+        told = "name the annotations of these very images, all of them (docs/data.md)"
+        yield Finding(name="data/boxes", colour="yellow", found=found, advice=told)
+    else:
+        yield Finding(name="data/boxes", colour="green", found=found)
 
 
 def _evaluation(config: Config) -> Iterator[Finding]:

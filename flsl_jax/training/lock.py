@@ -107,6 +107,18 @@ def check_lock(lock: Lock | None) -> None:
         raise UserError(problem or "the workdir was taken over by another process, as the first process says")
 
 
+def user_of(workdir: Path) -> str | None:
+    """Who trains in a workdir, by its lock, which is only read: None if nobody, or a process of this machine that is gone.
+
+    Whether a process of another machine lives is not waited for.
+    """
+    path = workdir / LOCK_FILE
+    owner = _read(path)
+    if owner is None or (owner.get("host") == socket.gethostname() and not _lives(owner, path)):
+        return None
+    return _name(owner)
+
+
 def _acquire(path: Path) -> Lock:
     token = uuid.uuid4().hex
     _held.add(token)  # before the file says so, or another thread would take the lock for a dead one

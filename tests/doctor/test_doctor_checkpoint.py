@@ -1,5 +1,6 @@
 """Workdirs of a real run, whole and damaged: what a training would do with each is said before it does it."""
 
+import os
 import shutil
 from collections import namedtuple
 
@@ -10,6 +11,7 @@ from flsl_jax.doctor import checkpoint as doctor
 from flsl_jax.doctor.config import examine as examine_config
 from flsl_jax.doctor.finding import Examination
 from flsl_jax.loop import train
+from flsl_jax.training.lock import locked
 from tests.checkpoints.test_damage import cut, every_file, flip, largest
 from tests.tiny import tiny_config
 
@@ -146,6 +148,14 @@ def test_a_workdir_that_is_a_file_or_holds_one_for_checkpoints_is_red(tmp_path):
     (finding,) = named("checkpoint/files", examined(tmp_path))
     assert finding.colour == "red"
     assert "it is not a folder" in finding.found
+
+
+def test_a_run_that_is_under_way_is_said(workdir):
+    with locked(workdir):
+        (finding,) = named("workdir/use", examined(workdir))
+    assert finding.colour == "yellow"
+    assert finding.found.startswith(f"process {os.getpid()} on ")
+    assert not named("workdir/use", examined(workdir))
 
 
 @pytest.mark.parametrize(("free", "colour"), [(2**40, "green"), (2**20, "yellow"), (2**14, "red")])

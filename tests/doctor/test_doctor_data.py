@@ -157,8 +157,15 @@ def test_boxes_say_how_many_images_they_match(tmp_path, folder):
     (finding,) = named("boxes", examined(config_of(folder, boxes=half)))
     assert finding.colour == "yellow"
     assert "2 of 3 names not in" in finding.found
-    (finding,) = named("boxes", examined(config_of(folder, boxes=other)))
-    assert finding.colour == "red"
+    exam = Examination()
+    scenes = {"name": "folder", "root": str(folder)}
+    values = {"every_epochs": 1.0, "tasks": ("bbox_knn",)}
+    values["bbox_knn"] = {"train": {**scenes, "boxes": whole}, "val": {**scenes, "boxes": other}}
+    doctor.examine(exam, tiny_config(evaluation=values), images_per_second=None)
+    good, bad = named("boxes", exam.findings)
+    assert (good.colour, bad.colour) == ("green", "red")
+    assert bad.found.startswith("config.evaluation.bbox_knn.val: boxes ")
+    assert not named("evaluation", exam.findings), "it would say the same"
 
 
 def test_the_data_of_an_evaluation_are_opened(folder):

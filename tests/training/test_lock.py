@@ -13,7 +13,7 @@ import pytest
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.training import lock as lock_module
-from flsl_jax.training.lock import LOCK_FILE, locked
+from flsl_jax.training.lock import LOCK_FILE, locked, user_of
 from tests.tiny import tiny_config
 
 
@@ -122,3 +122,15 @@ def test_a_run_is_refused_in_a_workdir_that_is_in_use(tmp_path):
     with locked(tmp_path), pytest.raises(UserError, match="is in use by process"):
         train(tiny_config(), workdir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_uses_a_workdir_is_read_without_touching_it(tmp_path):
+    assert user_of(tmp_path) is None
+    with locked(tmp_path):
+        assert user_of(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
+    leave(tmp_path, process=2**22 + 1)
+    assert user_of(tmp_path) is None
+    leave(tmp_path, host="elsewhere", process=7)
+    before = (tmp_path / LOCK_FILE).stat().st_mtime_ns
+    assert user_of(tmp_path) == "process 7 on elsewhere"
+    assert (tmp_path / LOCK_FILE).stat().st_mtime_ns == before

@@ -17,6 +17,7 @@ COMMANDS = {
     "study": ("study", "train a grid of variants, such as the paper's ablations, and write one page"),
     "transfer": ("transfer", "train a detector or segmenter on a trained network, and measure AP or mIoU"),
     "convert": ("convert", "write weights that timm, transformers, detectron2 and others load"),
+    "embed": ("embed", "write features of your images as files: .npz, .npy, Parquet or CSV"),
     "prepare": ("prepare", "pack a folder of images into shards, which are read faster"),
     "doctor": ("doctor", "say what would go wrong with a training here, before it is started"),
 }

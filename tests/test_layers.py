@@ -20,11 +20,11 @@ LAYERS = (
     {"networks", "checkpoints", "workdir", "features"},
     {"weights"},
     {"evaluation"},
-    {"pictures"},
+    {"pictures", "embedding"},
     {"training"},
     {"loop", "album"},
     {"studies", "transfer", "doctor"},
-    {"convert", "main", "evaluate", "prepare", "visualize", "study", "api"},
+    {"convert", "main", "evaluate", "prepare", "visualize", "study", "embed", "api"},
     {"cli", "__init__"},
     {"__main__"},
 )

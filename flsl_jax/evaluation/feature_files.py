@@ -62,7 +62,7 @@ class FeatureFiles:
                 "protocol": dict(protocol),
                 "parts": counts,
                 "class_names": {name: list(class_names) for name, (class_names, _) in splits.items()},
-                "probe": _probe(encoder).tolist(),
+                "probe": probe_of(encoder).tolist(),
             }
             (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             os.rename(temporary, self._folder)
@@ -103,19 +103,23 @@ class FeatureFiles:
         ]
         if wrong:
             raise UserError(f"features {self._folder} were made with {'; '.join(wrong)}; name another folder")
-        probe, expected = np.asarray(manifest["probe"], np.float32), _probe(encoder)
-        if probe.shape != expected.shape or np.linalg.norm(probe - expected) > _SAME * np.linalg.norm(expected):
+        if not same_probe(np.asarray(manifest["probe"], np.float32), probe_of(encoder)):
             raise UserError(
                 f"features {self._folder} are of another model than {encoder.name} (of {manifest['model']}, or of the same "
                 "at another step or precision); name another folder"
             )
 
 
-def _probe(encoder: Encoder) -> np.ndarray:
+def probe_of(encoder: Encoder) -> np.ndarray:
     """What tells models apart: the tokens of one small picture of noise."""
     side = 4 * encoder.patch_size
     picture = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     return np.asarray(encoder.tokens(picture), np.float32).reshape(16, -1)
+
+
+def same_probe(probe: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two probes are of one model, up to rounding."""
+    return probe.shape == expected.shape and bool(np.linalg.norm(probe - expected) <= _SAME * np.linalg.norm(expected))
 
 
 def _write_parts(folder: Path, split: str, parts: Iterable[FeaturePart]) -> int:

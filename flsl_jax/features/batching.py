@@ -12,8 +12,8 @@ _IN_FLIGHT = 2
 
 
 def map_by_shape(
-    function: Callable[[np.ndarray], Any],
-    images: Iterable[np.ndarray],
+    function: Callable[..., Any],
+    images: Iterable[np.ndarray | tuple[np.ndarray, ...]],
     *,
     batch_size: Callable[[tuple[int, ...]], int],
     devices: int = 1,
@@ -24,29 +24,32 @@ def map_by_shape(
     of batch_size / 1, 2, 4, …, so that few lengths are compiled and less than half of a batch is wasted.
 
     Args:
-        function: maps a batch [b, …] to a pytree of arrays with a leading axis of b, each row by itself.
-        images: arrays of any shapes.
-        batch_size: images of a shape in a full batch; a multiple of `devices`.
+        function: maps a batch [b, …] to a pytree of arrays with a leading axis of b, each row by itself. Of tuples of arrays it
+            gets a batch for each place.
+        images: arrays of any shapes, or tuples of them, whose shapes then all count.
+        batch_size: images in a full batch, from the shape of the first array; a multiple of `devices`.
         devices: what the length of every batch is a multiple of.
 
     Yields:
         The place of an image among all, from 0, and its pytree of NumPy arrays; images of one shape in their order.
     """
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    waiting: dict[Any, list[tuple[int, tuple[np.ndarray, ...]]]] = {}
     running: deque[tuple[list[int], Any]] = deque()
 
-    def start(group: list[tuple[int, np.ndarray]]) -> None:
-        length = batch_size(group[0][1].shape)
+    def start(group: list[tuple[int, tuple[np.ndarray, ...]]]) -> None:
+        length = batch_size(group[0][1][0].shape)
         while length % 2 == 0 and length // 2 >= len(group) and length // 2 % devices == 0:
             length //= 2
-        rows = np.minimum(np.arange(length), len(group) - 1)
-        running.append(([place for place, _ in group], function(np.stack([group[row][1] for row in rows]))))
+        rows = [group[row][1] for row in np.minimum(np.arange(length), len(group) - 1)]
+        running.append(([place for place, _ in group], function(*map(np.stack, zip(*rows)))))
 
     for place, image in enumerate(images):
-        group = waiting.setdefault(image.shape, [])
-        group.append((place, image))
-        if len(group) >= batch_size(image.shape):
-            start(waiting.pop(image.shape))
+        arrays = image if isinstance(image, tuple) else (image,)
+        key = tuple(array.shape for array in arrays)
+        group = waiting.setdefault(key, [])
+        group.append((place, arrays))
+        if len(group) >= batch_size(arrays[0].shape):
+            start(waiting.pop(key))
         while len(running) >= _IN_FLIGHT:
             yield from _fetched(*running.popleft())
     for group in waiting.values():

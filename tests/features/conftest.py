@@ -1,5 +1,7 @@
 """A tiny run and a photo in a folder of their own, as the docstrings' examples name them."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ def tiny_run(tmp_path_factory):
     checkpoints = Checkpoints(folder / "runs" / "mine" / "checkpoints", keep=1)
     checkpoints.save(5, {"teacher": params, "student": params}, run={"config": to_dict(config), "step": 5})
     checkpoints.close()
+    (folder / "runs" / "mine" / "config.json").write_text(json.dumps(to_dict(config)))
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(pixels).save(folder / "photo.jpg", quality=95)
     return folder

@@ -23,6 +23,12 @@ def test_every_image_has_its_result_at_its_place_and_lengths_are_few(devices):
     assert all(length % devices == 0 for length in lengths)
 
 
+def test_of_tuples_each_place_has_its_own_batch():
+    pairs = [(np.full((2, 3), number), np.full(1 + number % 2, 10 * number)) for number in range(5)]
+    found = dict(map_by_shape(lambda a, b: (a.sum(axis=(1, 2)), b[:, 0]), pairs, batch_size=lambda shape: 2))
+    assert [(int(a), int(b)) for _, (a, b) in sorted(found.items())] == [(6 * n, 10 * n) for n in range(5)]
+
+
 def test_a_full_batch_is_computed_before_all_images_are_read():
     read = []
 

@@ -1,0 +1,1 @@
+"""Features of many images as files that other programs read: in shards, one after another, and resumable."""

@@ -22,7 +22,7 @@ from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
-from flsl_jax.embedding.settings import DTYPES, FEATURES, FORMATS, EmbedSettings
+from flsl_jax.embedding.settings import DTYPES, FEATURES, FILE_FORMATS, EmbedSettings
 from flsl_jax.errors import UserError
 
 log = logging.getLogger("flsl_jax.embed")
@@ -30,7 +30,7 @@ log = logging.getLogger("flsl_jax.embed")
 # What --help prints.
 __doc__ = (__doc__ or "").format(
     features="\n".join(f"  {name:<8} {meaning}" for name, meaning in FEATURES.items()),
-    formats="\n".join(f"  {name:<8} {meaning}" for name, meaning in FORMATS.items()),
+    formats="\n".join(f"  {name:<8} {meaning}" for name, meaning in FILE_FORMATS.items()),
 )
 
 _MODEL = flags.DEFINE_string(
@@ -49,7 +49,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the files; it is made.
 _FEATURES = flags.DEFINE_list(
     "features", ["mean"], f"Which features, of {', '.join(FEATURES)}, with commas between them."
 )
-_FORMAT = flags.DEFINE_enum("format", "npz", list(FORMATS), "How they are written.")
+_FORMAT = flags.DEFINE_enum("format", "npz", list(FILE_FORMATS), "How they are written.")
 _SIZE = flags.DEFINE_integer(
     "size", 0, "Shorter side of the resized images in pixels, or the side of the crop; 0: as in training.", 0, 8192
 )

@@ -36,7 +36,7 @@ def test_no_command_shows_the_help_and_is_a_failure():
         ("trian", "error: unknown command 'trian'; did you mean 'train'?"),
         (
             "dance",
-            "error: unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, embed, prepare, doctor",
+            "unknown command 'dance'; there are train, evaluate, visualize, study, transfer, convert, embed, prepare, doctor",
         ),
         (
             "--config=quickstart",

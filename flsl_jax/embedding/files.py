@@ -80,7 +80,7 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> int:
 
 def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with open(path, "wb") as file:  # given a name, NumPy would add a suffix
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _save_npy(path: Path, values: np.ndarray) -> None:

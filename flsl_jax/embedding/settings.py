@@ -11,7 +11,7 @@ FEATURES = {
     "mode": "one vector for each patch: the mode that the mean shift moves its token to",
     "cluster": "the mean-shift clusters of each image: which patches are in one, and the mean of their tokens",
 }
-FORMATS = {
+FILE_FORMATS = {
     "npz": "shard-00000.npz holds all arrays of a shard",
     "npy": "mean-00000.npy and so on: an array each, which NumPy can map into memory",
     "parquet": "tables images-00000.parquet, patches-… and clusters-…; needs pyarrow",
@@ -26,7 +26,7 @@ class EmbedSettings:
 
     Attributes:
         features: names of `FEATURES`.
-        format: a name of `FORMATS`.
+        format: a name of `FILE_FORMATS`.
         size: shorter side in pixels, or side of the crop; 0: as in the model's training.
         crop: whether the central square is taken instead of the whole image.
         dtype: "float32" or "float16", of the vectors.
@@ -53,7 +53,7 @@ class EmbedSettings:
             raise UserError(f"--features is empty; name one or more of {', '.join(FEATURES)}")
         for name in self.features:
             _check("--features", name, FEATURES)
-        _check("--format", self.format, FORMATS)
+        _check("--format", self.format, FILE_FORMATS)
         _check("--dtype", self.dtype, DTYPES)
 
     @property

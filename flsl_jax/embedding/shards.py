@@ -105,7 +105,7 @@ def embed_shard(
     computed = map_by_shape(
         encode,
         images(),
-        batch_size=lambda shape: images_at_once(encoder, size=shape[:2], batch_size=batch_size),
+        batch_size=lambda shape: images_at_once(encoder, size=(shape[0], shape[1]), batch_size=batch_size),
         devices=jax.local_device_count(),
     )
     results = [result for _, result in sorted(computed, key=lambda item: item[0])]

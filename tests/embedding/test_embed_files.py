@@ -77,7 +77,7 @@ def test_csv_reads_back_as_the_same_numbers(tmp_path, dtype):
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def broken(file, **arrays):
+    def broken(file, allow_pickle, **arrays):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 

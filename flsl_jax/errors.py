@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
+# Exit code of a command that stopped early and that the same command goes on with: EX_TEMPFAIL of sysexits.h.
+STOPPED_EARLY = 75
+
 
 class UserError(ValueError):
     """A wrong config, path, file or flag. The message is one line: what is wrong, where, what was expected, what to do."""

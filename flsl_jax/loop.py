@@ -20,8 +20,9 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.errors import DataError, UserError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
+from flsl_jax.processes import connected
 from flsl_jax.training.compiling import announced
-from flsl_jax.training.continuing import Continuation, continue_with, describe_run, last_step
+from flsl_jax.training.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
@@ -105,11 +106,20 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
         UserError: anything that the user can fix, before the first step if it can be known by then; and a
             non-finite value during training, with the step, the term and the samples.
     """
-    parallel.initialize_distributed(config.parallel)
+    with connected(config):
+        outcome = _train(config, workdir=workdir, allow_changes=allow_changes)
+        if jax.process_index() == 0:
+            _draw_curves(config, workdir)
+    return outcome
+
+
+def _train(config: Config, *, workdir: Path, allow_changes: Sequence[str]) -> Outcome:
+    """What `train` does between connecting the processes and drawing the curves."""
     keep_host_memory()
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
     loader = open_loader(config)
+    check_same_data(loader.source, config=config)
     found = find_newest(workdir)
     continuation = _continuation(config, found.step, workdir=workdir, source=loader.source, allowed=allow_changes)
     config = continuation.config
@@ -147,10 +157,7 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
             continuation=continuation,
             allowed=allow_changes,
         )
-        outcome = _execute(run, initial=initial)
-    if jax.process_index() == 0:
-        _draw_curves(config, workdir)
-    return outcome
+        return _execute(run, initial=initial)
 
 
 def _draw_curves(config: Config, workdir: Path) -> None:

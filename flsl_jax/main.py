@@ -11,7 +11,7 @@ from absl import flags
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, define_config_flag, describe_config, given_keys
-from flsl_jax.errors import UserError
+from flsl_jax.errors import STOPPED_EARLY, UserError
 
 _CONFIG = define_config_flag(
     "config",
@@ -42,9 +42,6 @@ and means.
 {describe_config("vits16")}
 """
 
-# EX_TEMPFAIL of sysexits.h: not done, the same command goes on.
-_STOPPED_EARLY = 75
-
 
 def main() -> int:
     """Checks the flags and trains."""
@@ -63,7 +60,7 @@ def main() -> int:
 
     outcome = train(config, workdir=workdir, allow_changes=_allowed())
     print(summary(config, workdir=workdir, outcome=outcome))
-    return 0 if outcome.finished else _STOPPED_EARLY
+    return 0 if outcome.finished else STOPPED_EARLY
 
 
 def _allowed() -> list[str]:

@@ -19,30 +19,6 @@ DATA, FSDP = "data", "fsdp"
 _MIN_SHARDED_SIZE = 2**12
 
 
-def initialize_distributed(config: ParallelConfig) -> None:
-    """Connects this process with the others if `config.distributed` is set; call it before anything else of JAX.
-
-    Raises:
-        UserError: the processes did not find each other in time; names this process and what to check.
-    """
-    if not config.distributed:
-        return
-    found = {
-        "coordinator_address": config.coordinator or None,
-        "num_processes": None if config.num_processes < 0 else config.num_processes,
-        "process_id": None if config.process_id < 0 else config.process_id,
-    }
-    try:
-        jax.distributed.initialize(**found, initialization_timeout=config.timeout_seconds)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"config.parallel: process {config.process_id} of {config.num_processes} did not meet the others at "
-            f"{config.coordinator or 'the detected coordinator'} within {config.timeout_seconds} s ({reason}); check "
-            "that every host was started, and config.parallel.coordinator, num_processes and process_id"
-        ) from error
-
-
 def make_mesh(config: ParallelConfig, *, devices: Sequence[Any] | None = None) -> Mesh:
     """The `data` × `fsdp` mesh; its axes are automatic, propagated by the compiler.
 
@@ -162,12 +138,12 @@ def as_first(answer: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(answer))) if jax.process_count() > 1 else answer
 
 
-def all_same(digest: str) -> bool:
-    """Whether every process has the same SHA-256, in hexadecimal. All processes must call it, and get the same answer."""
+def of_every_process(digest: str) -> list[str]:
+    """The SHA-256 of every process, in hexadecimal. All processes must call it, and get the same answer."""
     if jax.process_count() == 1:
-        return True
+        return [digest]
     digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
-    return bool((digests == digests[0]).all())
+    return [row.tobytes().hex() for row in digests]
 
 
 def check_batch(sharding: NamedSharding, *, batch_size: int) -> None:

@@ -16,7 +16,7 @@ LAYERS = (
     {"command_line"},
     {"schedules", "objective"},
     {"config"},
-    {"parallel", "data", "models"},
+    {"parallel", "processes", "data", "models"},
     {"networks", "checkpoints", "workdir", "features"},
     {"weights"},
     {"evaluation"},

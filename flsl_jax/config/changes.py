@@ -32,7 +32,7 @@ class Change:
 
 def differences(old: Any, new: Any) -> tuple[Change, ...]:
     """Every key whose value differs between two configs of one dataclass, in the order of its fields."""
-    before, after = (dict(_leaves(dataclasses.asdict(config), path="")) for config in (old, new))
+    before, after = (dict(leaves(dataclasses.asdict(config))) for config in (old, new))
     return tuple(Change(key=key, old=before[key], new=value) for key, value in after.items() if before[key] != value)
 
 
@@ -42,7 +42,7 @@ def check_names(names: Sequence[str], config: Config) -> None:
     Raises:
         UserError: names the keys that end so, or else the nearest one.
     """
-    keys = [key for key, _ in _leaves(dataclasses.asdict(config), path="")]
+    keys = [key for key, _ in leaves(dataclasses.asdict(config))]
     groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 2)}
     for name in names:
         if name in groups:
@@ -62,10 +62,11 @@ def within(key: str, name: str) -> bool:
     return key == name or key.startswith(f"{name}.")
 
 
-def _leaves(values: Mapping[str, Any], *, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], *, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a nested mapping, such as "optimizer.lr", with its value, in order; below a `path` that ends in a dot."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, path=f"{path}{name}.")
+            yield from leaves(value, path=f"{path}{name}.")
         else:
             yield f"{path}{name}", value
 

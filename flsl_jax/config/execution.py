@@ -49,7 +49,7 @@ class ParallelConfig:
         coordinator: host:port of process 0.
         num_processes: how many processes the run has.
         process_id: the number of this process, from 0.
-        timeout_seconds: how long a process waits for the others at the start.
+        timeout_seconds: how long a process waits for the others at the start; then it says who is missing, and ends.
     """
 
     data: Annotated[int, Range(1, also=-1, unit="devices; -1: all that are left")] = -1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flsl_jax import parallel
 from flsl_jax._version import __version__
 from flsl_jax.config import Config, parse_saved_config
 from flsl_jax.config.changes import Change, check_names, differences, within
@@ -80,6 +81,22 @@ def continue_with(
     if kept != config:
         log.warning("config.init_from is passed over: this run started from %s", old.init_from or "random weights")
     return Continuation(config=kept, changes=differences(old, kept), begun=saved["step"])
+
+
+def check_same_data(source: Source, *, config: Config) -> None:
+    """Makes sure that all processes read the same images. All of them must call it.
+
+    Raises:
+        UserError: one does not, on all of them; names it.
+    """
+    digests = parallel.of_every_process(source.digest)
+    for process, digest in enumerate(digests):
+        if digest != digests[0]:
+            raise UserError(
+                f"process {process} has other images than process 0 in config.data ({digest[:8]}, not {digests[0][:8]}; here "
+                f"{_images(_identity(source))} in {config.data.root or config.data.name}); give every process the same files "
+                "under the same names"
+            )
 
 
 def last_step(config: Config, *, total_steps: int, begun: int, workdir: Path) -> int:

@@ -124,7 +124,7 @@ def open_guide(config: Config) -> Guide | None:
         params=jax.tree.map(np.asarray, params),
         report=loaded.report,
     )
-    if not parallel.all_same(guide.digest):
+    if len(set(parallel.of_every_process(guide.digest))) > 1:
         raise UserError(
             f"the processes read different guides from config.guide.model = {settings.model!r} (here: {guide.name}); a run "
             "that is still training changes: name one of its checkpoints (RUN/checkpoints/STEP)"

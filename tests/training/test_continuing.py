@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flsl_jax import parallel
 from flsl_jax.config import to_dict
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
-from flsl_jax.training.continuing import continue_with, describe_run, last_step
+from flsl_jax.training.continuing import check_same_data, continue_with, describe_run, last_step
 from flsl_jax.workdir import read_run_config
 from tests.tiny import tiny_config
 
@@ -55,6 +56,18 @@ def test_what_changes_the_numbers_is_refused_and_allowed_by_its_name(changes, sh
     assert "\n" not in str(refused.value)
     continued(old, new, allowed=names.split(","))
     continued(old, new, allowed=[name.split(".")[0] for name in names.split(",")])
+
+
+def test_a_process_with_other_images_is_named(tmp_path, monkeypatch):
+    config = tiny_config(data=photos(tmp_path / "photos", 3))
+    source = open_source(config.data)
+    check_same_data(source, config=config)
+    monkeypatch.setattr(parallel, "of_every_process", lambda digest: [digest, digest, "4f8feed3" + digest[8:]])
+    with pytest.raises(UserError) as refused:
+        check_same_data(source, config=config)
+    assert f"process 2 has other images than process 0 in config.data (4f8feed3, not {source.digest[:8]}; here 3 images" in (
+        str(refused.value)
+    )
 
 
 def test_the_names_to_allow_include_those_that_are_allowed_already():

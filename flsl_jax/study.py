@@ -18,9 +18,9 @@ from absl import flags
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config.files import config_names, define_config_flag, describe_studies, study_names
 from flsl_jax.config.parsing import require
-from flsl_jax.errors import UserError
+from flsl_jax.errors import STOPPED_EARLY, UserError
 from flsl_jax.studies.grid import Cell, Plan, check_data, choose, make_plan
-from flsl_jax.studies.queue import LOG_FILE, STOPPED_EARLY, last_line, run_queue
+from flsl_jax.studies.queue import LOG_FILE, last_line, run_queue
 
 _DEFAULT_CONFIG = "ablation"
 

@@ -153,9 +153,9 @@ class Hub:
         if self._started:
             await send(writer, kind="begun")
             return
-        objection = self._objection(message, name)
+        objection = self._refusal or self._objection(message, name)
         if objection:
-            self._refusal = self._refusal or objection
+            self._refusal = objection
             await send(writer, kind="refused", why=self._refusal)
             return
         member = self._members[number] = _Member(writer, name)
@@ -175,8 +175,8 @@ class Hub:
         """Why a process cannot take part; None if it can."""
         number, count = message["number"], message["count"]
         if count != self._place.count:
-            return f"process {number} ({message['host']}) was told of {count} processes, process 0 of {self._place.count}; "
-            +advice(self._place)
+            told = f"was told of {count} processes, process 0 of {self._place.count}"
+            return f"process {number} ({message['host']}) {told}; {advice(self._place)}"
         if number in self._members or number == 0:
             other = self._members[number].name if number else "process 0"
             return f"two processes have the number {number}, {other} and {name}; {advice(self._place)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from flsl_jax._version import __version__
 from flsl_jax.config import Config
@@ -32,7 +32,7 @@ _LOCAL = (
 
 def introduction(config: Config) -> dict[str, Any]:
     """Versions and config of this process; plain JSON."""
-    versions = {"flsl_jax": __version__, "code": _code(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    versions = {"flsl_jax": __version__, "code": _code(), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
     return json.loads(json.dumps({"versions": versions, "config": dataclasses.asdict(config)}))
 
 

@@ -11,8 +11,6 @@ from typing import Protocol, runtime_checkable
 from flsl_jax.studies.grid import Cell
 
 LOG_FILE = "log.txt"
-# EX_TEMPFAIL of sysexits.h: not done, the same command goes on.
-STOPPED_EARLY = 75
 _POLL_SECONDS = 0.1
 
 

@@ -65,8 +65,9 @@ def test_a_process_with_other_images_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "of_every_process", lambda digest: [digest, digest, "4f8feed3" + digest[8:]])
     with pytest.raises(UserError) as refused:
         check_same_data(source, config=config)
-    assert f"process 2 has other images than process 0 in config.data (4f8feed3, not {source.digest[:8]}; here 3 images" in (
-        str(refused.value)
+    assert (
+        f"process 2 has other images than process 0 in config.data (4f8feed3, not {source.digest[:8]}; here 3 images"
+        in (str(refused.value))
     )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in a command: while libraries are imported it ends the process at once, because some of them would swallow it."""
+"""Signals to a command, Ctrl-C above all: while libraries are imported it ends the process, because some would swallow it."""
 
 import os
 import signal
@@ -20,6 +20,21 @@ def running() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt, but for imports."""
     global _running
     _running = True
+
+
+def stop_early(code: int) -> None:
+    """From now on SIGTERM, SIGUSR1 and SIGHUP end the process at once with a code that says so, where nothing needs saving.
+
+    Signals that are ignored stay so. Only the main thread can do it; in another one, nothing changes.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        os.write(2, f"stopped by {signal.Signals(number).name}; the same command goes on\n".encode())
+        os._exit(code)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
 
 
 def end_by_interrupt() -> NoReturn:

@@ -1,13 +1,14 @@
 """Trains FLSL: `python -m flsl_jax.main --config=quickstart --workdir=DIR [--config.key=value …]`.
 
-The same command again continues the run in the workdir. SIGTERM or Ctrl-C saves first and exits with code 75; a second
-Ctrl-C kills.
+The same command again continues the run in the workdir. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C saves first and exits
+with code 75; a second Ctrl-C kills.
 """
 
 from pathlib import Path
 
 from absl import flags
 
+from flsl_jax import keyboard
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, define_config_flag, describe_config, given_keys
@@ -55,6 +56,7 @@ def main() -> int:
             "config.evaluation.every_epochs is 0; add --config.evaluation.every_epochs=1.0"
         )
     show_log()
+    keyboard.stop_early(STOPPED_EARLY)
 
     from flsl_jax.loop import summary, train
 

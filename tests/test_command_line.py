@@ -12,6 +12,13 @@ from flsl_jax.command_line import parse_flags
 from flsl_jax.errors import UserError
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_a_signal_before_a_run_has_begun_ends_it_with_the_code_to_go_on(name):
+    code = "import os, signal; from flsl_jax import keyboard; keyboard.stop_early(75); os.kill(os.getpid(), signal.%s)"
+    ended = subprocess.run([sys.executable, "-c", code % name], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (75, f"stopped by {name}; the same command goes on\n")
+
+
 @pytest.fixture
 def flag_values():
     values = flags.FlagValues()

@@ -117,15 +117,17 @@ def test_killed_twice_and_continued_is_never_killed(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_says_how_to_continue(tmp_path, uninterrupted):
+def test_a_signal_saves_and_says_how_to_continue_and_more_of_them_change_nothing(tmp_path, uninterrupted):
     process = start(tmp_path)
     while len(metrics(tmp_path)) < 2 and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.05)
     output, _ = process.communicate(timeout=60)
     if process.returncode != 0:  # 0: it had finished before the signal came
         assert process.returncode == 75
-        assert "SIGTERM" in output
+        assert "by SIGUSR1; saved" in output
         assert "continue with the same command" in output
     assert run(tmp_path).returncode == 0
     assert_same_run(tmp_path, uninterrupted)

@@ -63,7 +63,7 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When state is saved: besides `every_epochs`, on SIGTERM and SIGINT, at `max_hours` and at the end.
+    """When state is saved: besides `every_epochs`, on SIGTERM, SIGUSR1, SIGHUP and SIGINT, at `max_hours` and at the end.
 
     Attributes:
         every_epochs: how often state is saved.

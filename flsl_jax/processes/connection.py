@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -77,6 +78,7 @@ class _Connection:
             "jax_check_proxy_envs", False
         )  # proxies have no part in it: JAX connects to a socket of this process
         self._run(self._side.meet(timeout))
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             jax.distributed.initialize(
                 coordinator_address=f"unix:{service}",
@@ -90,6 +92,10 @@ class _Connection:
             problem = UserError(f"config.parallel: JAX could not connect the processes ({first_line(error)})")
             self.close_after(problem)
             raise problem from error
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, handler
+            )  # JAX has put one of its own in its place, which would swallow the signal
 
     def close(self) -> None:
         """Says that this process is done. The connection stays until it ends, because JAX takes its leave over it."""

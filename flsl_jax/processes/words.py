@@ -32,4 +32,6 @@ def lost(name: str, *, silent: bool = False) -> str:
         if silent
         else "is gone (killed, out of memory, or its machine is)"
     )
-    return f"{name} {how}; this one ends too, with exit code {STOPPED_EARLY}: the same command goes on from the newest checkpoint"
+    return (
+        f"{name} {how}; this one ends too, with exit code {STOPPED_EARLY}: the same command goes on from its checkpoint"
+    )

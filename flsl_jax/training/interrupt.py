@@ -18,8 +18,14 @@ log = logging.getLogger(__name__)
 _AGREE_EVERY = 10
 
 
+# What schedulers send before they kill, a terminal that closes, and Ctrl-C.
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
+
 class Interrupt:
-    """Context in which SIGTERM and SIGINT ask for a stop instead of killing; a second SIGINT kills.
+    """Context in which SIGTERM, SIGUSR1, SIGHUP and SIGINT ask for a stop instead of killing; a second SIGINT kills.
+
+    Other signals while a stop is under way change nothing. SIGHUP stays ignored where it was, as under nohup.
 
     Only the main thread of a Python process can take signals; in another thread only the wall clock asks for a stop.
 
@@ -30,11 +36,14 @@ class Interrupt:
     def __init__(self, *, max_hours: float = 0.0) -> None:
         self.reason: str | None = None
         self._deadline = time.monotonic() + 3600 * max_hours if max_hours > 0 else None
+        self._from_keyboard = False
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> "Interrupt":
         in_main_thread = threading.current_thread() is threading.main_thread()
-        for number in (signal.SIGTERM, signal.SIGINT) if in_main_thread else ():
+        for number in _SIGNALS if in_main_thread else ():
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -45,9 +54,13 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.reason = self.reason or signal.Signals(number).name
+        if number == signal.SIGINT:
+            if self._from_keyboard:
+                raise KeyboardInterrupt
+            self._from_keyboard = True
+        if self.reason is not None:
+            return
+        self.reason = signal.Signals(number).name
         if log.isEnabledFor(logging.INFO):  # logging itself may be at work when the signal comes
             with contextlib.suppress(OSError):
                 os.write(2, f"{self.reason}: stops and saves after this step; a second Ctrl-C kills\n".encode())

@@ -1,5 +1,7 @@
 """Two real processes: one is missing, unlike the other, or lost; the other says so in one line, and its exit code too."""
 
+import re
+import signal
 import time
 
 from tests.processes.commands import ended, errors, free_port, start_one, start_two, wait_for_lines
@@ -40,5 +42,17 @@ def test_when_one_is_killed_the_other_ends_and_the_same_command_goes_on(tmp_path
         assert processes[1 - killed].returncode == 75, output
         (line,) = errors(output)
         assert line.startswith(f"error: process {killed} of 2 (")
-        assert line.endswith("exit code 75: the same command goes on from the newest checkpoint")
+        assert line.endswith("exit code 75: the same command goes on from its checkpoint")
         assert ("continuing from the checkpoint of step" in output) == (killed == 0)
+
+
+def test_a_signal_to_one_stops_both_after_the_same_step(tmp_path):
+    processes = start_two(tmp_path, "--config.epochs=100")
+    wait_for_lines(tmp_path, 3, processes)
+    processes[1].send_signal(signal.SIGUSR1)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [75, 75]
+    (first, why), (second, own) = (re.findall(r"stopped at step (\d+) by (.*); saved", output)[0] for output in outputs)
+    assert first == second
+    assert (why, own) == ("another process's request", "SIGUSR1")
+    assert (tmp_path / "checkpoints" / first).is_dir()

@@ -10,7 +10,7 @@ import pytest
 from flsl_jax.training.interrupt import Interrupt
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_asks_for_a_stop_and_names_itself(number):
     with Interrupt() as interrupt:
         assert not interrupt.requested(1)
@@ -38,6 +38,26 @@ def test_a_second_interrupt_from_the_keyboard_ends_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_more_signals_while_it_stops_change_nothing_and_ctrl_c_kills_the_second_time(capfd):
+    with Interrupt() as interrupt:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert interrupt.requested(1)
+        assert interrupt.reason == "SIGUSR1"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_under_nohup_a_terminal_that_closes_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_handlers_from_before_come_back():

@@ -42,10 +42,11 @@ test-torch: $(STAMP)  ## Install PyTorch too and run the tests that compare with
 	$(BIN)/python -m pytest -n 2 --dist worksteal \
 	  $$(grep -rlE --include='test_*.py' 'importorskip\("torch|import_framework|(torch|framework)_twin|published' tests)
 
-lint: $(STAMP)  ## Check style, format and types
+lint: $(STAMP)  ## Check style, format and types, and the shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck -x launch/*.sh launch/*.sbatch benchmarks/*.sh .ci/run .ci/package
 
 pages: $(STAMP)  ## Write what of the pages is generated anew: docs/config.md and marked blocks
 	$(BIN)/python -m docs.generate

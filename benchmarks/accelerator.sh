@@ -18,7 +18,7 @@
 # a machine often lacks can be brought as wheels; `pip download --no-deps` here, `pip install --no-index --no-deps --target` there:
 # array_record cykooz-resizer grain jaxtyping lightning-fabric ml-collections portpicker pycocotools simplejpeg tensorboardX
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 OUT="" DATA="" COCO="" MINUTES=9 TINY="" ONLY=""
 for argument in "$@"; do

@@ -19,7 +19,7 @@ CONTAINER = {
     "command": [str],
     "args": [str],
     "env": [{"name": str, "value": str, "valueFrom": SOURCE}],
-    "resources": {"limits": {"nvidia.com/gpu": int, "cpu": str, "memory": str}},
+    "resources": {"limits": {"nvidia.com/gpu": str, "cpu": str, "memory": str}},
     "volumeMounts": [{"name": str, "mountPath": str}],
 }
 POD = {

@@ -1,4 +1,4 @@
-"""Weights into PyTorch: `python -m flsl_jax.convert --input=runs/mine --format=timm --output=vit_timm`.
+"""Weights into PyTorch or ONNX: `python -m flsl_jax.convert --input=runs/mine --format=timm --output=vit_timm`.
 
 Writes one file (or folder) that the other framework loads completely, says how it differs from the trained network, compares
 what both compute if PyTorch is installed, and prints code to copy that loads it.
@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string(
     "input", None, "A run's workdir (its newest checkpoint is taken), WORKDIR/checkpoints/STEP, or a weight file."
@@ -20,13 +21,14 @@ _FORMAT = flags.DEFINE_string(
     "format",
     None,
     "The code to read it: flsl (the authors' release), dino, dinov2, dinov2-registers, timm, detectron2, mmdet-vitdet, mmseg, "
-    "mmpretrain, transformers (IJepaModel), transformers-vitdet (VitDetBackbone). docs/weights.md compares them.",
+    "mmpretrain, transformers (IJepaModel), transformers-vitdet (VitDetBackbone); or onnx, a program for images of any size. "
+    "docs/weights.md compares them.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "What to write: a folder for timm, transformers and transformers-vitdet; else a file, .safetensors (needs no PyTorch) "
-    "or .pth, which most of these frameworks read by themselves.",
+    "or .pth, which most of these frameworks read by themselves, or .onnx.",
 )
 _NETWORK = flags.DEFINE_enum(
     "network", "teacher", ["teacher", "student", "both"], "Which network; both for flsl and dino only."
@@ -52,6 +54,9 @@ def main() -> int:
     show_log(logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides of the comparison in full float32
 
+    if target_format == "onnx":
+        return _write_onnx(source, target)
+
     from flsl_jax.weights.export.exporting import ExportOptions, export
 
     choices: dict[str, Any] = {"network": _NETWORK.value, "what": _WHAT.value, "dtype": _DTYPE.value}
@@ -64,6 +69,27 @@ def main() -> int:
         allow_mismatch=_ALLOW_MISMATCH.value,
     )
     print(export(source, target, options).text())
+    return 0
+
+
+def _write_onnx(source: Path, target: Path) -> int:
+    """Writes an ONNX file, and refuses the flags that it has no use for."""
+    from flsl_jax.weights.export.onnx_files import export_onnx
+
+    refused = {
+        "network=both": _NETWORK.value == "both",
+        "what=all": _WHAT.value == "all",
+        f"dtype={_DTYPE.value}": _DTYPE.value != "float32",
+        "card": _CARD.value,
+        "allow_mismatch": _ALLOW_MISMATCH.value,
+    }
+    for flag in (flag for flag, is_set in refused.items() if is_set):
+        raise UserError(f"--{flag} does not go with --format=onnx, which writes one backbone in float32; leave it out")
+    network: Any = _NETWORK.value
+    report = export_onnx(
+        source, target, network=network, num_heads=_NUM_HEADS.value or None, overwrite=_OVERWRITE.value
+    )
+    print(report.text())
     return 0
 
 

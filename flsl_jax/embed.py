@@ -120,8 +120,9 @@ def main() -> int:
     ]
     left_out = f", {found.left_out:,} left out as unreadable" if found.left_out else ""
     missing = f"; {found.missing} more to come from the other parts" if found.missing else ""
-    size = f"{found.bytes / 2**20:,.1f} MiB"
-    print(f"{', '.join(counts)} in {found.shards} shards in {output}, {size}{left_out}{missing}")
+    size = f"{found.bytes / 2**20:,.1f} MiB" if found.bytes >= 2**20 else f"{found.bytes / 2**10:,.1f} KiB"
+    shards = "1 shard" if found.shards == 1 else f"{found.shards} shards"
+    print(f"{', '.join(counts)} in {shards} in {output}, {size}{left_out}{missing}")
     return 0
 
 

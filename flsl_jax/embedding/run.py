@@ -158,7 +158,7 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], output: Pat
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"--output={output} holds a damaged description of features; delete the folder") from error
     if different:
-        raise UserError(f"--output={output} holds features of {'; '.join(different)}; name another folder or delete it")
+        raise UserError(f"--output={output} was made with {'; '.join(different)}; name another folder or delete it")
 
 
 def _start(output: Path, described: dict[str, Any]) -> None:

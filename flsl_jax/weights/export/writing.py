@@ -69,6 +69,23 @@ def check_output(path: Path, layout: Layout, *, overwrite: bool) -> None:
         others = sorted({item.name for item in path.iterdir()} - _FOLDER_FILES) if path.is_dir() else []
         if others:
             raise UserError(f"{path} holds {', '.join(others[:3])}, which no conversion wrote; name another --output")
+    _check_parent(path)
+
+
+def check_new_file(path: Path, *, suffix: str, overwrite: bool) -> None:
+    """Checks that a file of another kind can be written, before anything is read.
+
+    Raises:
+        UserError: the suffix is wrong, or `path` exists and must not be replaced.
+    """
+    if path.suffix != suffix:
+        raise UserError(f"--output={path}: expected a name that ends in {suffix}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"{path} exists; name another --output, or replace it with --overwrite")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"--output={path} cannot be written: {parent} is not a folder that can be written to")

@@ -175,26 +175,12 @@ def assert_close_runs(ours, reference):
             np.testing.assert_allclose(line[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_two_processes_twice_then_one_go_on_as_if_nothing_had_happened(tmp_path, uninterrupted):
-    run_on_two_processes(tmp_path, "--config.stop_at_step=6")
-    run_on_two_processes(tmp_path, "--config.stop_at_step=10")
-    assert run(tmp_path).returncode == 0
-    assert_close_runs(tmp_path, uninterrupted)
-
-
 def test_two_processes_are_guided_as_one_is(tmp_path):
     path = save(tmp_path / "x.safetensors", *random_backbone())
     flags = (f"--config.guide.model={path}", "--config.guide.num_heads=2", "--config.stop_at_step=2")
     assert run(tmp_path / "one", *flags).returncode == 0
     run_on_two_processes(tmp_path / "two", *flags)
     assert_close_runs(tmp_path / "two", tmp_path / "one")
-
-
-def test_fsdp_on_eight_devices_continues_on_one(tmp_path, uninterrupted):
-    assert run(tmp_path, "--config.stop_at_step=6", "--config.parallel.fsdp=4", devices=8).returncode == 0
-    assert run(tmp_path).returncode == 0
-    for ours, reference in zip(metrics(tmp_path), metrics(uninterrupted), strict=True):
-        np.testing.assert_allclose(ours["loss"], reference["loss"], rtol=1e-6)
 
 
 def test_a_non_finite_value_stops_the_run_and_leaves_the_last_checkpoint(tmp_path):

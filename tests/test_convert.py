@@ -166,5 +166,6 @@ def test_help_names_every_flag_and_format():
     ):
         assert f"--{flag}:" in text or f"--[no]{flag}:" in text
     assert "docs/weights.md" in text
-    formats = re.search(r"The code to read it: (.*?)\. docs/", text).group(1)
+    formats, program = re.search(r"The code to read it: (.*?)\. docs/", text).group(1).split("; or ")
+    assert program.startswith("onnx, ")
     assert re.sub(r" \(.*?\)", "", formats).split(", ") == list(LAYOUTS)

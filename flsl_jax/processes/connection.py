@@ -112,6 +112,7 @@ class _Connection:
             code, why = 1, f"{type(error).__name__}: {first_line(error)}"
         self._leaving = True
         self._run(self._side.tell_end(code, one_line(why)))
+        shutil.rmtree(self._folder, ignore_errors=True)
         atexit.register(_exit, code)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:

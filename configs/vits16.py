@@ -161,5 +161,14 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict(
         {"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0, "give_up_minutes": 60.0}
     )
-    config.logging = ConfigDict({"every_steps": 50, "tensorboard": True, "wandb": "", "mlflow": ""})
+    config.logging = ConfigDict(
+        {
+            "every_steps": 50,
+            "tensorboard": True,
+            "wandb": "",
+            "mlflow": "",
+            "prometheus": False,
+            "watchdog_minutes": 10.0,
+        }
+    )
     return config

@@ -28,12 +28,14 @@ from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.lock import Lock, check_lock, locked
+from flsl_jax.training.profiling import Profiler
 from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
 from flsl_jax.training.setup import Training, build_training, describe, few_images, steps_per_epoch
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
+from flsl_jax.training.watchdog import Watchdog
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
 from flsl_jax.weights.start import write_start
@@ -70,6 +72,8 @@ class _Run:
     checkpoints: Checkpoints
     saving: Saving
     interrupt: Interrupt
+    watchdog: Watchdog
+    profiler: Profiler
     end: int
     continuation: Continuation
     allowed: Sequence[str]
@@ -93,7 +97,13 @@ class _Reached:
     images: UInt8[np.ndarray, "I S S 3"] | None = None
 
 
-def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -> Outcome:
+def train(
+    config: Config,
+    *,
+    workdir: Path,
+    allow_changes: Sequence[str] = (),
+    profile_steps: tuple[int, int] | None = None,
+) -> Outcome:
     """Trains, or continues the run in `workdir` from its newest committed checkpoint.
 
     Args:
@@ -101,19 +111,22 @@ def train(config: Config, *, workdir: Path, allow_changes: Sequence[str] = ()) -
         workdir: folder of the run; created if it does not exist.
         allow_changes: keys of the config, or groups of them, that may differ from those that the run was trained with, although
             the numbers then differ too.
+        profile_steps: first and last step of a profiler's trace, which is written to the workdir's folder `profile`.
 
     Raises:
         UserError: anything that the user can fix, before the first step if it can be known by then; and a
             non-finite value during training, with the step, the term and the samples.
     """
     with connected(config):
-        outcome = _train(config, workdir=workdir, allow_changes=allow_changes)
+        outcome = _train(config, workdir=workdir, allow_changes=allow_changes, profile_steps=profile_steps)
         if jax.process_index() == 0:
             _draw_curves(config, workdir)
     return outcome
 
 
-def _train(config: Config, *, workdir: Path, allow_changes: Sequence[str]) -> Outcome:
+def _train(
+    config: Config, *, workdir: Path, allow_changes: Sequence[str], profile_steps: tuple[int, int] | None
+) -> Outcome:
     """What `train` does between connecting the processes and drawing the curves."""
     keep_host_memory()
     if config.compute.compile_cache:
@@ -153,6 +166,8 @@ def _train(config: Config, *, workdir: Path, allow_changes: Sequence[str]) -> Ou
             checkpoints=checkpoints,
             saving=saving,
             interrupt=opened.enter_context(Interrupt(max_hours=config.checkpoint.max_hours)),
+            watchdog=opened.enter_context(Watchdog(workdir, minutes=config.logging.watchdog_minutes)),
+            profiler=opened.enter_context(Profiler(workdir / "profile", steps=profile_steps)),
             end=end,
             continuation=continuation,
             allowed=allow_changes,
@@ -221,6 +236,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
         total_steps=run.training.total_steps,
         flops_per_image=run.training.flops_per_image,
         last_words=run.saving.last_words,
+        status=lambda: {"last_checkpoint_step": float(run.checkpoints.latest_step or 0)},
     )
     with contextlib.closing(recorder), _damage_named(run):
         reached = _Reached(state=state, step=start)
@@ -291,19 +307,23 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
         try:
             for batch in feed:
                 recorder.waited(batch.wait_seconds)
+                run.profiler.before(step + 1)
                 compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
                 with jax.transfer_guard("disallow"), _memory_hint(), compiling:
                     state, metrics = run.training.step(state, batch.images, batch.sample)
                 step += 1
                 images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
+                run.profiler.after(step, metrics)
                 recorder.dispatched(step, metrics, batch=batch.host)
+                run.watchdog.beat(step, batch.host.sample.tolist())
                 stop = step == run.end or run.interrupt.requested(step)
                 evaluates = run.measures_after(step)
                 if stop or evaluates or step % save_every == 0 or run.saving.retry_due(step):
                     recorder.settle()
-                    values = _measure(run, recorder, state, step=step) if evaluates else {}
-                    complete = values is not None
-                    _save(run, state, step=step, measured=values or {})
+                    with run.watchdog.paused():
+                        values = _measure(run, recorder, state, step=step) if evaluates else {}
+                        complete = values is not None
+                        _save(run, state, step=step, measured=values or {})
                     recorder.start_clock(step)
                 if stop or not complete:
                     break

@@ -1,7 +1,7 @@
 """Trains FLSL: `python -m flsl_jax.main --config=quickstart --workdir=DIR [--config.key=value …]`.
 
 The same command again continues the run in the workdir. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C saves first and exits
-with code 75; a second Ctrl-C kills.
+with code 75; a second Ctrl-C kills. SIGUSR2 traces the next five steps.
 """
 
 from pathlib import Path
@@ -32,6 +32,12 @@ _ALLOW_CHANGES = flags.DEFINE_list(
     "with. Without it a run continues only with what leaves its numbers as they are.",
 )
 
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    "",
+    "FIRST:LAST, such as 100:110: a profiler's trace of these steps is written to WORKDIR/profile.",
+)
+
 # What --help prints.
 __doc__ = f"""{__doc__}
 Keys of a config with their values in vits16. --config.batch_size=64 and --config.model.depth=6 set two of them, and
@@ -55,14 +61,29 @@ def main() -> int:
             f"--config.evaluation.tasks={','.join(config.evaluation.tasks)} would never be measured, because "
             "config.evaluation.every_epochs is 0; add --config.evaluation.every_epochs=1.0"
         )
+    profile_steps = _steps(_PROFILE_STEPS.value)
     show_log()
     keyboard.stop_early(STOPPED_EARLY)
 
     from flsl_jax.loop import summary, train
 
-    outcome = train(config, workdir=workdir, allow_changes=_allowed())
+    outcome = train(config, workdir=workdir, allow_changes=_allowed(), profile_steps=profile_steps)
     print(summary(config, workdir=workdir, outcome=outcome))
     return 0 if outcome.finished else STOPPED_EARLY
+
+
+def _steps(text: str) -> tuple[int, int] | None:
+    """The first and the last step of "100:110"; None of an empty text.
+
+    Raises:
+        UserError: it is not two such numbers.
+    """
+    if not text:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile_steps={text} is not FIRST:LAST, two numbers of steps from 1 on, such as 100:110")
+    return int(first), int(last)
 
 
 def _allowed() -> list[str]:

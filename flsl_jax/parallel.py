@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flsl_jax.config import ParallelConfig
@@ -27,17 +27,28 @@ def make_mesh(config: ParallelConfig, *, devices: Sequence[Any] | None = None) -
         devices: that it spans, which need not exist on this machine; None: all of all processes.
 
     Raises:
-        UserError: the product of the axes is not the number of devices.
+        UserError: the product of the axes is not the number of devices, or `fsdp` would join slices of TPUs.
     """
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     data = config.data if config.data > 0 else count // config.fsdp
     if data * config.fsdp != count:
         raise UserError(
             f"config.parallel.data = {config.data} × config.parallel.fsdp = {config.fsdp} does not use the {count} "
             "devices that exist; set data to -1 and fsdp to a divisor of that number"
         )
-    types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, config.fsdp), (DATA, FSDP), axis_types=types, devices=devices)
+    names, types = (DATA, FSDP), (AxisType.Auto, AxisType.Auto)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((data, config.fsdp), names, axis_types=types, devices=devices)
+    if data % slices:
+        raise UserError(
+            f"config.parallel.fsdp = {config.fsdp} would spread parameters over slices of TPUs, of which there are {slices} "
+            f"with {count // slices} devices each; set it to a divisor of that number"
+        )
+    # The slices are joined by a slow network, over which only sums of gradients go.
+    arranged = mesh_utils.create_hybrid_device_mesh((data // slices, config.fsdp), (slices, 1), devices=devices)
+    return Mesh(arranged, names, axis_types=types)
 
 
 def backend_of(mesh: Mesh) -> str:

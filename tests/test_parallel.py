@@ -23,6 +23,29 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused():
         parallel.make_mesh(ParallelConfig(fsdp=3))
 
 
+class SlicedDevice:
+    """Stands for one of eight chips, four to a slice; only where it is matters here."""
+
+    platform, device_kind, process_index = "elsewhere", "a chip", 0
+
+    def __init__(self, number):
+        self.id, self.slice_index = number, number // 4
+
+
+def test_parameters_are_spread_inside_of_a_slice_alone():
+    # In an order in which slices are mixed, as a list of devices may have them.
+    devices = [SlicedDevice(number) for number in (0, 4, 1, 5, 2, 6, 3, 7)]
+    for fsdp in (1, 2, 4):
+        mesh = parallel.make_mesh(ParallelConfig(fsdp=fsdp), devices=devices)
+        assert dict(mesh.shape) == {"data": 8 // fsdp, "fsdp": fsdp}
+        assert all(len({device.slice_index for device in row}) == 1 for row in mesh.devices)
+        assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
+    with pytest.raises(
+        UserError, match="fsdp = 8 would spread parameters over slices of TPUs, of which there are 2 with 4"
+    ):
+        parallel.make_mesh(ParallelConfig(fsdp=8), devices=devices)
+
+
 def test_fsdp_shards_the_largest_divisible_axis_of_large_parameters_only():
     mesh = parallel.make_mesh(ParallelConfig(fsdp=4))
     tree = {"kernel": (3, 128, 512), "odd": (101, 103), "bias": (512,), "step": ()}

@@ -89,9 +89,13 @@ class LoggingConfig:
         tensorboard: whether TensorBoard events are written, to the workdir's folder `tensorboard`.
         wandb: the project of Weights & Biases; "": none.
         mlflow: the experiment of MLflow; "": none.
+        prometheus: whether the newest values are written to `metrics.prom` in the workdir, for Prometheus's node exporter.
+        watchdog_minutes: without the end of a step, after which what every thread does is written to the workdir; 0: never.
     """
 
     every_steps: Annotated[int, Range(1, unit="steps")]
     tensorboard: bool
     wandb: str
     mlflow: str = ""
+    prometheus: bool = False
+    watchdog_minutes: Annotated[float, Range(0.0, unit="minutes")] = 10.0

@@ -46,6 +46,7 @@ class Recorder:
         total_steps: of the whole run; its last step is always written.
         flops_per_image: of a step, for the MFU.
         last_words: called when a value is not finite; says which checkpoint is left, and whether it is good.
+        status: values that are of the run and not of a step, such as its newest checkpoint, for Prometheus.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Recorder:
         total_steps: int,
         flops_per_image: float,
         last_words: Callable[[], str],
+        status: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._config, self._workdir, self._total_steps = config, workdir, total_steps
-        self._last_words = last_words
+        self._last_words, self._status, self._alarms = last_words, status, 0
         self._monitor = Monitor(config)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._clock = _Clock(batch_size=config.batch_size, flops_per_image=flops_per_image)
@@ -71,6 +73,7 @@ class Recorder:
             tensorboard=config.logging.tensorboard,
             wandb=config.logging.wandb,
             mlflow=config.logging.mlflow,
+            prometheus=config.logging.prometheus,
             is_main=jax.process_index() == 0,
         )
 
@@ -101,7 +104,7 @@ class Recorder:
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """Writes what an evaluation has measured."""
-        self._writers.write(step, values)
+        self._write(step, values)
 
     def close(self) -> None:
         """Closes the files."""
@@ -116,9 +119,15 @@ class Recorder:
                 self._writers.tick(item.step, values)
                 continue
             values["epoch"] = item.step * self._config.epochs / self._total_steps
-            self._writers.write(item.step, values | self._clock.rates(item.step))
-            for alarm in self._monitor.update(item.step, values):
+            rates = self._clock.rates(item.step)
+            raised = self._monitor.update(item.step, values)
+            self._alarms += len(raised)
+            self._write(item.step, values | rates)
+            for alarm in raised:
                 log.warning("step %d: %s", alarm.step, alarm.message)
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        self._writers.write(step, values, status={"alarms": float(self._alarms), **self._status()})
 
     def _check_finite(self, values: dict[str, float], item: _Pending) -> None:
         """Every process sees the same values, so all of them stop; no checkpoint of or after this step exists."""

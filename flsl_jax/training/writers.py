@@ -1,15 +1,17 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, MLflow, and the terminal."""
+"""Where metrics go: metrics.jsonl, TensorBoard, Weights & Biases, MLflow, Prometheus, and the terminal."""
 
 import contextlib
 import logging
+import re
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flsl_jax.config.evaluation import BEST_METRICS
-from flsl_jax.errors import UserError, first_line, import_problem, reason
+from flsl_jax.errors import UserError, first_line, import_problem, not_fatal, reason
 from flsl_jax.objective import TERMS
 from flsl_jax.training.json_lines import JsonLines
 from flsl_jax.workdir import METRICS_FILE
@@ -19,8 +21,10 @@ log = logging.getLogger(__name__)
 _SHOWN = ("loss", *TERMS)
 # Of the other evaluations, one value each, and what FLSL's own modes find.
 _MEASURED = {f"{task}/{metric}" for task, metric in BEST_METRICS.items()} | {"discovery/modes_corloc"}
-# In the workdir: the run of MLflow that a continued run goes on with.
+# In the workdir: the runs of MLflow and of Weights & Biases that a continued run goes on with, and Prometheus's text file.
 _MLFLOW_RUN = "mlflow_run"
+_WANDB_RUN = "wandb_run"
+PROMETHEUS_FILE = "metrics.prom"
 
 
 @runtime_checkable
@@ -35,12 +39,13 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard events, through tensorboardX."""
+    """TensorBoard events, through tensorboardX. TensorBoard hides what a killed run had sent of steps after `start_step`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, start_step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer, self._said = SummaryWriter(str(folder)), False
+        self._said = False
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
         # Its thread would die of a full disk, and the next lines wait for it for ever.
         opened: Any = self._writer.file_writer
         events = opened.event_writer._ev_writer
@@ -67,15 +72,20 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run in the project that the config names."""
+    """A run in the project that the config names; its id is kept in the workdir."""
 
-    def __init__(self, project: str, *, workdir: Path) -> None:
+    def __init__(self, project: str, *, workdir: Path, start_step: int) -> None:
         try:
             import wandb
         except Exception as error:  # a broken one raises many types
             problem = import_problem(error, package="wandb", install="pip install wandb")
             raise UserError(f"config.logging.wandb is set, but {problem} or set it to ''") from error
-        self._run = wandb.init(project=project, dir=str(workdir), id=workdir.name, resume="allow")
+        path = workdir / _WANDB_RUN
+        if start_step == 0:
+            path.write_text(uuid.uuid4().hex[:8] + "\n")
+        # Runs of earlier versions had the name of their folder for an id.
+        number = path.read_text().strip() if path.exists() else workdir.name
+        self._run = wandb.init(project=project, dir=str(workdir), id=number, name=workdir.name, resume="allow")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -133,6 +143,33 @@ class MlFlow:
             log.warning("MLflow may lack values (%s); metrics.jsonl has all", first_line(error))
 
 
+class Prometheus:
+    """The newest value of everything as gauges in a text file, for the textfile collector of Prometheus's node exporter."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from prometheus_client import CollectorRegistry
+        except ImportError as error:
+            problem = import_problem(error, package="prometheus_client", install="pip install prometheus-client")
+            raise UserError(f"config.logging.prometheus is set, but {problem} or set it to False") from error
+        self._path, self._registry = path, CollectorRegistry()
+        self._gauges: dict[str, Any] = {}
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from prometheus_client import Gauge, write_to_textfile
+
+        for name, value in ({"step": step, "timestamp_seconds": time.time()} | dict(values)).items():
+            if name not in self._gauges:
+                gauge = "flsl_" + re.sub(r"\W", "_", name)
+                self._gauges[name] = Gauge(gauge, f"{name}, of the newest line", ["run"], registry=self._registry)
+            self._gauges[name].labels(self._path.parent.name).set(value)
+        with not_fatal(PROMETHEUS_FILE):
+            write_to_textfile(str(self._path), self._registry)
+
+    def close(self) -> None:
+        """The file stays."""
+
+
 class Terminal:
     """A progress bar with the loss terms on a terminal, with a line above it for each evaluation; plain lines elsewhere.
 
@@ -187,13 +224,17 @@ class Terminal:
 class Writers:
     """All writers of a run as one. Processes other than the first have none."""
 
-    def __init__(self, writers: list[Writer], *, terminal: Terminal | None) -> None:
-        self._writers, self._terminal = writers, terminal
+    def __init__(
+        self, writers: list[Writer], *, terminal: Terminal | None, prometheus: Prometheus | None = None
+    ) -> None:
+        self._writers, self._terminal, self._prometheus = writers, terminal, prometheus
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """The values of a step, everywhere."""
+    def write(self, step: int, values: Mapping[str, float], *, status: Mapping[str, float] | None = None) -> None:
+        """The values of a step, everywhere; `status`, which is of the run and not of the step, for Prometheus alone."""
         for writer in self._writers:
             writer.write(step, values)
+        if self._prometheus is not None:
+            self._prometheus.write(step, {**values, **(status or {})})
         if self._terminal is not None:
             self._terminal.write(step, values)
 
@@ -209,21 +250,30 @@ class Writers:
 
 
 def open_writers(
-    workdir: Path, *, total_steps: int, start_step: int, tensorboard: bool, wandb: str, mlflow: str, is_main: bool
+    workdir: Path,
+    *,
+    total_steps: int,
+    start_step: int,
+    tensorboard: bool,
+    wandb: str,
+    mlflow: str,
+    is_main: bool,
+    prometheus: bool = False,
 ) -> Writers:
     """The writers of a run that starts after `start_step`.
 
     Raises:
-        UserError: Weights & Biases or MLflow is asked for but not installed, or MLflow's server refuses the run.
+        UserError: what is asked for is not installed, or MLflow's server refuses the run.
     """
     if not is_main:
         return Writers([], terminal=None)
     others: list[Writer] = []  # opened first: what refuses one must not leave the file of the metrics open
     if tensorboard:
-        others.append(TensorBoard(workdir / "tensorboard"))
+        others.append(TensorBoard(workdir / "tensorboard", start_step=start_step))
+    gauges = Prometheus(workdir / PROMETHEUS_FILE) if prometheus else None
     if wandb:
-        others.append(WeightsAndBiases(wandb, workdir=workdir))
+        others.append(WeightsAndBiases(wandb, workdir=workdir, start_step=start_step))
     if mlflow:
         others.append(MlFlow(mlflow, workdir=workdir, start_step=start_step))
     writers = [JsonLines(workdir / METRICS_FILE, start_step=start_step), *others]
-    return Writers(writers, terminal=Terminal(start_step=start_step, total_steps=total_steps))
+    return Writers(writers, terminal=Terminal(start_step=start_step, total_steps=total_steps), prometheus=gauges)

@@ -7,9 +7,11 @@ from flax import nnx
 
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, load_config
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import start_network
-from flsl_jax.models import Architecture, ViT
+from flsl_jax.features import as_backbone
+from flsl_jax.models import ViT
 from flsl_jax.networks import architecture_of
 from flsl_jax.transfer.backbone import Backbone, torch_backbone
 from flsl_jax.transfer.config import NetworkConfig
@@ -37,9 +39,7 @@ def open_backbone(source: str, *, network: NetworkConfig, num_heads: int, seed: 
         raise UserError(f"--backbone={source} names no network; write --backbone={kind}:PATH")
     if colon and kind == "untrained":
         config = read_run_config(Path(place), at_start=True)
-        loaded = Loaded(
-            model=start_network(config, workdir=Path(place)), report=f"what the run in {place} started from"
-        )
+        loaded = _as_loaded(start_network(config, workdir=Path(place)), report=f"what the run in {place} started from")
     elif colon and kind == "random":
         loaded = _random(place, num_heads=num_heads, seed=seed)
     else:
@@ -54,10 +54,18 @@ def _random(place: str, *, num_heads: int, seed: int) -> Loaded:
     """Random weights of the size of a config's network, or of a trained one."""
     report = f"random weights, of the size of {place}"
     if Path(place).suffix == ".py" or place in config_names():
-        return Loaded(model=_drawn(architecture_of(parse_config(load_config(place).to_dict())), seed), report=report)
+        config = parse_config(load_config(place).to_dict())
+        return _as_loaded(ViT(architecture_of(config), rngs=nnx.Rngs(seed)), report=report)
     like = load_network(place, num_heads=num_heads or None)
-    return Loaded(model=_drawn(like.model.architecture, seed), mean=like.mean, std=like.std, report=report)
+    drawn = ViT(like.model.architecture, rngs=nnx.Rngs(seed))
+    return _as_loaded(drawn, report=report, mean=like.mean, std=like.std)
 
 
-def _drawn(architecture: Architecture, seed: int) -> ViT:
-    return ViT(architecture, rngs=nnx.Rngs(seed))
+def _as_loaded(
+    model: ViT,
+    *,
+    report: str,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Loaded:
+    return Loaded(model=as_backbone(model, mean=mean, std=std), mean=mean, std=std, report=report)

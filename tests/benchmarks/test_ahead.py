@@ -40,6 +40,12 @@ def test_a_small_step_compiles_and_every_figure_is_there(tmp_path):
     assert "all-to-all" not in kinds
 
 
+def test_a_step_for_two_slices_compiles(tmp_path):
+    facts, printed = compiled(tmp_path, "--config=tests/tiny.py", "--topology=v5e:2x2", "--slices=2")
+    assert printed.startswith("8 × TPU v5 lite, batch 8, fsdp 1, ")
+    assert "all-reduce" in {one["kind"] for one in facts["collectives"]}
+
+
 @pytest.mark.skipif("FLSL_WHOLE_STEP" not in os.environ, reason="takes minutes; set FLSL_WHOLE_STEP=1")
 @pytest.mark.parametrize("fsdp", [1, 8])
 def test_the_memory_of_the_whole_step_is_that_of_the_estimate_within_ten_percent(tmp_path, fsdp):

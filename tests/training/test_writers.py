@@ -9,7 +9,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.training.writers import TensorBoard, Terminal, open_writers
 
 
-def opened(folder, *, start_step=0, tensorboard=False, wandb="", mlflow="", is_main=True):
+def opened(folder, *, start_step=0, tensorboard=False, wandb="", mlflow="", is_main=True, prometheus=False):
     return open_writers(
         folder,
         total_steps=2,
@@ -18,6 +18,7 @@ def opened(folder, *, start_step=0, tensorboard=False, wandb="", mlflow="", is_m
         wandb=wandb,
         mlflow=mlflow,
         is_main=is_main,
+        prometheus=prometheus,
     )
 
 
@@ -31,6 +32,50 @@ def test_tensorboard_events_are_written_and_other_processes_write_nothing(tmp_pa
     assert list((tmp_path / "main" / "tensorboard").glob("events.*"))
     assert not list((tmp_path / "other").iterdir())
     assert capsys.readouterr().err == "step 2/2  loss 0.5\n"
+
+
+def test_tensorboard_is_told_what_a_killed_run_had_sent_in_vain(tmp_path):
+    """Events of steps after the checkpoint are followed by a mark from which TensorBoard drops them."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    for start_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        writers = opened(tmp_path, start_step=start_step, tensorboard=True)
+        for step in steps:
+            writers.write(step, {"loss": 0.5})
+        writers.close()
+    marks = []
+    for path in (tmp_path / "tensorboard").glob("events.*"):
+        data = path.read_bytes()
+        while data:  # length, checksum, event, checksum
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                marks.append(event.step)
+    assert marks == [3]
+
+
+def test_prometheus_has_the_newest_value_of_everything_in_a_text_file(tmp_path):
+    parser = pytest.importorskip("prometheus_client.parser")
+    workdir = tmp_path / "my run"
+    workdir.mkdir()
+    writers = opened(workdir, prometheus=True)
+    writers.write(1, {"loss": 2.0, "discovery/corloc": 0.25}, status={"alarms": 0.0})
+    writers.write(2, {"loss": 1.5}, status={"alarms": 2.0, "last_checkpoint_step": 1.0})
+    writers.close()
+    families = parser.text_string_to_metric_families((workdir / "metrics.prom").read_text())
+    samples = [sample for family in families for sample in family.samples]
+    assert {sample.labels["run"] for sample in samples} == {"my run"}
+    values = {sample.name: sample.value for sample in samples}
+    assert values.pop("flsl_timestamp_seconds") > 1e9
+    assert values == {
+        "flsl_step": 2.0,
+        "flsl_loss": 1.5,
+        "flsl_discovery_corloc": 0.25,
+        "flsl_alarms": 2.0,
+        "flsl_last_checkpoint_step": 1.0,
+    }
+    assert "alarms" not in (workdir / "metrics.jsonl").read_text()
 
 
 def test_a_plain_line_has_a_value_of_every_evaluation(tmp_path, capsys):

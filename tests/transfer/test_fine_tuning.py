@@ -25,8 +25,8 @@ from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
 from flsl_jax.transfer.networks import backbone_options, default_blocks
 from flsl_jax.transfer.opening import open_backbone
 from flsl_jax.transfer.training import fine_tune, open_data
-from flsl_jax.weights.load import Loaded
 from flsl_jax.workdir import read_metrics
+from tests.transfer.tiny_backbones import as_loaded
 from tests.weights.test_initial import random_backbone, save
 
 KINDS = ("faster_rcnn", "mask_rcnn", "semantic_fpn")
@@ -48,7 +48,7 @@ def tiny(kind="semantic_fpn", **groups):
 
 def backbone_for(config, patch_size=8):
     arch = Architecture(patch_size=patch_size, width=32, depth=2, num_heads=2, grid=(4, 4))
-    loaded = Loaded(model=ViT(arch, rngs=nnx.Rngs(0)), report="random")
+    loaded = as_loaded(ViT(arch, rngs=nnx.Rngs(0)))
     options, blocks = backbone_options(config.network), default_blocks(config.network, depth=2)
     return torch_backbone(loaded, options=options, blocks=blocks)
 

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 pytest.importorskip("lightning_fabric")
 from tests.transfer import operators
+from tests.transfer.tiny_backbones import as_loaded
 
 operators.install()
 pytest.importorskip("torchvision")
@@ -24,7 +25,6 @@ from flsl_jax.transfer.networks import backbone_options, default_blocks
 from flsl_jax.transfer.predicting import predict_folder, segment
 from flsl_jax.transfer.trained import load_trained
 from flsl_jax.transfer.training import fine_tune, open_data
-from flsl_jax.weights.load import Loaded
 from tests.transfer.test_fine_tuning import run, tiny
 
 
@@ -109,7 +109,7 @@ def test_a_run_does_not_go_on_with_another_backbone(segmenter):
     workdir, config, _ = segmenter
     arch = Architecture(patch_size=8, width=48, depth=2, num_heads=2, grid=(4, 4))
     options, blocks = backbone_options(config.network), default_blocks(config.network, depth=2)
-    other = torch_backbone(Loaded(model=ViT(arch, rngs=nnx.Rngs(0)), report=""), options=options, blocks=blocks)
+    other = torch_backbone(as_loaded(ViT(arch, rngs=nnx.Rngs(0))), options=options, blocks=blocks)
     with pytest.raises(UserError, match=r"begun with another backbone or other classes \(architecture of model.json"):
         fine_tune(config, backbone=other, workdir=workdir)
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from flsl_jax.features import as_backbone
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.weights.load import Loaded
 
@@ -20,4 +22,9 @@ def tiny_loaded(*, patch_size=16, seed=0, noise=0.2, **changes) -> Loaded:
         around_one = "scale" in jax.tree_util.keystr(path) or "gamma" in jax.tree_util.keystr(path)
         return jnp.asarray(around_one + noise * rng.normal(size=leaf.shape), jnp.float32)
 
-    return Loaded(model=nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, params)), report="tiny")
+    return as_loaded(nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, params)))
+
+
+def as_loaded(model):
+    """What opening a file with this network would give."""
+    return Loaded(model=as_backbone(model, mean=IMAGENET_MEAN, std=IMAGENET_STD), report="tiny")

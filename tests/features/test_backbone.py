@@ -28,17 +28,17 @@ MODEL = build()
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "owner", [Backbone, *vars(Backbone).values(), flsl_jax.preprocess], ids=lambda owner: str(owner)[:40]
-)
-def test_examples_of_the_docstrings(owner, tiny_run, monkeypatch):
+OWNERS = {"Backbone": Backbone, "preprocess": flsl_jax.preprocess, **vars(Backbone)}
+
+
+@pytest.mark.parametrize("name", [name for name, owner in OWNERS.items() if ">>>" in (inspect.getdoc(owner) or "")])
+def test_examples_of_the_docstrings(name, tiny_run, monkeypatch):
     monkeypatch.chdir(tiny_run)
-    if not inspect.getdoc(owner) or ">>>" not in inspect.getdoc(owner):
-        return
+    owner = OWNERS[name]
     model = flsl_jax.load("runs/mine")
     names = {"flsl_jax": flsl_jax, "jnp": jnp, "np": np, "model": model}
     names["images"] = flsl_jax.preprocess("photo.jpg", model)
-    example = doctest.DocTestParser().get_doctest(inspect.getdoc(owner), names, str(owner), None, 0)
+    example = doctest.DocTestParser().get_doctest(inspect.getdoc(owner), names, name, None, 0)
     assert example.examples
     said = []
     assert doctest.DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)

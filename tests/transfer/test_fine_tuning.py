@@ -48,7 +48,7 @@ def tiny(kind="semantic_fpn", **groups):
 
 def backbone_for(config, patch_size=8):
     arch = Architecture(patch_size=patch_size, width=32, depth=2, num_heads=2, grid=(4, 4))
-    loaded = as_loaded(ViT(arch, rngs=nnx.Rngs(0)))
+    loaded = as_loaded(ViT(arch, rngs=nnx.Rngs(0)), report="random")
     options, blocks = backbone_options(config.network), default_blocks(config.network, depth=2)
     return torch_backbone(loaded, options=options, blocks=blocks)
 

@@ -25,6 +25,6 @@ def tiny_loaded(*, patch_size=16, seed=0, noise=0.2, **changes) -> Loaded:
     return as_loaded(nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, params)))
 
 
-def as_loaded(model):
+def as_loaded(model, *, report="tiny"):
     """What opening a file with this network would give."""
-    return Loaded(model=as_backbone(model, mean=IMAGENET_MEAN, std=IMAGENET_STD), report="tiny")
+    return Loaded(model=as_backbone(model, mean=IMAGENET_MEAN, std=IMAGENET_STD), report=report)

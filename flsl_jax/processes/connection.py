@@ -74,9 +74,8 @@ class _Connection:
         side = Hub if self._place.number == 0 else Member
         self._side = side(self._place, introduction(config), service=service, on_end=self._end)
         timeout = config.parallel.timeout_seconds
-        jax.config.update(
-            "jax_check_proxy_envs", False
-        )  # proxies have no part in it: JAX connects to a socket of this process
+        # Proxies have no part in it: JAX connects to a socket of this process.
+        jax.config.update("jax_check_proxy_envs", False)
         self._run(self._side.meet(timeout))
         handler = signal.getsignal(signal.SIGTERM)
         try:
@@ -93,9 +92,8 @@ class _Connection:
             self.close_after(problem)
             raise problem from error
         if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, handler
-            )  # JAX has put one of its own in its place, which would swallow the signal
+            # JAX has put one of its own in its place, which would swallow the signal.
+            signal.signal(signal.SIGTERM, handler)
 
     def close(self) -> None:
         """Says that this process is done. The connection stays until it ends, because JAX takes its leave over it."""

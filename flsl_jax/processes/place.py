@@ -71,9 +71,8 @@ def _detect(
         from jax._src.clusters import ClusterEnv  # the same detection as in jax.distributed.initialize
 
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="(?s).*Kubernetes"
-            )  # it wants a package that no cluster needs for this
+            # It wants a package that no cluster needs for this.
+            warnings.filterwarnings("ignore", message="(?s).*Kubernetes")
             found = ClusterEnv.auto_detect_unset_distributed_params(coordinator, count, number, None, None, timeout)
     except Exception as error:  # what a cluster's variables or its services make of it
         raise UserError(

@@ -149,7 +149,7 @@ class Prometheus:
     def __init__(self, path: Path) -> None:
         try:
             from prometheus_client import CollectorRegistry
-        except ImportError as error:
+        except Exception as error:  # a broken one raises many types
             problem = import_problem(error, package="prometheus_client", install="pip install prometheus-client")
             raise UserError(f"config.logging.prometheus is set, but {problem} or set it to False") from error
         self._path, self._registry = path, CollectorRegistry()

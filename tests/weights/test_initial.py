@@ -18,7 +18,8 @@ from flsl_jax.models.position import sincos_embedding
 from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors
 from flsl_jax.weights.initial import read_initial
-from flsl_jax.weights.layouts import LAYOUTS, to_layout
+from flsl_jax.weights.layouts import LAYOUTS
+from flsl_jax.weights.renaming import to_layout
 from tests.tiny import tiny_config
 from tests.weights.test_canonical import random_params
 

@@ -12,7 +12,8 @@ from flax import nnx
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.weights.canonical import backbone_params, backbone_tensors
-from flsl_jax.weights.layouts import LAYOUTS, REFUSED, find_layout, from_layout, to_layout
+from flsl_jax.weights.layouts import LAYOUTS, REFUSED, find_layout
+from flsl_jax.weights.renaming import from_layout, to_layout
 from tests.weights.conversion import vit_small
 from tests.weights.test_canonical import ARCHITECTURE, random_params
 

@@ -17,8 +17,9 @@ from flsl_jax.evaluation.open_model import open_model
 from flsl_jax.models import Architecture, ViT
 from flsl_jax.networks import architecture_of, build_network
 from flsl_jax.weights.canonical import backbone_tensors, head_tensors
-from flsl_jax.weights.layouts import LAYOUTS, to_layout
+from flsl_jax.weights.layouts import LAYOUTS
 from flsl_jax.weights.load import load_network
+from flsl_jax.weights.renaming import to_layout
 from tests.tiny import tiny_config
 from tests.weights.test_canonical import random_params
 

@@ -16,8 +16,9 @@ from flsl_jax.errors import first_line
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.export.snippets import load_snippet
-from flsl_jax.weights.layouts import LAYOUTS, from_layout
+from flsl_jax.weights.layouts import LAYOUTS
 from flsl_jax.weights.reading.files import read_weights
+from flsl_jax.weights.renaming import from_layout
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from flsl_jax.weights.export.counterparts import network_prefix, read_canonical
 from flsl_jax.weights.export.metadata import file_metadata, folder_config, snippet_fields
 from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.export.trained import Trained, read_trained
-from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout, to_layout
+from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout
+from flsl_jax.weights.renaming import to_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,104 @@
+"""The architecture that the shapes of canonical tensors show, and what is wrong with them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from flsl_jax.errors import UserError
+from flsl_jax.models import Architecture
+from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.reading.file_metadata import FileMetadata
+from flsl_jax.weights.reading.sources import WeightSource
+
+# ViTs whose heads are not 64 channels wide: ViT-H and DINO's ViT-g, by their width.
+_HEADS_OF_WIDTH = {1280: 16, 1408: 16}
+
+
+def add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
+    """Adds zeros for biases that a network was built without, which gives the same result."""
+    kernels = [
+        name for name in tensors if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight|patch_embed\.proj\.weight", name)
+    ]
+    for ending in ("attn.qkv.weight", "patch_embed.proj.weight"):
+        own = [name for name in kernels if name.endswith(ending)]
+        biases = {name.removesuffix("weight") + "bias": len(tensors[name]) for name in own}
+        if biases and not biases.keys() & tensors.keys():
+            tensors |= {name: np.zeros(size, np.float32) for name, size in biases.items()}
+            notes.append(
+                f"no {ending.removesuffix('weight')}bias anywhere in the file: zeros are used, which gives the same result"
+            )
+
+
+def architecture_of(
+    tensors: Tensors,
+    source: WeightSource,
+    metadata: FileMetadata,
+    *,
+    num_heads: int | None,
+    assumed_heads: int | None,
+    path: Path,
+) -> tuple[Architecture, list[str]]:
+    """The architecture that tensors and config show, without prefix and grid, and a list of what is wrong with the tensors."""
+    kernel = tensors["patch_embed.proj.weight"]
+    if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
+        raise UserError(
+            f"{path}: the patch projection is {kernel.shape}; expected (D, 3, p, p), square patches of RGB images"
+        )
+    width, patch = kernel.shape[0], kernel.shape[2]
+    blocks = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    depth = max(blocks, default=-1) + 1
+    hidden = tensors.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, 0))).shape[0]
+    if hidden % width:
+        raise UserError(f"{path} has {hidden} hidden channels at a width of {width}; expected a multiple of it")
+    by_convention = _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
+    if assumed_heads and width % assumed_heads == 0:
+        by_convention = assumed_heads
+    heads = num_heads or by_convention
+    if not heads or width % heads:
+        raise UserError(
+            f"{path} has a width of {width} and does not give its number of attention heads"
+            f"{f'; {heads} do not divide it' if heads else ''}; pass num_heads"
+        )
+    norms = {"norm.weight", "norm.bias"} & tensors.keys()
+    arch = Architecture(
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=hidden // width,
+        pos_resize=metadata.pos_resize or source.pos_resize,
+        layer_scale=any(name.endswith("ls1.gamma") for name in tensors),
+        norm_eps=metadata.norm_eps or source.norm_eps,
+        final_norm=source.final_norm or bool(norms),
+    )
+    return arch, _differences(tensors, expected_shapes(arch))
+
+
+def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a backbone's canonical tensors, without prefix and position embedding."""
+    width, hidden, patch = arch.width, arch.mlp_ratio * arch.width, arch.patch_size
+    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    linear |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    block: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in linear.items()}
+    block |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+    block |= {f"{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+    if arch.layer_scale:
+        block |= {"ls1.gamma": (width,), "ls2.gamma": (width,)}
+    shapes = {f"blocks.{number}.{name}": shape for number in range(arch.depth) for name, shape in block.items()}
+    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
+    return shapes | ({"norm.weight": (width,), "norm.bias": (width,)} if arch.final_norm else {})
+
+
+def _differences(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    problems = [f"no {name}" for name in expected if name not in tensors]
+    for name, shape in expected.items():
+        if name in tensors and tensors[name].shape != shape:
+            problems.append(f"{name} {tensors[name].shape} instead of {shape}")
+    width = expected["patch_embed.proj.bias"][0]
+    for name in ("pos_embed", "cls_token", "dist_token", "reg_token"):
+        shape = tensors[name].shape if name in tensors else None
+        if shape is not None and (len(shape) != 3 or (shape[0], shape[2]) != (1, width)):
+            problems.append(f"{name} {shape} instead of (1, …, {width})")
+    return problems if "pos_embed" in tensors else [*problems, "no position embedding"]

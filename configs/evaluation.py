@@ -98,6 +98,13 @@ def get_config() -> ConfigDict:
                 "inv_temp": 1.0,
                 "mode_similarity": 0.8,
             },
+            "correspondence": {
+                "data": keypoint_source(),
+                "size": 768,
+                "fit": "square",
+                "search": "pixels",
+                "alpha": 0.1,
+            },
         }
     )
 
@@ -133,6 +140,23 @@ def masked_source(*, split: str) -> ConfigDict:
             "names": "",
             "ignore": (255,),
             "split": split,
+            "count": 0,
+            "scene_size": 0,
+            "scene_kind": "hues",
+            "limit": 0,
+        }
+    )
+
+
+def keypoint_source() -> ConfigDict:
+    """Where pairs of images with key points come from; see `KeypointSourceConfig` in `flsl_jax/config/source.py`."""
+    return ConfigDict(
+        {
+            "name": "spair",
+            "root": "",
+            "split": "test",
+            "layout": "large",
+            "categories": (),
             "count": 0,
             "scene_size": 0,
             "scene_kind": "hues",

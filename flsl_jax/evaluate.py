@@ -16,7 +16,14 @@ from typing import Any
 from absl import flags
 
 from flsl_jax.command_line import run_main, show_log
-from flsl_jax.config import MaskedSourceConfig, SourceConfig, check_sources, check_task, task_advice
+from flsl_jax.config import (
+    KeypointSourceConfig,
+    MaskedSourceConfig,
+    SourceConfig,
+    check_sources,
+    check_task,
+    task_advice,
+)
 from flsl_jax.config.flags import define_group, describe_group, describe_kind
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
@@ -51,7 +58,9 @@ _TASK_HELP = "".join(
     f"\n=== {name} ===\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
     for name, task in TASKS.items()
 )
-_SOURCE_HELP = "".join(f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig))
+_SOURCE_HELP = "".join(
+    f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig, KeypointSourceConfig)
+)
 # What --help prints.
 __doc__ = f"{__doc__}\nTasks, each with its flags and their defaults:\n{_TASK_HELP}{_SOURCE_HELP}"
 

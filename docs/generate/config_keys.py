@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from docs.generate.text import filled
-from flsl_jax.config import Config, MaskedSourceConfig, ScheduleConfig, SourceConfig
+from flsl_jax.config import Config, KeypointSourceConfig, MaskedSourceConfig, ScheduleConfig, SourceConfig
 from flsl_jax.config.files import load_config
 from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.ranges import Range, range_of
@@ -19,6 +19,7 @@ _SHARED = {
     ScheduleConfig: "Schedules",
     SourceConfig: "Sources of images",
     MaskedSourceConfig: "Sources of images with masks",
+    KeypointSourceConfig: "Sources of pairs with key points",
     DetectionSourceConfig: "Sources of images with objects",
 }
 _PRETRAINING = """\
@@ -58,7 +59,8 @@ class _Group:
 
 def pretraining() -> str:
     """The whole of docs/config.md."""
-    return _page(_PRETRAINING, Config, example="vits16", shared=(ScheduleConfig, SourceConfig, MaskedSourceConfig))
+    shared = (ScheduleConfig, SourceConfig, MaskedSourceConfig, KeypointSourceConfig)
+    return _page(_PRETRAINING, Config, example="vits16", shared=shared)
 
 
 def fine_tuning() -> str:

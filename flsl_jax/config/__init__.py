@@ -12,6 +12,7 @@ from flsl_jax.config.evaluation import (
     MODE_SIMILARITY,
     BboxKnnConfig,
     ClusteringConfig,
+    CorrespondenceConfig,
     DiscoveryConfig,
     EvaluationConfig,
     ImageKnnConfig,
@@ -36,7 +37,7 @@ from flsl_jax.config.run import (
     to_dict,
 )
 from flsl_jax.config.saved import parse_saved_config
-from flsl_jax.config.source import MaskedSourceConfig, SourceConfig, describe_source
+from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig, describe_source
 from flsl_jax.config.task_checks import check_sources, check_task, task_advice
 
 __all__ = [
@@ -46,11 +47,13 @@ __all__ = [
     "ClusteringConfig",
     "ComputeConfig",
     "Config",
+    "CorrespondenceConfig",
     "DiscoveryConfig",
     "EvaluationConfig",
     "GuideConfig",
     "HeadConfig",
     "ImageKnnConfig",
+    "KeypointSourceConfig",
     "LinearProbeConfig",
     "LoggingConfig",
     "MaskedSourceConfig",

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from flsl_jax.config.ranges import Range, Seed
-from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig
 
 # From which cosine on two modes are one, wherever clusters are measured or drawn: of several thresholds, the one that agrees
 # best with the masks of scenes (docs/objects.md).
@@ -28,6 +28,7 @@ BEST_METRICS: Mapping[str, str] = MappingProxyType(
         "retrieval": "miou",
         "clustering": "miou",
         "linear_probe": "miou",
+        "correspondence": "pck_point",
     }
 )
 
@@ -262,6 +263,29 @@ class SeparabilityConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CorrespondenceConfig:
+    """Key-point correspondence (SPair-71k's task): a point of one image is looked for in another image of its category.
+
+    The answer is the place whose feature has the largest cosine with the point's. It is right if it is no further from the
+    annotated point than `alpha` times the longer side of the object's box (PCK).
+
+    Attributes:
+        data: pairs of images with key points.
+        size: the side of the square that the network sees.
+        fit: "square": the whole image resized to it, whatever its ratio; "pad": its longer side resized, on black.
+        search: "pixels": features are interpolated, and every pixel of the image is an answer; "patches": the point has the
+            feature of its patch, and the centre of every patch is an answer.
+        alpha: the distance that counts as right, in longer sides of the box.
+    """
+
+    data: KeypointSourceConfig = KeypointSourceConfig()
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 768
+    fit: Literal["square", "pad"] = "square"
+    search: Literal["pixels", "patches"] = "pixels"
+    alpha: Annotated[float, Range(0, 1, above=True, unit="share of the box")] = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured of a run's features during training: the `tasks`, each with its own group.
 
@@ -280,6 +304,7 @@ class EvaluationConfig:
         linear_probe: one linear layer.
         image_knn: k-NN of whole images.
         separability: tokens against masks, block by block.
+        correspondence: key points found again in other images.
     """
 
     every_epochs: Annotated[float, Range(0, unit="epochs; 0: never")] = 0.0
@@ -295,3 +320,4 @@ class EvaluationConfig:
     linear_probe: LinearProbeConfig = LinearProbeConfig()
     image_knn: ImageKnnConfig = ImageKnnConfig()
     separability: SeparabilityConfig = SeparabilityConfig()
+    correspondence: CorrespondenceConfig = CorrespondenceConfig()

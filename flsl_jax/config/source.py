@@ -83,3 +83,30 @@ class MaskedSourceConfig:
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
     scene_kind: Literal["hues", "textures"] = "hues"
     limit: Annotated[int, Range(0, unit="images; 0: all")] = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeypointSourceConfig:
+    """Where pairs of images with the same key points come from; docs/data.md has the layout.
+
+    Attributes:
+        name: "spair": files in the layout of SPair-71k; "scenes": pairs of embedded synthetic images that show one class.
+        root: the folder of "spair", with JPEGImages, PairAnnotation and Layout in it.
+        split: train, val or test; "spair" calls the first one trn.
+        layout: which list of pairs of "spair" is used, Layout/LAYOUT/SPLIT.txt; empty: every file in PairAnnotation/SPLIT.
+        categories: only pairs of these; empty: all.
+        count: the number of "scenes".
+        scene_size: their height and width.
+        scene_kind: see `SourceConfig`.
+        limit: only the first so many pairs of each category.
+    """
+
+    name: Literal["spair", "scenes"] = "spair"
+    root: str = ""
+    split: str = "test"
+    layout: str = "large"
+    categories: tuple[str, ...] = ()
+    count: Annotated[int, Range(0, unit="images")] = 0
+    scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    scene_kind: Literal["hues", "textures"] = "hues"
+    limit: Annotated[int, Range(0, unit="pairs of a category; 0: all")] = 0

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 from flsl_jax.config.evaluation import ClusteringConfig, VideoConfig
 from flsl_jax.config.parsing import require
 from flsl_jax.config.ranges import check_ranges
-from flsl_jax.config.source import MaskedSourceConfig, SourceConfig
+from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig
 
-_Source: TypeAlias = SourceConfig | MaskedSourceConfig | VideoConfig
+_Source: TypeAlias = SourceConfig | MaskedSourceConfig | KeypointSourceConfig | VideoConfig
 
 
 def check_task(settings: Any, *, path: str) -> None:

@@ -16,6 +16,8 @@ from flsl_jax.errors import UserError
 
 _Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
+# Rows and columns of an object's key points, in units of its radius.
+_GRID = np.linspace(-0.6, 0.6, 5)
 # Whether a layout shows all of its objects is judged at this size.
 _TRIED_SIZE = 64
 
@@ -26,6 +28,19 @@ class SceneMasks:
 
     instances: UInt8[np.ndarray, "H W"]
     classes: UInt8[np.ndarray, "H W"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneKeypoints:
+    """One object of a scene.
+
+    `label`: its class. `points`: (x, y) in pixels of places that every object of the class has, a grid of 5 × 5 within its
+    shape; whole numbers are the middles of pixels; NaN where the place is not seen. `box`: (x0, y0, x1, y1) of what is seen.
+    """
+
+    label: int
+    points: Float[np.ndarray, "25 2"]
+    box: Float[np.ndarray, "4"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,33 +76,50 @@ class Scenes:
             raise UserError(f'config.data.scene_kind is "{kind}"; the kinds of scenes are {", ".join(KINDS)}')
         self.name = f"scenes ({split})" if kind == "hues" else f"scenes of {kind} ({split})"
         self.class_names = KINDS[kind].class_names
-        self._kind, self._count, self._size, self._seed, self._split = kind, count, size, seed, split
+        self._kind, self._count, self.size, self._seed, self._split = kind, count, size, seed, split
 
     @property
     def digest(self) -> str:
-        return digest_of(self.name, str(self._count), str(self._size), str(self._seed))
+        return digest_of(self.name, str(self._count), str(self.size), str(self._seed))
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Record:
         layout = self._layout(index)
-        image, instances = _draw(layout, size=self._size, time=0.0)
+        image, instances = _draw(layout, size=self.size, time=0.0)
         boxes = _boxes(layout, instances)
         label = int(boxes.labels[boxes.largest()])
-        return Record(image=image, name=f"{self._split}/{index:06d}", label=label, boxes=boxes)
+        return Record(image=image, name=self.name_of(index), label=label, boxes=boxes)
+
+    def name_of(self, index: int) -> str:
+        """The name of scene `index`, without drawing it."""
+        return f"{self._split}/{index:06d}"
 
     def masks(self, index: int) -> SceneMasks:
         """The exact masks of scene `index`."""
         layout = self._layout(index)
-        _, instances = _draw(layout, size=self._size, time=0.0)
+        _, instances = _draw(layout, size=self.size, time=0.0)
         classes = np.array([0] + [item.label + 1 for item in layout.objects], np.uint8)
         return SceneMasks(instances=instances, classes=classes[instances])
+
+    def keypoints(self, index: int) -> tuple[SceneKeypoints, ...]:
+        """The objects of scene `index` of which something is seen."""
+        layout = self._layout(index)
+        instances = _instances([_outline(item, size=self.size, time=0.0) for item in layout.objects], size=self.size)
+        boxes = _boxes(layout, instances)
+        seen = [number for number in range(1, len(layout.objects) + 1) if (instances == number).any()]
+        return tuple(
+            SceneKeypoints(
+                label=layout.objects[number - 1].label, points=_keypoints(layout, instances, number), box=box
+            )
+            for number, box in zip(seen, boxes.xyxy, strict=True)
+        )
 
     def sequence(self, index: int, *, frames: int = 8) -> Film:
         """Scene `index` in motion; its first frame is the scene itself."""
         layout = self._layout(index)
-        drawn = [_draw(layout, size=self._size, time=float(frame)) for frame in range(frames)]
+        drawn = [_draw(layout, size=self.size, time=float(frame)) for frame in range(frames)]
         return Film(images=np.stack([image for image, _ in drawn]), instances=np.stack([mask for _, mask in drawn]))
 
     def _layout(self, index: int) -> SceneLayout:
@@ -95,7 +127,7 @@ class Scenes:
         for attempt in range(100):
             rng = np.random.default_rng([self._seed, _SPLITS[self._split], index, attempt])
             layout = KINDS[self._kind].draw(rng)
-            if _shows_all(layout, size=self._size, kind=KINDS[self._kind]):
+            if _shows_all(layout, size=self.size, kind=KINDS[self._kind]):
                 return layout
         raise RuntimeError(f"no layout of scene {index} shows all of its objects")
 
@@ -186,6 +218,19 @@ def _shows_all(layout: SceneLayout, *, size: int, kind: SceneKind) -> bool:
 def _visible_shares(layout: SceneLayout, *, size: int) -> list[float]:
     instances = _instances([_outline(item, size=size, time=0.0) for item in layout.objects], size=size)
     return list(np.bincount(instances.reshape(-1), minlength=len(layout.objects) + 1)[1:] / size**2)
+
+
+def _keypoints(layout: SceneLayout, instances: np.ndarray, number: int) -> Float[np.ndarray, "25 2"]:
+    """The grid of an object's places as (x, y) in pixels; NaN where another object, or nothing, is seen."""
+    item, size = layout.objects[number - 1], len(instances)
+    own = np.stack(np.meshgrid(_GRID, _GRID), axis=-1).reshape(-1, 2)
+    cosine, sine = np.cos(item.angle), np.sin(item.angle)
+    turned = own @ np.array([[cosine, sine], [-sine, cosine]])
+    points = (item.center[::-1] + item.radius * turned) * size - 0.5
+    columns, rows = np.round(points).astype(np.int64).T
+    inside = (np.minimum(columns, rows) >= 0) & (np.maximum(columns, rows) < size)
+    shown = inside & (instances[np.clip(rows, 0, size - 1), np.clip(columns, 0, size - 1)] == number)
+    return np.where(shown[:, None], points, np.nan)
 
 
 def _boxes(layout: SceneLayout, instances: np.ndarray) -> Boxes:

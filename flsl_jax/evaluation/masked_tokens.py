@@ -65,10 +65,20 @@ def make_fit(settings: FitSettings, *, patch_size: int, image_size: int) -> Mask
     Raises:
         UserError: the size is not a multiple of the patch.
     """
-    size = settings.size or image_size
-    if size < patch_size or size % patch_size:
-        raise UserError(f"size is {size}; expected a multiple of the model's patch of {patch_size} px")
+    size = whole_patches(settings.size or image_size, patch_size=patch_size, key="size")
     return MaskFit(how=settings.fit, size=size, patch_size=patch_size)
+
+
+def whole_patches(size: int, *, patch_size: int, key: str) -> int:
+    """The size, which is a number of whole patches.
+
+    Raises:
+        UserError: it is not; names `key`, and the nearest one that is.
+    """
+    if size < patch_size or size % patch_size:
+        near = max(1, round(size / patch_size)) * patch_size
+        raise UserError(f"{key} is {size}; expected a multiple of the model's patch of {patch_size} px, such as {near}")
+    return size
 
 
 def masked_tokens(

@@ -1,15 +1,16 @@
 """Whether a number would mean anything: data that would give one from any features are refused, doubtful ones warned about."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from flsl_jax.data.keypoints import KeypointSource
 from flsl_jax.data.mask_fit import MaskFit
 from flsl_jax.data.masks import MaskedFiles, MaskedSource
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.reading import computed_ahead
-from flsl_jax.typing import Bool, Int
+from flsl_jax.typing import Bool, Float, Int
 
 # From this share on, what is left out of a number is told as a warning.
 _MUCH = 0.5
@@ -162,6 +163,65 @@ def knn_warnings(
     if len(np.unique(bank)) <= _FIVE:
         warnings.append(f"the bank has {len(np.unique(bank))} classes: the five best are no test of the features")
     return tuple(warnings)
+
+
+def judged_points(
+    source: KeypointSource,
+    *,
+    alpha: float,
+    answers: Callable[[int, int], Float[np.ndarray, "n 2"]] | None,
+) -> Judged:
+    """How many key points a number is of, and how many of them any features would hit.
+
+    Args:
+        source: pairs of images with key points.
+        alpha: the distance that counts as right, in longer sides of the target's box.
+        answers: the places (x, y) in pixels that can be answered in an image of this width and height; None: all pixels.
+
+    Raises:
+        UserError: every answer is right, or none is.
+    """
+    chances, hittable = [], []
+    for pair in source.pairs:
+        places = _spread(*pair.target_size) if answers is None else answers(*pair.target_size)
+        distances = np.linalg.norm(places - pair.target_points[:, None], axis=-1)
+        right = distances <= alpha * pair.longest
+        chances.append(right.mean(axis=1))
+        hittable.append(np.ones(len(right), bool) if answers is None else right.any(axis=1))
+    chance, reach = np.concatenate(chances), np.concatenate(hittable)
+    if chance.min() == 1:
+        raise UserError(
+            f"{source.name}: at alpha {alpha:g} every place of every image is right, so that any features would score 1; "
+            "lower correspondence.alpha"
+        )
+    if not reach.any():
+        raise UserError(
+            f"{source.name}: at alpha {alpha:g} no centre of a patch is near enough to a key point to be right; raise "
+            "correspondence.size, or set correspondence.search to pixels"
+        )
+    warnings = []
+    if chance.mean() >= _MUCH:
+        warnings.append(
+            f"{_percent(float(chance.mean()))} of the points are hit by chance; lower alpha to judge the features"
+        )
+    if reach.mean() <= _MUCH:
+        warnings.append(f"the centre of a patch is near enough to {_percent(float(reach.mean()))} of the points alone")
+    facts = {
+        "pairs": len(source.pairs),
+        "points": len(chance),
+        "chance": float(chance.mean()),
+        "points_in_reach": float(reach.mean()),
+    }
+    return Judged(facts=facts, warnings=tuple(warnings))
+
+
+def _spread(width: int, height: int) -> Float[np.ndarray, "n 2"]:
+    """Places spread evenly over an image, at most 64 in a row and in a column."""
+    across, down = (
+        (np.arange(count) + 0.5) * side / count - 0.5
+        for side, count in ((width, min(width, 64)), (height, min(height, 64)))
+    )
+    return np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2)
 
 
 def reachable(boxes: np.ndarray, *, patch_size: int, width: int, height: int, iou: float) -> Bool[np.ndarray, " M"]:

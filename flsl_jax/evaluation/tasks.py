@@ -10,6 +10,7 @@ from flsl_jax.evaluation.encoder import Encoder, watched
 from flsl_jax.evaluation.protocols import (
     bbox_knn,
     clustering,
+    correspondence,
     discovery,
     image_knn,
     linear_probe,
@@ -29,6 +30,7 @@ _ALL: tuple[Task[Any, Any], ...] = (
     retrieval.TASK,
     clustering.TASK,
     linear_probe.TASK,
+    correspondence.TASK,
 )
 TASKS: Mapping[str, Task[Any, Any]] = {task.name: task for task in _ALL}
 

@@ -31,7 +31,10 @@ def upsampled_classes(
     if not kept.size:
         return np.zeros((height, width), np.int32)
     scores = np.ascontiguousarray(scores[..., kept], np.float32)
-    down, across = _bilinear(scores.shape[0], height), _bilinear(scores.shape[1], width)
+    down, across = (
+        bilinear_weights((np.arange(size) + 0.5) * length / size - 0.5, length)
+        for size, length in ((height, scores.shape[0]), (width, scores.shape[1]))
+    )
     block = max(1, _BLOCK // (width * kept.size))
     classes = np.empty((height, width), np.int32)
     for start in range(0, height, block):
@@ -40,13 +43,13 @@ def upsampled_classes(
     return classes
 
 
-def _bilinear(length: int, size: int) -> Float[np.ndarray, "s n"]:
-    """For each of `size` pixels, the weights of `length` samples that lie at the centres of equal cells."""
-    place = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+def bilinear_weights(places: Float[np.ndarray, " s"], length: int) -> Float[np.ndarray, "s n"]:
+    """For each of `places`, the weights of `length` samples that lie at 0, 1, …; beyond the outermost, these alone."""
+    place = np.clip(places, 0, length - 1)
     low = np.minimum(place.astype(np.int64), max(length - 2, 0))
     share = (place - low).astype(np.float32)
-    weights = np.zeros((size, length), np.float32)
-    weights[np.arange(size), low] = 1 - share
+    weights = np.zeros((len(place), length), np.float32)
+    weights[np.arange(len(place)), low] = 1 - share
     if length > 1:
-        weights[np.arange(size), low + 1] = share
+        weights[np.arange(len(place)), low + 1] = share
     return weights

@@ -7,9 +7,11 @@ import pytest
 
 from flsl_jax.config import (
     ClusteringConfig,
+    CorrespondenceConfig,
     DiscoveryConfig,
     EvaluationConfig,
     ImageKnnConfig,
+    KeypointSourceConfig,
     LinearProbeConfig,
     MaskedSourceConfig,
     RetrievalConfig,
@@ -50,6 +52,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 _BOXED = SourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _MASKED = MaskedSourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _VIDEO = VideoConfig(name="scenes", count=2, scene_size=32, split="val", short_side=32, side_multiple=8, frames=3)
+_PAIRED = KeypointSourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _SETTINGS = {
     "discovery": (DiscoveryConfig(data=_BOXED), 5),
     "separability": (SeparabilityConfig(data=_MASKED), 5),
@@ -57,6 +60,7 @@ _SETTINGS = {
     "retrieval": (RetrievalConfig(train=dataclasses.replace(_MASKED, count=7), val=_MASKED, size=32), 12),
     "linear_probe": (LinearProbeConfig(train=_MASKED, val=_MASKED, size=32, epochs=2, keep_gib=0.0), 10),
     "video": (_VIDEO, 6),
+    "correspondence": (CorrespondenceConfig(data=_PAIRED, size=32), 5),
 }
 
 

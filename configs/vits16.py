@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     config.stop_at_step = 0
     config.epoch_images = 0
     config.init_from = ""
+    config.init_reading = ConfigDict({"network": "teacher", "prefix": "", "source": "", "num_heads": 0, "grid": ()})
     config.model = ConfigDict(
         {
             "patch_size": 16,

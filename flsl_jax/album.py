@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
 from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
 from flsl_jax.evaluation.results import check_writable
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
@@ -20,7 +21,7 @@ from flsl_jax.training.history import read_run
 class Album:
     """What to draw.
 
-    `models`: as `open_model` takes them, with `patch_size` and `num_heads`. `images`: a file, a folder, "scenes" or
+    `models`: as `open_model` takes them, with `patch_size` and `reading`. `images`: a file, a folder, "scenes" or
     "scenes:textures", of which the first `limit` images are drawn. `output`: the folder of the pictures. `pictures`: their
     names; empty: the usual ones.
     `settings`: of the pictures. `size`: the images' shorter side in pixels; 0: the largest at which a model was trained.
@@ -39,7 +40,7 @@ class Album:
     search: str = ""
     search_limit: int = 200
     patch_size: int = 0
-    num_heads: int = 0
+    reading: ReadingConfig = AS_THE_FILE_SAYS
     compare: bool = False
     report: bool = False
     narrow: bool = False
@@ -51,7 +52,7 @@ def make_album(album: Album) -> list[Path]:
     Raises:
         UserError: a model, an image or a picture does not exist, or they do not fit together.
     """
-    models = [open_model(source, patch_size=album.patch_size, num_heads=album.num_heads) for source in album.models]
+    models = [open_model(source, patch_size=album.patch_size, reading=album.reading) for source in album.models]
     subjects = [_subject(model, name) for model, name in zip(models, short_names(models))]
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)

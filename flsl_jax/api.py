@@ -127,8 +127,10 @@ def load(
     path: str | os.PathLike[str],
     *,
     network: Literal["teacher", "student"] = "teacher",
+    prefix: str | None = None,
     source: str | None = None,
     num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
     dtype: str = "float32",
 ) -> Backbone:
     """The trained backbone of a run, or one from elsewhere. What was left out or assumed is logged.
@@ -138,8 +140,12 @@ def load(
             weight file (`.safetensors`, `.pth`, `.pt`, `.bin`), or a folder with config.json and model.safetensors, as
             timm and transformers save it. docs/weights.md lists whose files can be read.
         network: which one, if a run or a file has both: the teacher, which is usually the better one, or the student.
+        prefix: what stands before the names of the backbone's tensors in a weight file that holds several backbones, such as
+            "model.student.backbone."; an error names those that are there.
         source: the source of a weight file, if it would be taken for another source's by its names alone.
         num_heads: attention heads of a weight file; by default what its metadata or config says, else D / 64.
+        grid: rows and columns of patches in a weight file's position embedding, such as (14, 16); by default what its metadata
+            or config says, else a square. Needed where the number of positions allows two grids.
         dtype: "float32" or "bfloat16", of the matrix products, on whatever device the model is called. What a run was
             trained in, and by whose attention, does not matter here. The parameters are float32 in any case.
 
@@ -156,7 +162,9 @@ def load(
 
     from flsl_jax.weights.load import load_model
 
-    return load_model(Path(path), network=network, source=source, num_heads=num_heads, dtype=dtype)
+    return load_model(
+        Path(path), network=network, prefix=prefix, source=source, num_heads=num_heads, grid=grid, dtype=dtype
+    )
 
 
 def preprocess(images: Any, model: Backbone, *, size: int | None = None, crop: bool = False) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.config.flags import define_reading
 from flsl_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string(
@@ -30,16 +31,11 @@ _OUTPUT = flags.DEFINE_string(
     "What to write: a folder for timm, transformers and transformers-vitdet; else a file, .safetensors (needs no PyTorch) "
     "or .pth, which most of these frameworks read by themselves, or .onnx.",
 )
-_NETWORK = flags.DEFINE_enum(
-    "network", "teacher", ["teacher", "student", "both"], "Which network; both for flsl and dino only."
-)
+_READING = define_reading(both=True)
 _WHAT = flags.DEFINE_enum(
     "what", "backbone", ["backbone", "all"], "all: the head and its centroids too; for flsl and dino only."
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Type of the numbers in the file.")
-_NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
-)
 _CARD = flags.DEFINE_bool("card", False, "Write a model card beside it: training, curves, evaluation numbers.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what an earlier conversion wrote to --output.")
 _ALLOW_MISMATCH = flags.DEFINE_bool(
@@ -59,11 +55,11 @@ def main() -> int:
 
     from flsl_jax.weights.export.exporting import ExportOptions, export
 
-    choices: dict[str, Any] = {"network": _NETWORK.value, "what": _WHAT.value, "dtype": _DTYPE.value}
+    choices: dict[str, Any] = {"network": flags.FLAGS.network, "what": _WHAT.value, "dtype": _DTYPE.value}
     options = ExportOptions(
         format=target_format,
         **choices,
-        num_heads=_NUM_HEADS.value or None,
+        reading=_READING(),
         card=_CARD.value,
         overwrite=_OVERWRITE.value,
         allow_mismatch=_ALLOW_MISMATCH.value,
@@ -77,7 +73,7 @@ def _write_onnx(source: Path, target: Path) -> int:
     from flsl_jax.weights.export.onnx_files import export_onnx
 
     refused = {
-        "network=both": _NETWORK.value == "both",
+        "network=both": flags.FLAGS.network == "both",
         "what=all": _WHAT.value == "all",
         f"dtype={_DTYPE.value}": _DTYPE.value != "float32",
         "card": _CARD.value,
@@ -85,10 +81,8 @@ def _write_onnx(source: Path, target: Path) -> int:
     }
     for flag in (flag for flag, is_set in refused.items() if is_set):
         raise UserError(f"--{flag} does not go with --format=onnx, which writes one backbone in float32; leave it out")
-    network: Any = _NETWORK.value
-    report = export_onnx(
-        source, target, network=network, num_heads=_NUM_HEADS.value or None, overwrite=_OVERWRITE.value
-    )
+    reading = _READING()
+    report = export_onnx(source, target, network=reading.network, reading=reading, overwrite=_OVERWRITE.value)
     print(report.text())
     return 0
 

@@ -20,7 +20,7 @@ from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
-from flsl_jax.config.flags import FloatParser
+from flsl_jax.config.flags import FloatParser, define_reading
 from flsl_jax.config.ranges import Range
 from flsl_jax.embedding.settings import DTYPES, FEATURES, FILE_FORMATS, EmbedSettings
 from flsl_jax.errors import UserError
@@ -86,9 +86,7 @@ _SIMILARITY = flags.DEFINE(
     "Of cluster: from which two modes are one.",
 )
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
-_NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
-)
+_READING = define_reading()
 
 
 def main() -> int:
@@ -110,7 +108,7 @@ def main() -> int:
 
     check_format(settings.format)
     keep_host_memory()
-    encoder = open_model(model, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value).encoder
+    encoder = open_model(model, patch_size=_PATCH_SIZE.value, reading=_READING()).encoder
     source = open_images(images, limit=_LIMIT.value, scene_size=settings.size or encoder.image_size)
     log.info("%s, on %s", encoder.name, _devices())
     found = embed(encoder, source, output, settings, batch_size=_BATCH_SIZE.value, part=part)

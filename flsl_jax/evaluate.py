@@ -24,7 +24,7 @@ from flsl_jax.config import (
     check_task,
     task_advice,
 )
-from flsl_jax.config.flags import define_group, describe_group, describe_kind
+from flsl_jax.config.flags import define_group, define_reading, describe_group, describe_kind
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 
@@ -49,9 +49,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images encoded at a time.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
-_NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
-)
+_READING = define_reading()
 _SETTINGS = {name: define_group(name, task.settings) for name, task in TASKS.items()}
 
 _TASK_HELP = "".join(
@@ -75,9 +73,7 @@ def main() -> int:
     from flsl_jax.host_memory import keep_host_memory
 
     keep_host_memory()
-    models = [
-        open_model(source, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value) for source in _MODEL.value or [""]
-    ]
+    models = [open_model(source, patch_size=_PATCH_SIZE.value, reading=_READING()) for source in _MODEL.value or [""]]
     names = short_names(models)
     folders = _folders(models, names)
     data = {name: _open_data(name, values, models) for name, values in settings.items()}
@@ -124,7 +120,7 @@ def _folders(models: Sequence[OpenedModel], names: Sequence[str]) -> list[Path]:
         return [Path(_OUTPUT.value, file_stem(name) if len(models) > 1 else "") for name in names]
     for model in models:
         if model.results is None:
-            raise UserError(f"--output is missing; {model.source} has no workdir for its results")
+            raise UserError(f"--output is missing; {model.encoder.name} has no workdir for its results")
     return [model.results for model in models if model.results is not None]
 
 

@@ -10,7 +10,7 @@ from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
-from flsl_jax.config.flags import FloatParser
+from flsl_jax.config.flags import FloatParser, define_reading
 from flsl_jax.config.ranges import Range
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
 from flsl_jax.pictures.images import parse_place
@@ -54,9 +54,7 @@ _SIMILARITY = flags.DEFINE(
 _SEARCH = flags.DEFINE_string("search", "", "Of neighbours: folder of images to search; default: those of --images.")
 _SEARCH_LIMIT = flags.DEFINE_integer("search_limit", 200, "Of neighbours: images searched at most.", lower_bound=1)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 0, "Patch size of --model=pixels, in pixels.", lower_bound=0)
-_NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
-)
+_READING = define_reading()
 
 
 def main() -> int:
@@ -80,7 +78,7 @@ def main() -> int:
         Album(
             models=models, images=images, output=output, pictures=_PICTURES.value,
             settings=settings, size=_SIZE.value, limit=_LIMIT.value, search=_SEARCH.value,
-            search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, num_heads=_NUM_HEADS.value,
+            search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, reading=_READING(),
             compare=_COMPARE.value, report=_REPORT.value,
         )
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from flsl_jax.config import to_dict
+from flsl_jax.config import ReadingConfig, to_dict
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder
 from flsl_jax.evaluation.open_model import open_model
@@ -158,7 +158,9 @@ def test_a_weight_file_that_does_not_say_its_heads_takes_those_that_it_is_told(t
     model = ViT(architecture, init_std=0.2, rngs=nnx.Rngs(0))
     tensors = backbone_tensors(nnx.to_pure_dict(nnx.split(model, nnx.Param)[1]), architecture)
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / "bare.safetensors")
-    told, assumed = (open_model(str(tmp_path / "bare.safetensors"), num_heads=number) for number in (4, 0))
+    told, assumed = (
+        open_model(str(tmp_path / "bare.safetensors"), reading=ReadingConfig(num_heads=number)) for number in (4, 0)
+    )
     expected = NetworkEncoder(model, name="own").tokens(IMAGES)
     np.testing.assert_allclose(told.encoder.tokens(IMAGES), expected, atol=1e-5)
     assert np.abs(assumed.encoder.tokens(IMAGES) - expected).max() > 1e-3

@@ -24,6 +24,7 @@ from flsl_jax.config.evaluation import (
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.inverse_temperature import cross_inv_temp, self_inv_temp
 from flsl_jax.config.parsing import nearest_key, parse
+from flsl_jax.config.reading import AS_THE_FILE_SAYS, ReadingConfig, check_grid
 from flsl_jax.config.run import (
     Config,
     GuideConfig,
@@ -41,6 +42,7 @@ from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, Sou
 from flsl_jax.config.task_checks import check_sources, check_task, task_advice
 
 __all__ = [
+    "AS_THE_FILE_SAYS",
     "MODE_SIMILARITY",
     "BboxKnnConfig",
     "CheckpointConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "ReadingConfig",
     "RetrievalConfig",
     "ScheduleConfig",
     "SeparabilityConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "VideoConfig",
     "ViewsConfig",
     "advice",
+    "check_grid",
     "check_sources",
     "check_task",
     "cross_inv_temp",

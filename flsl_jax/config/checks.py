@@ -8,6 +8,7 @@ from pathlib import Path
 from flsl_jax.config.evaluation import BEST_METRICS
 from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.ranges import check_ranges, range_of
+from flsl_jax.config.reading import AS_THE_FILE_SAYS, check_grid
 from flsl_jax.config.recorded import recorded_values
 from flsl_jax.config.run import LOSS_WEIGHT, Config, ObjectiveConfig, ScheduleConfig
 from flsl_jax.config.task_checks import check_sources, check_together, task_advice
@@ -54,6 +55,11 @@ def _check_model(config: Config) -> None:
     require(
         model.prefix_tokens == "drop" or bool(config.init_from),
         'config.model.prefix_tokens is "keep", but config.init_from names no backbone whose tokens could be kept',
+    )
+    check_grid(config.init_reading.grid)
+    require(
+        config.init_reading == AS_THE_FILE_SAYS or bool(config.init_from),
+        "config.init_reading says how config.init_from is read, which names nothing",
     )
     require(
         not warmup or bool(config.init_from),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from flsl_jax.config.evaluation import EvaluationConfig
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
+from flsl_jax.config.reading import AS_THE_FILE_SAYS, ReadingConfig
 from flsl_jax.config.source import SourceConfig
 
 # For the weight of every loss term; at least one of them must be more than 0.
@@ -295,6 +296,7 @@ class Config:
         init_from: a weight file, a folder of timm or transformers, or another run. Student and teacher start from its
             backbone, and from its head if that has the same shapes; "": random. A run that continues has its
             checkpoint instead.
+        init_reading: which backbone of `init_from`, and what its file does not say.
         model: the backbone.
         head: the projection head.
         objective: the loss.
@@ -316,6 +318,7 @@ class Config:
     stop_at_step: Annotated[int, Range(0, unit="steps; 0: not early")]
     epoch_images: Annotated[int, Range(0, unit="images; 0: one pass over the data")] = 0
     init_from: str = ""
+    init_reading: ReadingConfig = AS_THE_FILE_SAYS
     model: ModelConfig
     head: HeadConfig
     objective: ObjectiveConfig

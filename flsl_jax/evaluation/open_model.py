@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flsl_jax.config import Config, self_inv_temp
+from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.models import ViT
@@ -52,7 +52,7 @@ class OpenedModel:
         }
 
 
-def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> OpenedModel:
+def open_model(source: str, *, patch_size: int = 0, reading: ReadingConfig = AS_THE_FILE_SAYS) -> OpenedModel:
     """Opens a model for its features.
 
     Args:
@@ -60,7 +60,7 @@ def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> Opene
             format that `flsl_jax.load` reads, `untrained:WORKDIR` (what that run started from),
             `pixels:WORKDIR` (raw pixels in that run's patches), or `pixels` (with `patch_size`). Empty: no model.
         patch_size: of `pixels` alone, in pixels.
-        num_heads: attention heads of a weight file that does not say how many; 0: channels of 64 each.
+        reading: what a weight file does not say, and which network of a run or file is taken.
 
     Raises:
         UserError: nothing that can be opened is there.
@@ -76,7 +76,7 @@ def open_model(source: str, *, patch_size: int = 0, num_heads: int = 0) -> Opene
         if not place:
             raise UserError(f"--model={source} names no run; write --model={kind}:WORKDIR")
         return _baseline(kind, Path(place))
-    return _trained(source, num_heads=num_heads)
+    return _trained(source, reading=reading)
 
 
 def short_names(models: Sequence[OpenedModel]) -> list[str]:
@@ -128,9 +128,9 @@ def start_network(config: Config, *, workdir: Path) -> ViT:
     return nnx.merge(nnx.split(backbone, nnx.Param)[0], jax.tree.map(jnp.asarray, start))
 
 
-def _trained(source: str, *, num_heads: int) -> OpenedModel:
+def _trained(source: str, *, reading: ReadingConfig) -> OpenedModel:
     path = Path(source)
-    loaded = load_network(path, num_heads=num_heads or None)
+    loaded = load_network(path, **reading.arguments())
     model = loaded.model
     if path.is_dir() and path.name.isdigit() and path.parent.name == "checkpoints":
         workdir = path.parent.parent
@@ -142,8 +142,11 @@ def _trained(source: str, *, num_heads: int) -> OpenedModel:
         log.info("%s", loaded.report)
         encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
         return OpenedModel(encoder=encoder, source=source)
-    config = read_run_config(workdir)
-    encoder = _encoder(model, config, name=f"{workdir}, step {loaded.step}")
+    config, name = read_run_config(workdir), f"{workdir}, step {loaded.step}"
+    if reading.network == "student":
+        # The numbers in a run's own folder are its teacher's.
+        name, results = f"{name}, student", None
+    encoder = _encoder(model, config, name=name)
     return OpenedModel(
         encoder=encoder, source=source, step=loaded.step, config=config, workdir=workdir, results=results
     )

@@ -73,7 +73,7 @@ def continue_with(
     ]
     if refused:
         raise UserError(_refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir))
-    kept = dataclasses.replace(config, init_from=old.init_from)
+    kept = dataclasses.replace(config, init_from=old.init_from, init_reading=old.init_reading)
     log.info("continuing from the checkpoint of step %d in %s", saved["step"], workdir)
     shown = [*changes, *([images] if images else []), *_version_change(saved)]
     if shown:

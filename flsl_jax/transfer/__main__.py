@@ -20,6 +20,7 @@ from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
 from flsl_jax.config.files import define_config_flag
+from flsl_jax.config.flags import define_reading
 from flsl_jax.errors import UserError, require_packages
 from flsl_jax.transfer.config import parse_transfer_config
 
@@ -36,9 +37,7 @@ _BACKBONE = flags.DEFINE_string(
     "PATH may be a config too, such as random:vits16.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics and the result.")
-_NUM_HEADS = flags.DEFINE_integer(
-    "num_heads", 0, "Attention heads of a weight file that does not give them; 0: of 64 channels each.", 0
-)
+_READING = define_reading()
 
 _PREDICT = flags.DEFINE_string(
     "predict", None, "Instead of training: a folder of images to find objects or classes in."
@@ -76,7 +75,7 @@ def main() -> int:
     from flsl_jax.transfer.summary import summary
     from flsl_jax.transfer.training import fine_tune
 
-    backbone = open_backbone(source, network=config.network, num_heads=_NUM_HEADS.value, seed=config.seed)
+    backbone = open_backbone(source, network=config.network, reading=_READING(), seed=config.seed)
     outcome = fine_tune(config, backbone=backbone, workdir=workdir)
     if is_first:
         print(summary(config, workdir=workdir, outcome=outcome))

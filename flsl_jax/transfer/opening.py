@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from flsl_jax.config import parse_config
+from flsl_jax.config import ReadingConfig, parse_config
 from flsl_jax.config.files import config_names, load_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
@@ -22,13 +22,13 @@ from flsl_jax.workdir import read_run_config
 log = logging.getLogger(__name__)
 
 
-def open_backbone(source: str, *, network: NetworkConfig, num_heads: int, seed: int) -> Backbone:
+def open_backbone(source: str, *, network: NetworkConfig, reading: ReadingConfig, seed: int) -> Backbone:
     """The backbone of a detector.
 
     Args:
         source: a run, a checkpoint or a weight file; `untrained:WORKDIR`; or `random:` and one of the former or a config.
         network: what is put on it.
-        num_heads: attention heads of a weight file that does not give them; 0: of 64 channels each.
+        reading: what a weight file does not say, and which network of a run or file is taken.
         seed: of random weights.
 
     Raises:
@@ -41,22 +41,22 @@ def open_backbone(source: str, *, network: NetworkConfig, num_heads: int, seed: 
         config = read_run_config(Path(place), at_start=True)
         loaded = _as_loaded(start_network(config, workdir=Path(place)), report=f"what the run in {place} started from")
     elif colon and kind == "random":
-        loaded = _random(place, num_heads=num_heads, seed=seed)
+        loaded = _random(place, reading=reading, seed=seed)
     else:
-        loaded = load_network(source, num_heads=num_heads or None)
+        loaded = load_network(source, **reading.arguments())
     depth = loaded.model.architecture.depth
     backbone = torch_backbone(loaded, options=backbone_options(network), blocks=default_blocks(network, depth=depth))
     log.info("%s", backbone.report)
     return backbone
 
 
-def _random(place: str, *, num_heads: int, seed: int) -> Loaded:
+def _random(place: str, *, reading: ReadingConfig, seed: int) -> Loaded:
     """Random weights of the size of a config's network, or of a trained one."""
     report = f"random weights, of the size of {place}"
     if Path(place).suffix == ".py" or place in config_names():
         config = parse_config(load_config(place).to_dict())
         return _as_loaded(ViT(architecture_of(config), rngs=nnx.Rngs(seed)), report=report)
-    like = load_network(place, num_heads=num_heads or None)
+    like = load_network(place, **reading.arguments())
     drawn = ViT(like.model.architecture, rngs=nnx.Rngs(seed))
     return _as_loaded(drawn, report=report, mean=like.mean, std=like.std)
 

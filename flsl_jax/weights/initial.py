@@ -17,7 +17,7 @@ from flsl_jax.models import Architecture
 from flsl_jax.models.position import resize_embedding, sincos_embedding
 from flsl_jax.networks import architecture_of
 from flsl_jax.weights.canonical import Tensors, backbone_params, backbone_tensors, head_params, head_tensors
-from flsl_jax.weights.load import is_run
+from flsl_jax.weights.load import check_for_run, is_run
 from flsl_jax.weights.reading.importing import import_weights
 
 _SINCOS_TOLERANCE = 1e-4
@@ -76,19 +76,21 @@ def read_initial(config: Config) -> Initial:
 
 
 def _find(config: Config) -> _Found:
-    path = Path(config.init_from)
+    path, told = Path(config.init_from), config.init_reading.arguments()
     if is_run(path):
+        name = told.pop("network")
+        check_for_run(path, **told)
         place = find_checkpoint(path)
-        step, state, run = read_checkpoint(place.folder, step=place.step, parts=["teacher"])
-        teacher, architecture = state["teacher"], architecture_of(parse_saved_config(run["config"]))
+        step, state, run = read_checkpoint(place.folder, step=place.step, parts=[name])
+        found, architecture = state[name], architecture_of(parse_saved_config(run["config"]))
         return _Found(
             architecture=architecture,
-            backbone=backbone_tensors(teacher["backbone"], architecture),
-            head=head_tensors(teacher["head"]),
+            backbone=backbone_tensors(found["backbone"], architecture),
+            head=head_tensors(found["head"]),
             heads_known=True,
-            report=f"the teacher of {place.folder.parent}, step {step}",
+            report=f"the {name} of {place.folder.parent}, step {step}",
         )
-    imported = import_weights(path, assumed_heads=config.model.num_heads)
+    imported = import_weights(path, **told, assumed_heads=config.model.num_heads)
     return _Found(
         architecture=imported.architecture,
         backbone=imported.backbone,

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from flsl_jax.models import ViT
 from flsl_jax.networks import for_any_device, network_graph
 from flsl_jax.weights.canonical import NetworkName, backbone_params
 from flsl_jax.weights.reading.importing import Imported, import_weights
+from flsl_jax.weights.reading.weight_shards import is_checkpoint_folder
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,16 @@ def load_model(
     path: str | Path,
     *,
     network: NetworkName = "teacher",
+    prefix: str | None = None,
     source: str | None = None,
     num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
     dtype: str = "float32",
 ) -> Backbone:
     """The backbone alone; see `flsl_jax.load`."""
-    loaded = load_network(path, network=network, source=source, num_heads=num_heads, dtype=dtype)
+    loaded = load_network(
+        path, network=network, prefix=prefix, source=source, num_heads=num_heads, grid=grid, dtype=dtype
+    )
     # A wrong number of heads loads but gives wrong tokens, so an assumed number is logged as a warning.
     log.log(logging.INFO if loaded.heads_known else logging.WARNING, "%s", loaded.report)
     return loaded.model
@@ -59,8 +65,10 @@ def load_network(
     path: str | Path,
     *,
     network: NetworkName = "teacher",
+    prefix: str | None = None,
     source: str | None = None,
     num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
     dtype: str = "float32",
 ) -> Loaded:
     """The backbone with its normalisation; the arguments are those of `flsl_jax.load`.
@@ -74,9 +82,9 @@ def load_network(
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
     if is_run(path):
-        check_num_heads(path, num_heads)
+        check_for_run(path, prefix=prefix, source=source, num_heads=num_heads, grid=grid)
         return _load_run(path, network=network, dtype=dtype)
-    imported = import_weights(path, network=network, source=source, num_heads=num_heads)
+    imported = import_weights(path, network=network, prefix=prefix, source=source, num_heads=num_heads, grid=grid)
     return Loaded(
         model=as_backbone(build_backbone(imported, dtype=dtype), mean=imported.mean, std=imported.std),
         mean=imported.mean,
@@ -89,19 +97,22 @@ def load_network(
 def is_run(path: Path) -> bool:
     """Whether a path is read as a run or its checkpoint: a folder with `checkpoints/`, or one without weight files."""
     files = ("*.safetensors", "*.bin", "*.index.json")
-    return path.is_dir() and ((path / "checkpoints").is_dir() or not any(any(path.glob(name)) for name in files))
+    if not path.is_dir() or is_checkpoint_folder(path):
+        return False
+    return (path / "checkpoints").is_dir() or not any(any(path.glob(name)) for name in files)
 
 
-def check_num_heads(run: Path, num_heads: int | None) -> None:
-    """Refuses a number of heads for a run, which knows its own.
+def check_for_run(run: Path, **told: Any) -> None:
+    """Refuses for a run what is told of weight files (`num_heads`, `grid`, …), because its config knows it.
 
     Raises:
-        UserError: one is given.
+        UserError: something is told that is neither None nor empty.
     """
-    if num_heads is not None:
-        raise UserError(
-            f"num_heads={num_heads} is for weight files that do not give it; the config of the run {run} does"
-        )
+    for name, value in told.items():
+        if value:
+            raise UserError(
+                f"{name}={value} is for weight files that do not say it; the config of the run {run} does; leave it out"
+            )
 
 
 def build_backbone(imported: Imported, *, dtype: str = "float32") -> ViT:

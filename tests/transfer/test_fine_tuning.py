@@ -17,6 +17,7 @@ pytest.importorskip("torchvision")
 
 from flax import nnx
 
+from flsl_jax.config import ReadingConfig
 from flsl_jax.config.files import load_config
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
@@ -172,15 +173,17 @@ def test_images_of_different_sizes_want_a_crop(tmp_path):
 def test_a_weight_file_and_random_weights_of_its_size_open_and_a_wrong_name_does_not(tmp_path):
     path = save(tmp_path / "x.safetensors", *random_backbone())
     network = tiny().network
-    trained = open_backbone(path, network=network, num_heads=2, seed=0).network.state_dict()
-    random = open_backbone(f"random:{path}", network=network, num_heads=2, seed=0).network.state_dict()
+    trained = open_backbone(path, network=network, reading=ReadingConfig(num_heads=2), seed=0).network.state_dict()
+    random = open_backbone(
+        f"random:{path}", network=network, reading=ReadingConfig(num_heads=2), seed=0
+    ).network.state_dict()
     assert trained.keys() == random.keys()
     assert not torch.equal(trained["blocks.0.attn.qkv.weight"], random["blocks.0.attn.qkv.weight"])
     (tmp_path / "small.py").write_text(
         "from configs import quickstart\n\ndef get_config():\n    return quickstart.get_config()\n"
     )
     of_config = [
-        open_backbone(f"random:{place}", network=network, num_heads=0, seed=seed).network.state_dict()
+        open_backbone(f"random:{place}", network=network, reading=ReadingConfig(), seed=seed).network.state_dict()
         for place, seed in (("quickstart", 0), (tmp_path / "small.py", 0), ("quickstart", 1))
     ]
     name = "blocks.0.attn.qkv.weight"
@@ -188,7 +191,7 @@ def test_a_weight_file_and_random_weights_of_its_size_open_and_a_wrong_name_does
     assert not torch.equal(of_config[0][name], of_config[2][name])
     for source, message in (("random", "write --backbone=random:PATH"), ("nowhere", "nowhere does not exist")):
         with pytest.raises(UserError, match=message):
-            open_backbone(source, network=network, num_heads=0, seed=0)
+            open_backbone(source, network=network, reading=ReadingConfig(), seed=0)
 
 
 def test_without_torch_the_command_says_what_to_install(tmp_path):

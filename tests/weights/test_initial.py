@@ -121,8 +121,23 @@ def test_everything_is_kept_bit_exactly_when_asked_and_the_run_is_the_sources_ne
 def test_what_the_source_lacks_cannot_be_kept(source, model, message, tmp_path):
     path = save(tmp_path / "x.safetensors", *random_backbone(**source))
     with pytest.raises(UserError, match=rf"is another network: config.model.{message}") as caught:
-        read_initial(tiny_config(init_from=path, model=model))
+        read_initial(tiny_config(init_from=path, init_reading={"grid": (4, 4)}, model=model))
     assert "\n" not in str(caught.value)
+
+
+def test_a_prefix_chooses_the_start_among_several_backbones(tmp_path):
+    several, (architecture, second) = {}, random_backbone()
+    first = jax.tree.map(lambda leaf: leaf + 1, second)
+    for name, params in (("first", first), ("second", second)):
+        tensors = to_layout(backbone_tensors(params, architecture), LAYOUTS["timm"])
+        several |= {f"model.{name}.backbone.{key}": tensor for key, tensor in tensors.items()}
+    save_file(several, tmp_path / "x.safetensors")
+    config = tiny_config(init_from=str(tmp_path / "x.safetensors"), init_reading={"prefix": "model.second."})
+    chex.assert_trees_all_equal(read_initial(config).backbone, second)
+    with pytest.raises(UserError, match=r"config.init_reading says how config.init_from is read, which names nothing"):
+        tiny_config(init_reading={"prefix": "model.second."})
+    with pytest.raises(UserError, match=r"grid is \(4,\); expected rows and columns"):
+        tiny_config(init_from="x", init_reading={"grid": (4,)})
 
 
 def test_a_run_that_kept_its_prefix_tokens_is_the_start_of_another(tmp_path):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import NetworkName, Tensors
@@ -25,7 +26,7 @@ class ExportOptions:
     """What is written and how.
 
     `format`: a name in `layouts.LAYOUTS`. `network`: "both" if the format holds two. `what`: "all" adds the head, whose
-    last layer has the centroids. `num_heads`: attention heads, for a weight file that does not give them. `card`: write a
+    last layer has the centroids. `reading`: what a weight file does not say; its `network` does not count. `card`: write a
     model card beside the file. `allow_mismatch`: write even if the target computes something else.
     """
 
@@ -33,7 +34,7 @@ class ExportOptions:
     network: Literal["teacher", "student", "both"] = "teacher"
     what: Literal["backbone", "all"] = "backbone"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    num_heads: int | None = None
+    reading: ReadingConfig = AS_THE_FILE_SAYS
     card: bool = False
     overwrite: bool = False
     allow_mismatch: bool = False
@@ -77,7 +78,7 @@ def export(source: Path, output: Path, options: ExportOptions) -> ExportReport:
     layout = find_layout(options.format)
     writing.check_output(output, layout, overwrite=options.overwrite)
     _check_options(options, layout, output=output)
-    trained = read_trained(source, networks=_networks(options), num_heads=options.num_heads)
+    trained = read_trained(source, networks=_networks(options), reading=options.reading)
     return write_trained(trained, output, options)
 
 

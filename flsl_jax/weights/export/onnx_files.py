@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
 from flsl_jax.errors import UserError, reason, require_packages
 from flsl_jax.weights.canonical import NetworkName
 from flsl_jax.weights.export import parity
@@ -52,7 +53,7 @@ def export_onnx(
     output: Path,
     *,
     network: NetworkName = "teacher",
-    num_heads: int | None = None,
+    reading: ReadingConfig = AS_THE_FILE_SAYS,
     overwrite: bool = False,
 ) -> OnnxReport:
     """Writes the backbone of a run, a checkpoint or a weight file as one ONNX file; see `onnx_graph.onnx_model`.
@@ -63,7 +64,7 @@ def export_onnx(
     """
     require_packages("onnx", "onnxruntime", install="pip install onnx onnxruntime")
     check_new_file(output, suffix=".onnx", overwrite=overwrite)
-    trained = read_trained(source, networks=(network,), num_heads=num_heads)
+    trained = read_trained(source, networks=(network,), reading=reading)
     arch, tensors = trained.architecture, trained.backbones[network]
     check_shapes(tensors, arch, source=trained.source)
     content = onnx_model(tensors, arch, mean=trained.mean, std=trained.std).SerializeToString()

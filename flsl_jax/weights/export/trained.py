@@ -3,15 +3,16 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.config import Config, parse_saved_config
+from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.networks import architecture_of
 from flsl_jax.weights.canonical import NetworkName, Tensors, backbone_tensors, head_tensors
-from flsl_jax.weights.load import check_num_heads, is_run
+from flsl_jax.weights.load import check_for_run, is_run
 from flsl_jax.weights.reading.importing import import_weights
 
 
@@ -41,19 +42,25 @@ class Trained:
     notes: tuple[str, ...] = ()
 
 
-def read_trained(path: Path, *, networks: Collection[NetworkName], num_heads: int | None = None) -> Trained:
+def read_trained(
+    path: Path, *, networks: Collection[NetworkName], reading: ReadingConfig = AS_THE_FILE_SAYS
+) -> Trained:
     """Reads networks from a run's workdir or one of its checkpoints, written on any topology, or from a weight file.
 
-    `num_heads`: attention heads, for a weight file that does not give them; by default heads of 64 channels.
+    Args:
+        path: of any of these.
+        networks: which ones.
+        reading: what a weight file does not say; its `network` does not count.
 
     Raises:
         UserError: there is nothing that can be read.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")
+    told = {name: value for name, value in reading.arguments().items() if name != "network"}
     if not is_run(path):
-        return _read_file(path, networks=networks, num_heads=num_heads)
-    check_num_heads(path, num_heads)
+        return _read_file(path, networks=networks, told=told)
+    check_for_run(path, **told)
     place = find_checkpoint(path)
     step, state, run = read_checkpoint(place.folder, step=place.step, parts=networks)
     config, workdir = parse_saved_config(run["config"]), place.folder.absolute().parent
@@ -69,8 +76,8 @@ def read_trained(path: Path, *, networks: Collection[NetworkName], num_heads: in
     )
 
 
-def _read_file(path: Path, *, networks: Collection[NetworkName], num_heads: int | None) -> Trained:
-    found = {name: import_weights(path, network=name, num_heads=num_heads) for name in networks}
+def _read_file(path: Path, *, networks: Collection[NetworkName], told: dict[str, Any]) -> Trained:
+    found = {name: import_weights(path, network=name, **told) for name in networks}
     first = next(iter(found.values()))
     return Trained(
         architecture=first.architecture,

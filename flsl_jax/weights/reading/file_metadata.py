@@ -9,7 +9,7 @@ from typing import Any
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models.position import PosResize
-from flsl_jax.weights.reading.files import WeightFile
+from flsl_jax.weights.reading.weight_file import WeightFile
 
 # Layouts that are written here, and the source as whose files they are read.
 _SOURCE_OF_LAYOUT = {"flsl": "dino", "mmdet-vitdet": "deit"}

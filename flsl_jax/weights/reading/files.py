@@ -17,12 +17,19 @@ import ml_dtypes
 import numpy as np
 
 from flsl_jax.errors import UserError, import_problem
+from flsl_jax.weights.reading.weight_file import WeightFile
+from flsl_jax.weights.reading.weight_shards import (
+    INDEX_FILES,
+    read_shards,
+    refuse_checkpoint_folder,
+    refuse_single_shard,
+)
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 _EXPECTED = "expected weights as .safetensors, or as torch's .pth, .pt or .bin"
 # Top-level entries of a torch checkpoint that hold tensors but no weights.
-_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng")
+_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks|loops|hyper_parameters")
 # The first bytes of files that are often mistaken for weights, and what such files are.
 _OTHERS = {
     b"\x89HDF": "an HDF5 file (Keras)",
@@ -35,38 +42,30 @@ _OTHERS = {
 _MAX_HEADER = 100_000_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WeightFile:
-    """What a weight file holds.
-
-    Attributes:
-        path: the file itself, even if a folder was given.
-        tensors: name -> array, nested dictionaries joined with dots (`teacher.backbone.norm.weight`); float32, float16,
-            bfloat16 (of ml_dtypes) or whatever the file has.
-        others: top-level entries that hold no weights (epoch, args, optimizer).
-        metadata: the texts in the header of a safetensors file, or under `meta` in a torch file; empty if there are none.
-        config: the `config.json` of timm or transformers beside the file; empty if there is none.
-        preprocessor: transformers' `preprocessor_config.json` beside the file; empty if there is none.
-    """
-
-    path: Path
-    tensors: Mapping[str, np.ndarray]
-    others: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def read_weights(path: str | Path) -> WeightFile:
     """Reads a file, whose kind is recognised by its content, or a folder with config.json and the weights.
 
     Args:
-        path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; or a folder of timm or transformers.
+        path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; the `.index.json` of several; or a folder of
+            timm or transformers.
 
     Raises:
         UserError: the file does not exist, is truncated, is of another kind, would run code, or needs torch, which is missing.
     """
     path = _file_of(Path(path))
+    content = read_shards(path, _read_file) if path.name.endswith(".index.json") else _read_file(path)
+    if not content.tensors:
+        raise UserError(f"{path} holds no tensors, only {', '.join(content.others) or 'nothing'}; {_EXPECTED}")
+    config = _read_json(path.parent / "config.json")
+    return dataclasses.replace(
+        content,
+        config=config if config.keys() & {"model_type", "pretrained_cfg"} else {},
+        preprocessor=_read_json(path.parent / "preprocessor_config.json"),
+    )
+
+
+def _read_file(path: Path) -> WeightFile:
+    """One file, by its content."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         start = handle.read(64)
@@ -82,30 +81,23 @@ def read_weights(path: str | Path) -> WeightFile:
         kind = next(kinds, "empty" if not size else "not a weight file")
         truncated = f", or truncated ({size} bytes)" if path.suffix in _SUFFIXES and kind == "not a weight file" else ""
         raise UserError(f"{path} is {kind}{truncated}; {_EXPECTED}")
-    if not content.tensors:
-        raise UserError(f"{path} holds no tensors, only {', '.join(content.others) or 'nothing'}; {_EXPECTED}")
-    config = _read_json(path.parent / "config.json")
-    return dataclasses.replace(
-        content,
-        config=config if config.keys() & {"model_type", "pretrained_cfg"} else {},
-        preprocessor=_read_json(path.parent / "preprocessor_config.json"),
-    )
+    return content
 
 
 def _file_of(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist; {_EXPECTED}, or a folder with config.json and {_FOLDER_FILES[0]}")
+    refuse_checkpoint_folder(path)
     if not path.is_dir():
+        refuse_single_shard(path)
         return path
-    for name in _FOLDER_FILES:
+    for name in (*_FOLDER_FILES, *INDEX_FILES):
         if (path / name).is_file():
             return path / name
-    if any(path.glob("*.index.json")):
-        raise UserError(f"{path} holds weights in several shards; save them as one file, {path / _FOLDER_FILES[0]}")
     found = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
     raise UserError(
         f"{path} is a folder without weights ({found} in it); expected config.json with {' or '.join(_FOLDER_FILES)}, as "
-        "timm and transformers save them"
+        "timm and transformers save them, or the index of several such files"
     )
 
 

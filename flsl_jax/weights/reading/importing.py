@@ -1,20 +1,22 @@
 """Reads a state dict of other code as canonical tensors and an architecture; every tensor is accounted for."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from flsl_jax.config import check_grid
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import NetworkName, Tensors
 from flsl_jax.weights.reading.file_metadata import FileMetadata, read_file_metadata
-from flsl_jax.weights.reading.files import WeightFile, read_weights
-from flsl_jax.weights.reading.parts import listed, refuse_other_parts, split
+from flsl_jax.weights.reading.files import read_weights
+from flsl_jax.weights.reading.parts import listed, names_below, refuse_other_parts, split, unwrapped
 from flsl_jax.weights.reading.positions import place_tokens
-from flsl_jax.weights.reading.shapes import add_absent_biases, architecture_of
+from flsl_jax.weights.reading.shapes import add_absent_biases, architecture_of, refuse_not_finite
 from flsl_jax.weights.reading.sources import WeightSource, find_source, kind_of_network
+from flsl_jax.weights.reading.weight_file import WeightFile
 from flsl_jax.weights.renaming import original_names
 
 
@@ -63,8 +65,10 @@ def import_weights(
     path: str | Path,
     *,
     network: NetworkName = "teacher",
+    prefix: str | None = None,
     source: str | None = None,
     num_heads: int | None = None,
+    grid: tuple[int, int] | None = None,
     assumed_heads: int | None = None,
 ) -> Imported:
     """Reads a backbone of timm, DINO, DINOv2, DeiT, MAE, iBOT, FLSL, I-JEPA, torchvision, transformers or OpenMMLab.
@@ -72,28 +76,30 @@ def import_weights(
     Args:
         path: a weight file, or a folder of timm or transformers; see `read_weights`.
         network: which one, if the file holds both.
+        prefix: what stands before the backbone's names, such as `model.student.backbone.`, if the file holds several.
         source: the name of one of `sources.SOURCES`, for a file that would be taken for another source's.
         num_heads: attention heads, which the tensors do not show; by default those in the file's metadata or config, else
             `assumed_heads`, else heads of 64 channels.
+        grid: rows and columns of patches in the position embedding; by default what the file's metadata or config says, else
+            a square.
         assumed_heads: the number to assume if neither the caller nor the file gives one.
 
     Raises:
         UserError: the file cannot be read, is not such a backbone, or has missing or unknown tensors or some of a wrong
             shape; one line names all of them.
     """
-    file = read_weights(path)
-    metadata = read_file_metadata(file)
-    num_heads = num_heads or metadata.num_heads
-    found = _source_of(file, metadata, chosen=source)
-    parts = split(file, found, network=network)
+    file = unwrapped(read_weights(path))
+    metadata = _told(read_file_metadata(file), num_heads=num_heads, grid=grid)
+    names = names_below(file, prefix)
+    found = _source_of(file, metadata, names=names, chosen=source)
+    parts = split(file, found, network=network, asked=prefix)
     tensors, unknown = original_names(parts.backbone, found.names)
     refuse_other_parts(file.path, unknown, metadata)
     notes, unused = [*metadata.notes, *parts.notes], dict(parts.unused)
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+    refuse_not_finite(tensors, file.path)
     add_absent_biases(tensors, notes)
-    architecture, problems = architecture_of(
-        tensors, found, metadata, num_heads=num_heads, assumed_heads=assumed_heads, path=file.path
-    )
+    architecture, problems = architecture_of(tensors, found, metadata, assumed_heads=assumed_heads, path=file.path)
     problems = [f"unknown {name}" for name in unknown] + problems
     if not problems:
         tensors, architecture, problems = place_tokens(
@@ -101,14 +107,15 @@ def import_weights(
         )
     if problems:
         raise UserError(f"{file.path} is not a complete backbone as {found.maker} names it: {listed(problems)}")
-    _note_assumptions(notes, architecture, heads_known=bool(num_heads))
+    heads_known = bool(metadata.num_heads)
+    _note_assumptions(notes, architecture, heads_known=heads_known)
     return Imported(
         path=file.path,
         source=found.maker,
         architecture=architecture,
         backbone=tensors,
         head=parts.head,
-        heads_known=bool(num_heads),
+        heads_known=heads_known,
         mean=metadata.mean,
         std=metadata.std,
         unused=unused,
@@ -116,9 +123,16 @@ def import_weights(
     )
 
 
-def _source_of(file: WeightFile, metadata: FileMetadata, *, chosen: str | None) -> WeightSource:
-    torch_file = file.path.suffix != ".safetensors"
-    found = find_source(file.tensors, chosen=chosen, described=metadata.source, torch_file=torch_file)
+def _told(metadata: FileMetadata, *, num_heads: int | None, grid: tuple[int, int] | None) -> FileMetadata:
+    """The metadata with what the caller says, which counts more."""
+    return dataclasses.replace(
+        metadata, num_heads=num_heads or metadata.num_heads, grid=check_grid(grid) or metadata.grid
+    )
+
+
+def _source_of(file: WeightFile, metadata: FileMetadata, *, names: Collection[str], chosen: str | None) -> WeightSource:
+    torch_file = ".safetensors" not in file.path.name
+    found = find_source(names, chosen=chosen, described=metadata.source, torch_file=torch_file)
     if found is None:
         raise UserError(
             f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "

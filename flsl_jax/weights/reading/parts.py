@@ -10,8 +10,8 @@ import numpy as np
 from flsl_jax.errors import UserError
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.reading.file_metadata import FileMetadata
-from flsl_jax.weights.reading.files import WeightFile
 from flsl_jax.weights.reading.sources import ALLOWED, REFUSED, WeightSource
+from flsl_jax.weights.reading.weight_file import WeightFile
 
 _LISTED = 12
 
@@ -21,6 +21,13 @@ _NEWER_WEIGHT_NORM = {f"last_layer.parametrizations.weight.original{n}": f"last_
 
 _WORDS = {"teacher": r"(^|\.)(teacher|target_encoder|\w*ema)\.", "student": r"(^|\.)(student|encoder)\."}
 _WRAPPED = r"(backbone\.net|backbone|vit|deit|ijepa|dinov2|dinov2_with_registers|trunk)\.$"
+# The patch projection of any source, for messages.
+_ANCHORED = re.compile(
+    r"(^|\.)((patch_embed\.proj(ection)?|conv_proj|embeddings\.(patch_embeddings(\.projection)?|projection))\.weight)$"
+)
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+_FLAT = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
+_CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
 _OTHER_NETWORK = r"(student|teacher|encoder|target_encoder|predictor|\w*ema|model|state_dict|\w*loss)\."
 
 
@@ -34,15 +41,61 @@ class Parts:
     notes: tuple[str, ...]
 
 
-def split(file: WeightFile, source: WeightSource, *, network: str) -> Parts:
-    """Splits a file into backbone, head and the rest; unknown names stay with the backbone."""
-    prefix, notes = _choose_prefix(file, source, network=network)
+def unwrapped(file: WeightFile) -> WeightFile:
+    """The file without what PyTorch's wrappers (FSDP, torch.compile, checkpointing) put into names.
+
+    Raises:
+        UserError: FSDP has joined the parameters to flat ones.
+    """
+    flat = [name for name in file.tensors if _FLAT.search(name)]
+    if flat:
+        raise UserError(
+            f"{file.path} holds flat parameters of FSDP ({flat[0]}, {file.tensors[flat[0]].size:,} values), of which names and "
+            "shapes cannot be told; save the full state where it was trained: "
+            "FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT) before model.state_dict()"
+        )
+    names = {name: _WRAPPERS.sub("", name) for name in file.tensors}
+    return dataclasses.replace(file, tensors={names[name]: tensor for name, tensor in file.tensors.items()})
+
+
+def names_below(file: WeightFile, asked: str | None) -> list[str]:
+    """The names of the tensors that a prefix chooses, which may stand in a wrapper (`state_dict.`); without one, all.
+
+    Raises:
+        UserError: no name begins so; tells the prefixes of the backbones that are there.
+    """
+    if not asked:
+        return list(file.tensors)
+    below = [name for name in file.tensors if _is_below(name, asked)]
+    if not below:
+        found = dict.fromkeys(name[: match.start(2)] for name in file.tensors if (match := _ANCHORED.search(name)))
+        there = ", ".join(prefix or '""' for prefix in found) or "none"
+        raise UserError(
+            f"no tensor of {file.path} has a name that begins with {asked!r}; prefixes of backbones in it: {there}"
+        )
+    return below
+
+
+def _is_below(name: str, asked: str) -> bool:
+    return re.search(rf"(^|\.){re.escape(asked.rstrip('.'))}\.", name) is not None
+
+
+def split(file: WeightFile, source: WeightSource, *, network: str, asked: str | None = None) -> Parts:
+    """Splits a file into backbone, head and the rest; unknown names stay with the backbone.
+
+    Args:
+        file: what was read.
+        source: whose names it has.
+        network: which one of two.
+        asked: the prefix that the user names; what is not below it is another network.
+    """
+    prefix, notes = _choose_prefix(file, source, network=network, asked=asked)
     container = re.sub(_WRAPPED, "", prefix)
     backbone, inner, unused = {}, {}, dict.fromkeys(file.others, "not weights")
     for name, tensor in file.tensors.items():
         relative = name.removeprefix(prefix if name.startswith(prefix) else container)
         allowed = next((reason for pattern, reason in ALLOWED if re.match(pattern, relative)), None)
-        if not name.startswith(container) and re.match(_OTHER_NETWORK, name):
+        if not name.startswith(container) and (asked or re.match(_OTHER_NETWORK, name)):
             unused[name] = "another network"
         elif allowed is not None:
             unused[name], inner[relative] = allowed, name
@@ -52,6 +105,7 @@ def split(file: WeightFile, source: WeightSource, *, network: str) -> Parts:
             backbone[relative] = tensor
         else:
             backbone[name] = tensor
+    backbone = _unchunked(backbone)
     head = _head(inner, file.tensors)
     if head:
         unused = {name: reason for name, reason in unused.items() if name not in head.values()}
@@ -59,17 +113,40 @@ def split(file: WeightFile, source: WeightSource, *, network: str) -> Parts:
     return Parts(backbone=backbone, head=tensors or None, unused=unused, notes=notes)
 
 
-def _choose_prefix(file: WeightFile, source: WeightSource, *, network: str) -> tuple[str, tuple[str, ...]]:
-    """The prefix of the backbone's names; of the wanted network if the file holds two."""
+def _unchunked(tensors: Tensors) -> Tensors:
+    """Tensors of blocks in chunks (`blocks.0.3.`, as DINOv2 trains them) under the numbers of their blocks."""
+    found = {name: match for name in tensors if (match := _CHUNKED.match(name))}
+    places = sorted({(int(match[1]), int(match[2])) for match in found.values()})
+    # DINOv2 fills its chunks up in front, so that the second number counts all blocks; else it counts those of a chunk.
+    counts_all = len({block for _, block in places}) == len(places)
+    numbers = {place: place[1] if counts_all else number for number, place in enumerate(places)}
+    return {
+        f"blocks.{numbers[int(found[name][1]), int(found[name][2])]}.{name[found[name].end() :]}"
+        if name in found
+        else name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _choose_prefix(
+    file: WeightFile, source: WeightSource, *, network: str, asked: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """The prefix of the backbone's names: that which the user asks for, else of the wanted network if the file holds two."""
     ends = [name for name in file.tensors if name == source.anchor or name.endswith(f".{source.anchor}")]
     prefixes = [name.removesuffix(source.anchor) for name in ends]
+    if asked:
+        exact = [prefix for prefix in prefixes if re.search(rf"(^|\.){re.escape(asked.rstrip('.'))}\.$", prefix)]
+        inside = exact or [prefix for prefix in prefixes if _is_below(prefix, asked)]
+        if len(inside) == 1:
+            return inside[0], ()
+        prefixes = inside
     other = "student" if network == "teacher" else "teacher"
     wanted = [prefix for prefix in prefixes if re.search(_WORDS[network], prefix)]
     neutral = [prefix for prefix in prefixes if not any(re.search(word, prefix) for word in _WORDS.values())]
     chosen = wanted or neutral or prefixes
     if len(chosen) > 1:
         raise UserError(
-            f"{file.path} holds {len(chosen)} backbones ({listed(chosen)}); save the one that you want in a file of its own"
+            f"{file.path} holds {len(chosen)} backbones ({listed(chosen)}); choose one by its prefix, such as {chosen[-1]}"
         )
     alone = not wanted and not neutral
     return chosen[0], (f"the file has no {network}; this is its {other}",) if alone else ()

@@ -29,12 +29,15 @@ def place_tokens(
     found = ((rows, _grid(positions.shape[1] - rows, metadata.grid)) for rows in candidates)
     rows, grid = next(((rows, grid) for rows, grid in found if grid), (0, None))
     if grid is None:
+        advice = "" if metadata.grid else "; pass their grid=(rows, columns)"
         wanted = f"{metadata.grid[0]}×{metadata.grid[1]}" if metadata.grid else "a square"
         return (
             tensors,
             arch,
-            [f"{positions.shape[1]} positions, which are not {wanted} of patches and {count} other tokens"],
+            [f"{positions.shape[1]} positions, which are not {wanted} of patches and {count} other tokens{advice}"],
         )
+    if not rows and (doubt := _doubt(own, grid, source, metadata, scaled=arch.layer_scale)):
+        return tensors, arch, [doubt]
     spare, places = positions[:, :rows], positions[:, rows:]
     if source.name == "dino" and own.keys() == {"cls_token"} and not rows:
         unused["cls_token"] = "kept by the FLSL release, which does not use it"
@@ -53,6 +56,23 @@ def place_tokens(
             notes.append(f"position embeddings of {rows} of the {prefix.shape[1]} prefix tokens, as their number shows")
     num_prefix = tensors["prefix"].shape[1] if own else 0
     return tensors, dataclasses.replace(arch, grid=grid, num_prefix=num_prefix), []
+
+
+def _doubt(
+    own: Tensors, grid: tuple[int, int], source: WeightSource, metadata: FileMetadata, *, scaled: bool
+) -> str | None:
+    """Why n² positions beside a class token may not be n×n patches; None where they are.
+
+    They may be (n - 1)×(n + 1) patches and the class token's own position. In code that gives its class token no position
+    they are not: DeiT III, which has LayerScale; timm's networks with registers; and the FLSL release.
+    """
+    side = grid[0]
+    if metadata.grid is not None or own.keys() != {"cls_token"} or side < 2 or scaled or source.placeless_token:
+        return None
+    return (
+        f"{side * side} positions beside a class token, which are {side}×{side} patches, or {side - 1}×{side + 1} and the "
+        f"token's; say which: grid=({side}, {side}) or grid=({side - 1}, {side + 1})"
+    )
 
 
 def _grid(count: int, given: tuple[int, int] | None) -> tuple[int, int] | None:

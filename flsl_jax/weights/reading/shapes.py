@@ -16,6 +16,23 @@ from flsl_jax.weights.reading.sources import WeightSource
 _HEADS_OF_WIDTH = {1280: 16, 1408: 16}
 
 
+def refuse_not_finite(tensors: Tensors, path: Path) -> None:
+    """Refuses weights of which some are NaN or infinite.
+
+    Raises:
+        UserError: there are such; counts them.
+    """
+    counts = {name: tensor.size - int(np.isfinite(tensor).sum()) for name, tensor in tensors.items()}
+    broken = {name: count for name, count in counts.items() if count}
+    if broken:
+        name = next(iter(broken))
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise UserError(
+            f"{path} holds values that are NaN or infinite: {broken[name]} of {tensors[name].size} in {name}{more}; the "
+            "training that wrote it diverged, or the file is damaged: take an earlier checkpoint, or copy it again"
+        )
+
+
 def add_absent_biases(tensors: Tensors, notes: list[str]) -> None:
     """Adds zeros for biases that a network was built without, which gives the same result."""
     kernels = [
@@ -36,7 +53,6 @@ def architecture_of(
     source: WeightSource,
     metadata: FileMetadata,
     *,
-    num_heads: int | None,
     assumed_heads: int | None,
     path: Path,
 ) -> tuple[Architecture, list[str]]:
@@ -55,7 +71,7 @@ def architecture_of(
     by_convention = _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
     if assumed_heads and width % assumed_heads == 0:
         by_convention = assumed_heads
-    heads = num_heads or by_convention
+    heads = metadata.num_heads or by_convention
     if not heads or width % heads:
         raise UserError(
             f"{path} has a width of {width} and does not give its number of attention heads"

@@ -29,6 +29,7 @@ class WeightSource:
         norm_eps: epsilon of its LayerNorms, unless a config says otherwise.
         pos_resize: how it resizes the position embedding.
         final_norm: whether it always has a norm after the last block; if not, tokens of a file without it are not normalised.
+        placeless_token: whether its class token may lack a position; elsewhere n² positions beside one are ambiguous.
         spare_row: whether the position embedding may have a first row for a class token that the file lacks.
     """
 
@@ -42,6 +43,7 @@ class WeightSource:
     pos_resize: PosResize = "bicubic"
     final_norm: bool = True
     spare_row: bool = False
+    placeless_token: bool = False
 
 
 _TOKENS = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_token": "reg_token"}
@@ -135,6 +137,7 @@ SOURCES: tuple[WeightSource, ...] = (
         anchor=_TIMM_ANCHOR,
         marks=(r"(^|\.)backbone\.patch_embed\.|^(student|teacher)\.",),
         pos_resize="bicubic_dino",
+        placeless_token=True,
     ),
     WeightSource(
         name="ijepa",
@@ -273,7 +276,7 @@ def find_source(
         and torch_file
         and not any(re.search(r"(^|\.)(head|fc_norm)\.", name) for name in names)
     ):
-        return by_name["dino"]
+        return dataclasses.replace(by_name["dino"], placeless_token=False)
     return found
 
 

@@ -239,8 +239,8 @@ def test_everything_left_is_named_and_every_assumption_said(tmp_path):
 def test_a_token_without_a_place_is_used_where_timm_would_use_it(tmp_path):
     state = unprefixed(random_state(published.FLSL, prefix="backbone."), "backbone.")
     path = save_torch(state, tmp_path / "x.pth")
-    assert import_weights(path, num_heads=4).architecture.num_prefix == 0
-    imported = import_weights(path, num_heads=4, source="timm")
+    assert import_weights(path, num_heads=4, source="dino").architecture.num_prefix == 0
+    imported = import_weights(path, num_heads=4, source="timm", grid=(4, 4))
     assert imported.architecture.num_prefix == 1
     assert_same_tokens(imported, lambda x: twin_tokens(state, x, rows=0, resize="antialias"))
 
@@ -348,8 +348,35 @@ def test_wrong_arguments_and_configs_are_one_line(tmp_path):
         import_weights(path)
 
 
+@pytest.mark.parametrize("second", [lambda block: block, lambda block: 0], ids=["of all blocks", "of the chunk"])
+def test_blocks_in_chunks_are_the_same_blocks(tmp_path, second):
+    state = random_state(published.DINOV2)
+    chunked = {}
+    for name, tensor in state.items():
+        if name.startswith("blocks."):
+            _, block, rest = name.split(".", 2)
+            name = f"blocks.{block}.{second(int(block))}.{rest}"
+        chunked[f"teacher.backbone._fsdp_wrapped_module.{name}"] = tensor
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file(chunked, tmp_path / "chunked.safetensors")
+    plain, found = (import_weights(tmp_path / f"{name}.safetensors", num_heads=4) for name in ("plain", "chunked"))
+    chex.assert_trees_all_equal(found.backbone, plain.backbone)
+
+
+def test_flat_parameters_and_values_that_are_not_finite_are_one_line(tmp_path):
+    save_file({"module._flat_param": np.zeros(100, np.float32)}, tmp_path / "flat.safetensors")
+    with pytest.raises(UserError, match=r"flat parameters of FSDP \(module._flat_param, 100 values\).*FULL_STATE_DICT"):
+        import_weights(tmp_path / "flat.safetensors")
+    state = random_state(published.MAE_ENCODER)
+    state["blocks.1.mlp.fc2.weight"][0, :3] = np.nan
+    state["norm.bias"][0] = np.inf
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match=r"NaN or infinite: 3 of 16384 in blocks.1.mlp.fc2.weight and 1 more tensors"):
+        import_weights(tmp_path / "nan.safetensors", num_heads=4)
+
+
 def test_two_backbones_of_which_none_is_meant(tmp_path):
     state = random_state(published.MAE_ENCODER)
     save_file({f"{side}.{name}": value for side in "ab" for name, value in state.items()}, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match=r"holds 2 backbones \(a.; b.\)"):
+    with pytest.raises(UserError, match=r"holds 2 backbones \(a.; b.\); choose one by its prefix, such as b."):
         import_weights(tmp_path / "x.safetensors")

@@ -1,0 +1,49 @@
+"""What a weight file of other code does not say about itself, told by a user."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from flsl_jax.config.ranges import Range
+from flsl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    """How a backbone is read from a file that does not say it all.
+
+    Attributes:
+        network: the teacher or the student, where a run or a file has both.
+        prefix: what stands before the names of the backbone's tensors, such as `model.student.backbone.`, where a weight
+            file holds several backbones; "": the only one, or that of `network`.
+        source: whose weight file it is, such as `timm` or `dinov2`; "": as its names show.
+        num_heads: attention heads of a weight file that does not give them.
+        grid: rows and columns of patches in the position embedding of a weight file; empty: as it says, or a square.
+    """
+
+    network: Literal["teacher", "student"] = "teacher"
+    prefix: str = ""
+    source: str = ""
+    num_heads: Annotated[int, Range(0, unit="heads; 0: as the file says, or of 64 channels each")] = 0
+    grid: Annotated[tuple[int, ...], Range(1, unit="patches")] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as keyword arguments of `flsl_jax.load`: None for what is not told."""
+        values = {name: value or None for name, value in dataclasses.asdict(self).items()}
+        return values | {"network": self.network}
+
+
+AS_THE_FILE_SAYS = ReadingConfig()
+
+
+def check_grid(grid: Any) -> tuple[int, int] | None:
+    """Rows and columns of a grid that somebody gives; None where none is given.
+
+    Raises:
+        UserError: these are not two whole numbers of 1 or more.
+    """
+    if grid is None or grid == ():
+        return None
+    sides = tuple(grid) if isinstance(grid, list | tuple) else (grid,)
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise UserError(f"grid is {grid!r}; expected rows and columns of patches, such as (14, 16)")
+    return sides[0], sides[1]

@@ -28,7 +28,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from configs import vits16
 from flsl_jax.config import parse_config
 from flsl_jax.data.decode import base_crop, decode_image
-from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.packing import pack
 from flsl_jax.data.pipeline import Batches, Loader
 from flsl_jax.data.records import Source
 from flsl_jax.data.shards import ShardSource
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str]) -> None:
                 (folder / f"{i}.jpg").write_bytes(generated_photo(i))
         packed = Path(temporary, "packed")
         short_side = round(size * 8 / 7)
-        pack_folder(folder, packed, short_side=short_side)
+        pack(FolderSource(folder), packed, short_side=short_side)
         print(f"{size} px crops, load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
         sources: dict[str, Source] = {
             f"files of {folder if _DATA.value else 'generated photos of 500 × 375'}": FolderSource(folder),

@@ -117,6 +117,8 @@ def source(*, name: str, split: str = "train") -> ConfigDict:
             "root": "",
             "dataset": "",
             "split": split,
+            "image_column": "",
+            "label_column": "",
             "boxes": "",
             "count": 0,
             "scene_size": 0,

@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 
 
 def pretrain(
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     workdir: str | os.PathLike[str],
     model: str = "vits16",
@@ -31,7 +31,8 @@ def pretrain(
     In a script, call it below `if __name__ == "__main__":`, because the processes that read images run the script again.
 
     Args:
-        images: a folder of images at any depth; no labels are needed. JPEG, PNG, WebP, BMP and TIFF are read.
+        images: a folder of images at any depth, or several; no labels are needed. JPEG, PNG, WebP, BMP and TIFF are read. A
+            file that lists images, or a folder of shards, is taken too (docs/data.md).
         workdir: folder of the run, created if it does not exist: checkpoints, metrics and curves. `flsl_jax.load(workdir)`
             gives the trained backbone.
         model: the config to train by, as `get_config` takes it: "vits16", "vits8" and "vitb16" are the paper's networks,
@@ -49,9 +50,16 @@ def pretrain(
         UserError: anything that you can fix, such as an unknown setting, a value out of range, or too few images; the
             message is the one line that the command line would print.
     """
-    from flsl_jax.config.parsing import changed
+    import os
 
-    values: dict[str, Any] = {"data.name": "folder", "data.root": str(images), "evaluation.every_epochs": 0.0}
+    from flsl_jax.config.parsing import changed
+    from flsl_jax.config.roots import join_roots, split_roots
+    from flsl_jax.data.kinds import kind_of
+
+    roots = join_roots([os.fspath(root) for root in ([images] if isinstance(images, str | os.PathLike) else images)])
+    kinds = {kind_of(root) for root in split_roots(roots)}
+    name = kinds.pop() if kinds in ({"folder"}, {"list"}, {"shards"}) else "auto"
+    values: dict[str, Any] = {"data.name": name, "data.root": roots, "evaluation.every_epochs": 0.0}
     values |= {} if epochs is None else {"epochs": epochs, "epoch_images": 0}
     asked = changed(get_config(model).to_dict(), {**values, **(settings or {})}, path="config", whose="settings")
     return train(asked, workdir=workdir, allow_changes=allow_changes)

@@ -1,4 +1,4 @@
-"""Packs a folder of images into shards: `python -m flsl_jax.prepare --input=DIR --output=DIR [--short_side=N] …`."""
+"""Packs images into shards: `python -m flsl_jax.prepare --input=DIR --output=DIR [--short_side=N] …`."""
 
 import logging
 import os
@@ -7,13 +7,22 @@ from pathlib import Path
 from absl import flags
 
 from flsl_jax.command_line import required, run_main, show_log
-from flsl_jax.data.packing import pack_folder
+from flsl_jax.config import SourceConfig
+from flsl_jax.data.packing import pack
 from flsl_jax.data.shards import Manifest, verify
+from flsl_jax.data.sources import open_any
 
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF). With one folder per class, these become labels.",
+    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), or a file that lists images (.txt, .csv, .tsv, .jsonl); "
+    "several with commas between them. With one folder per class, or classes in a list, these become labels.",
+)
+_IMAGE_COLUMN = flags.DEFINE_string(
+    "image_column", "", "Which column of a list has the path; by default the one with a usual name."
+)
+_LABEL_COLUMN = flags.DEFINE_string(
+    "label_column", "", "Which column of a list has the class; by default label or class."
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -46,8 +55,9 @@ def main() -> int:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")
         return 0
     try:
-        manifest = pack_folder(
-            required(_INPUT, "photos"),
+        columns = SourceConfig(image_column=_IMAGE_COLUMN.value, label_column=_LABEL_COLUMN.value)
+        manifest = pack(
+            open_any(required(_INPUT, "photos"), config=columns),
             output,
             short_side=_SHORT_SIDE.value,
             boxes=Path(_BOXES.value) if _BOXES.value else None,

@@ -65,7 +65,7 @@ def test_killed_and_run_again_it_loses_at_most_one_shard(images, tmp_path):
     [
         ((), "--images is missing"),
         (("--images=scenes",), "--output is missing"),
-        (("--images=nowhere", "--output=x"), "--images=nowhere does not exist"),
+        (("--images=nowhere", "--output=x"), "--images=nowhere: nowhere cannot be read (No such file"),
         (
             ("--images=scenes", "--output=x", "--features=tokens"),
             "--features has 'tokens'; expected mean, patch, mode, cluster",

@@ -7,7 +7,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
+from flsl_jax.config.roots import join_roots
 from flsl_jax.errors import UserError
+
+# On a text field that may name several things: a list or tuple of texts is taken too, and joined with commas.
+SEVERAL = types.MappingProxyType({"several": True})
 
 _T = TypeVar("_T")
 
@@ -28,10 +32,14 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise UserError(f"{path} is {values!r}; expected a group of keys: {', '.join(_fields(kind))}")
     hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+    several = {field.name for field in fields if field.metadata.get("several")}
     parsed = {}
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
+        if name in several and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            value = join_roots(value)
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
     missing = [name for name in _fields_without_default(kind) if name not in parsed]
     require(not missing, f"{path} lacks {', '.join(missing)}; start from the config vits16, which has every key")

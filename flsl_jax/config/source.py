@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+from flsl_jax.config.parsing import SEVERAL
 from flsl_jax.config.ranges import Range
 
 
@@ -11,11 +12,14 @@ class SourceConfig:
     """Where images come from; docs/data.md has the layouts.
 
     Attributes:
-        name: "folder": any folder of images; "tfds": a prepared TensorFlow data set; "shards": a folder written by
-            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images.
-        root: the folder; for "tfds" the data_dir, which may be empty.
+        name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tfds": a prepared
+            TensorFlow data set; "shards": a folder written by `python -m flsl_jax.prepare`; "scenes": embedded synthetic
+            images; "auto": each root by what it is.
+        root: the folder or file, or several with commas between them; for "tfds" the data_dir, which may be empty.
         dataset: the name of a "tfds" data set.
         split: the part of a "tfds" data set, or of "scenes": train, val or test.
+        image_column: which column of a "list" has the path; empty: the one with a usual name, such as path or file_name.
+        label_column: which has the class; empty: the one named label or class, if there is one.
         boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
         count: the number of "scenes".
         scene_size: their height and width.
@@ -27,10 +31,12 @@ class SourceConfig:
             could not be read and were replaced; 1: never.
     """
 
-    name: Literal["folder", "tfds", "shards", "scenes"] = "folder"
-    root: str = ""
+    name: Literal["folder", "list", "tfds", "shards", "scenes", "auto"] = "folder"
+    root: str = dataclasses.field(default="", metadata=SEVERAL)
     dataset: str = ""
     split: str = "train"
+    image_column: str = ""
+    label_column: str = ""
     boxes: str = ""
     count: Annotated[int, Range(0, unit="images")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
@@ -46,9 +52,9 @@ def describe_source(data: SourceConfig) -> str:
         count = min(data.count, data.limit or data.count)
         kind = "" if data.scene_kind == "hues" else f" ({data.scene_kind})"
         return f"{count:,} synthetic scenes of {data.scene_size} px{kind}"
-    named = {"tfds": f"tfds {data.dataset}, split {data.split}", "shards": f"shards in {data.root}"}
+    named = {"tfds": f"tfds {data.dataset}, split {data.split}", "shards": f"shards in {data.root}", "auto": data.root}
     limit = f", the first {data.limit:,} images" if data.limit else ""
-    return named.get(data.name, f"folder {data.root}") + limit
+    return named.get(data.name, f"{data.name} {data.root}") + limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from flsl_jax.errors import UserError, one_line
@@ -32,6 +33,7 @@ class Listing:
     `paths`: relative paths of the images, sorted by their bytes. `formats`: how many there are of each format, by their
     suffixes. `others`: how many files have which other suffix. `hidden`: files and folders whose name begins with a dot.
     `unusable`: relative paths of what has the name of an image, or of a folder, but is neither, each with what it is.
+    `remarks`: what else was passed over, in words.
     """
 
     paths: list[bytes]
@@ -39,6 +41,7 @@ class Listing:
     others: Counter[str]
     hidden: int
     unusable: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Images by format, and what is passed over, in one line."""
@@ -52,8 +55,25 @@ class Listing:
             passed.append(f"files that are no images by their names ({', '.join(kinds)})")
         if self.hidden:
             passed.append(f"{self.hidden:,} hidden")
+        passed += self.remarks
         found = ", ".join(f"{count:,} {name}" for name, count in self.formats.most_common()) or "none"
         return f"images: {found}; passed over: {', '.join(passed) or 'nothing'}"
+
+
+def joined(listings: Sequence[Listing], *, names: Sequence[str]) -> Listing:
+    """What lies below several folders together; `names` stand before the paths of unusable files."""
+    counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for listing in listings:
+        counts[0].update(listing.formats)
+        counts[1].update(listing.others)
+    return Listing(
+        paths=[],
+        formats=counts[0],
+        others=counts[1],
+        hidden=sum(listing.hidden for listing in listings),
+        unusable=tuple((f"{name}/{path}", kind) for name, each in zip(names, listings) for path, kind in each.unusable),
+        remarks=tuple(remark for listing in listings for remark in listing.remarks),
+    )
 
 
 def list_images(root: str) -> Listing:
@@ -117,6 +137,17 @@ def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing) -> str:
     else:
         found.others[one_line(os.fsdecode(suffix))] += 1
     return ""
+
+
+def problem_of(path: str) -> str:
+    """What is at a path instead of a regular file; empty for a regular file. Nothing is opened."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else "not there"
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        return str(getattr(error, "strerror", None) or error)
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
 def _problem(entry: os.DirEntry[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""Packs a folder of images into ArrayRecord shards; a run that was interrupted continues where it stopped."""
+"""Packs images into ArrayRecord shards; a run that was interrupted continues where it stopped."""
 
 import concurrent.futures
 import contextlib
@@ -16,13 +16,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from flsl_jax.data.boxed_source import BoxedSource, with_boxes
+from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.listing import read_file
-from flsl_jax.data.records import Record
+from flsl_jax.data.listing import Listing
+from flsl_jax.data.records import Record, Source, path_of
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, brief, encode_record, read_manifest, sha256_of
-from flsl_jax.data.sources import FolderSource
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError, one_line
 
@@ -30,16 +29,18 @@ log = logging.getLogger(__name__)
 
 _PROGRESS = "unfinished"
 _JPEG_QUALITY = 95
+# Of a worker process: the one source that it packs.
+_worker_source: list[Source] = []
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One shard to write; `records` have no pixels yet, and their names are files below `root`."""
+    """One shard to write, of the records `start` to `stop` - 1."""
 
-    root: str
     output: str
     file: str
-    records: tuple[Record, ...]
+    start: int
+    stop: int
     short_side: int
 
 
@@ -61,8 +62,8 @@ class _Written:
         )
 
 
-def pack_folder(
-    root: str | os.PathLike[str],
+def pack(
+    source: Source,
     output: Path,
     *,
     short_side: int = 0,
@@ -70,16 +71,17 @@ def pack_folder(
     records_per_shard: int = 1024,
     workers: int = 1,
 ) -> Manifest:
-    """Packs every image below a folder, in the order of `FolderSource`, with its label and its boxes if they are known.
+    """Packs every image of a source, in its order, with its label and its boxes if they are known.
 
     The bytes written depend on the input and the settings only, not on `workers`. Each shard is renamed into place when it is
     complete; `manifest.json` is written last. A second call after an interruption keeps finished shards and writes the others.
 
     Args:
-        root: folder of images.
+        source: the images; what they were read from is not changed.
         output: folder to write to; it is made if it does not exist.
         short_side: if positive, the shorter side in pixels to which a larger image is reduced (Pillow's antialiased
-            bicubic filter); it is then stored upright as JPEG of quality 95. Every other image keeps its own bytes.
+            bicubic filter); it is then stored upright as JPEG of quality 95, and so is a frame of a video. Every other image
+            keeps its own bytes.
         boxes: COCO JSON file or folder of VOC XML files; boxes are scaled with their images.
         records_per_shard: images per file, before those that cannot be decoded are left out.
         workers: processes to start; with 0 or 1, the calling process does the work.
@@ -91,9 +93,7 @@ def pack_folder(
         UserError: there are no images, the folder cannot be written, or `output` holds a data set made from other images or
             with other settings.
     """
-    source = FolderSource(root)
-    log.info("%s: %s", source.name, source.listing)
-    if output.resolve() == Path(root).resolve():
+    if output.resolve() == Path(source.name).resolve():
         raise UserError(f"--output={output} is the input folder; name another one")
     settings = {
         "input": _fingerprint(source),
@@ -109,28 +109,26 @@ def pack_folder(
         return manifest
     _start(output, settings)
     boxed = with_boxes(source, boxes) if boxes is not None else None
-    jobs = _jobs(source, boxed, output=output, short_side=short_side, records_per_shard=records_per_shard)
-    written = _run(jobs, total=len(source), workers=workers)
+    jobs = _jobs(len(source), output=output, short_side=short_side, records_per_shard=records_per_shard)
+    written = _run(jobs, source=boxed or source, workers=workers)
+    listing: Listing | None = getattr(source, "listing", None)
     return _finish(
         output,
         written,
-        unusable=source.listing.unusable,
+        unusable=() if listing is None else listing.unusable,
         class_names=(boxed or source).class_names,
         settings=settings,
     )
 
 
-def _fingerprint(source: FolderSource) -> str:
-    """SHA-256 of the relative paths and sizes of all files; a file that is gone since it was listed counts as empty."""
-    digest = hashlib.sha256()
+def _fingerprint(source: Source) -> str:
+    """SHA-256 of the relative paths and sizes of all files; the source's digest if its images are not files."""
+    size, digest = getattr(source, "size", None), hashlib.sha256()
+    if size is None:
+        return source.digest
     for index in range(len(source)):
-        path = source.path(index)
-        digest.update(os.fsencode(path) + b"\0")
-        try:
-            size = os.path.getsize(os.path.join(source.name, path))
-        except OSError:
-            size = 0
-        digest.update(str(size).encode() + b"\0")
+        digest.update(os.fsencode(path_of(source, index) or "") + b"\0")
+        digest.update(str(size(index)).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -156,48 +154,46 @@ def _start(output: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"--output={output} cannot be written ({error.strerror}); name another folder") from error
 
 
-def _jobs(
-    source: FolderSource, boxed: BoxedSource | None, *, output: Path, short_side: int, records_per_shard: int
-) -> Iterator[_Job]:
-    num_shards = -(-len(source) // records_per_shard)
+def _jobs(total: int, *, output: Path, short_side: int, records_per_shard: int) -> Iterator[_Job]:
+    num_shards = -(-total // records_per_shard)
     for shard in range(num_shards):
-        indices = range(shard * records_per_shard, min((shard + 1) * records_per_shard, len(source)))
-        records = [Record(image=b"", name=source.path(i), label=source.label(i)) for i in indices]
         yield _Job(
-            root=source.name,
             output=os.fspath(output),
             file=f"shard-{shard:05d}-of-{num_shards:05d}.array_record",
-            records=tuple(boxed.annotate(record) for record in records) if boxed else tuple(records),
+            start=shard * records_per_shard,
+            stop=min((shard + 1) * records_per_shard, total),
             short_side=short_side,
         )
 
 
-def _run(jobs: Iterator[_Job], *, total: int, workers: int) -> list[_Written]:
+def _run(jobs: Iterator[_Job], *, source: Source, workers: int) -> list[_Written]:
     """All shards, in order, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     written: dict[str, _Written] = {}
-    with tqdm(total=total, unit=" images", disable=None) as bar:
-        for job, result in _results(jobs, workers=workers):
+    with tqdm(total=len(source), unit=" images", disable=None) as bar:
+        for job, result in _results(jobs, source=source, workers=workers):
             written[job.file] = result
-            bar.update(len(job.records))
+            bar.update(job.stop - job.start)
             for name, reason in result.skipped:
                 log.warning("left out %s: %s", one_line(name), reason)
     return [written[file] for file in sorted(written)]
 
 
-def _results(jobs: Iterator[_Job], *, workers: int) -> Iterator[tuple[_Job, _Written]]:
+def _results(jobs: Iterator[_Job], *, source: Source, workers: int) -> Iterator[tuple[_Job, _Written]]:
     """Each job with its result, as they finish; at most two jobs per worker are held at a time."""
     if workers <= 1:
         for job in jobs:
-            yield job, _pack_shard(job)
+            yield job, _pack_shard(job, source)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_packer, initargs=(source,)
+    ) as pool:
         running: dict[concurrent.futures.Future[_Written], _Job] = {}
         try:
             for job in jobs:
-                running[pool.submit(_pack_shard, job)] = job
+                running[pool.submit(_pack_in_worker, job)] = job
                 if len(running) >= 2 * workers:
                     yield from _finished(running)
             while running:
@@ -216,7 +212,17 @@ def _finished(running: dict[concurrent.futures.Future[_Written], _Job]) -> Itera
         yield running.pop(future), future.result()
 
 
-def _pack_shard(job: _Job) -> _Written:
+def _start_packer(source: Source) -> None:
+    """Begins a worker process, which keeps its copy of the source."""
+    start_worker()
+    _worker_source.append(source)
+
+
+def _pack_in_worker(job: _Job) -> _Written:
+    return _pack_shard(job, _worker_source[-1])
+
+
+def _pack_shard(job: _Job, source: Source) -> _Written:
     """The work of a worker: writes one shard, unless an earlier run has written it."""
     path = Path(job.output, job.file)
     progress = Path(job.output, _PROGRESS, job.file + ".json")
@@ -226,12 +232,11 @@ def _pack_shard(job: _Job) -> _Written:
     ):
         return written
     records, skipped = [], []
-    for record in job.records:
+    for index in range(job.start, job.stop):
         try:
-            data = read_file(os.path.join(job.root, record.name))
-            records.append(encode_record(_packed(record, data, short_side=job.short_side)))
+            records.append(encode_record(_packed(source[index], short_side=job.short_side)))
         except (DecodeError, OSError) as error:
-            skipped.append((record.name, str(error)))
+            skipped.append((path_of(source, index) or f"record {index}", str(error)))
     shard = _write_shard(path, records) if records else Shard(file=job.file, count=0, size=0, sha256="")
     written = _Written(shard=shard, skipped=tuple(skipped))
     _write_whole(progress, written.to_json())
@@ -246,21 +251,26 @@ def _earlier(progress: Path) -> _Written | None:
         return None
 
 
-def _packed(record: Record, data: bytes, *, short_side: int) -> Record:
+def _packed(record: Record, *, short_side: int) -> Record:
     """The record with its image, reduced if it is too large. Every image is decoded once, to be sure that it can be."""
-    pixels = decode_image(data, name=record.name)
+    data = record.image
+    pixels = data if isinstance(data, np.ndarray) else decode_image(data, name=record.name)
     height, width = pixels.shape[:2]
     if short_side <= 0 or min(height, width) <= short_side:
-        return dataclasses.replace(record, image=data)
+        return dataclasses.replace(record, image=data if isinstance(data, bytes) else _jpeg(pixels))
     scale = short_side / min(height, width)
     size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
     resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
-    image = simplejpeg.encode_jpeg(np.asarray(resized), quality=_JPEG_QUALITY, colorsubsampling="420")
+    image = _jpeg(np.asarray(resized))
     boxes = record.boxes
     if boxes is not None:
         factors = np.array([size[0] / width, size[1] / height] * 2, np.float32)
         boxes = Boxes(xyxy=boxes.xyxy * factors, labels=boxes.labels)
     return dataclasses.replace(record, image=image, boxes=boxes)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=_JPEG_QUALITY, colorsubsampling="420")
 
 
 def _write_shard(path: Path, records: list[bytes]) -> Shard:

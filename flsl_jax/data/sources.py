@@ -5,21 +5,24 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
-
 from flsl_jax.config import SourceConfig
+from flsl_jax.config.roots import root_names, split_roots
 from flsl_jax.data.boxed_source import with_boxes
-from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images, read_file
+from flsl_jax.data.files import FilesSource, classes_of_folders
+from flsl_jax.data.joined import join
+from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, kind_of
+from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images
+from flsl_jax.data.lists import ListSource, OneImage
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.shards import MANIFEST_NAME, ShardSource
+from flsl_jax.data.shards import ShardSource
 from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class FolderSource:
+class FolderSource(FilesSource):
     """Every image file below a folder, at any depth, in the order of the relative paths.
 
     Files and folders whose name starts with a dot are skipped. Symbolic links are followed; no folder is read twice. `listing`
@@ -31,57 +34,30 @@ class FolderSource:
         root: the folder.
         on_corrupt: "fail" refuses a FIFO, a socket, a device, or a link that leads nowhere or to itself, if it has the name of
             an image or a link's name has no suffix; otherwise such things are passed over.
+        fewest_classes: with fewer folders of images there are no labels.
 
     Raises:
         UserError: `root` does not exist, is not a folder or holds no image; or it, or a folder below it, cannot be read.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, on_corrupt: str = "replace") -> None:
-        self.name = os.fspath(root)
-        listing = list_images(self.name)
+    def __init__(self, root: str | os.PathLike[str], *, on_corrupt: str = "replace", fewest_classes: int = 2) -> None:
+        name = os.fspath(root)
+        listing = list_images(name)
         if listing.unusable and on_corrupt == "fail":
             path, kind = listing.unusable[0]
             raise UserError(
-                f"{os.path.join(self.name, path)} is {kind}, not an image ({len(listing.unusable)} such in all); remove it, or "
+                f"{os.path.join(name, path)} is {kind}, not an image ({len(listing.unusable)} such in all); remove it, or "
                 "set on_corrupt=replace to pass over what is no file"
             )
-        paths = listing.paths
-        if not paths:
-            packed = os.path.isfile(os.path.join(self.name, MANIFEST_NAME))
+        if not listing.paths:
+            kind = kind_of(name)
             raise UserError(
-                f"{self.name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
-                + (", or for shards of python -m flsl_jax.prepare set name=shards beside root" if packed else "")
+                f"{name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
+                + (f", or for {OTHER_KINDS[kind]} set name={kind} beside root" if kind in OTHER_KINDS else "")
                 + (f" ({listing})" if listing.unusable else "")
             )
-        # One string with offsets: a list of a million strings would take ten times as much memory, in every worker.
-        self._paths = b"".join(paths)
-        self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self.listing = dataclasses.replace(listing, paths=[])
-        folders = sorted({path.split(b"/", 1)[0] for path in paths}) if all(b"/" in path for path in paths) else []
-        self.class_names = tuple(os.fsdecode(folder) for folder in folders) if len(folders) > 1 else ()
-        self._labels = {name: label for label, name in enumerate(self.class_names)}
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @property
-    def digest(self) -> str:
-        """Of the relative paths; the files are not read."""
-        return digest_of("folder", self._paths, self._ends.tobytes())
-
-    def path(self, index: int) -> str:
-        """An image's path relative to the root, with forward slashes."""
-        start = self._ends[index - 1] if index > 0 else 0
-        return os.fsdecode(self._paths[start : self._ends[index]])
-
-    def label(self, index: int) -> int | None:
-        """An image's label, from its path alone; None without labels."""
-        return self._labels[self.path(index).split("/", 1)[0]] if self._labels else None
-
-    def __getitem__(self, index: int) -> Record:
-        index = checked_index(index, len(self))
-        path = self.path(index)
-        return Record(image=read_file(os.path.join(self.name, path)), name=path, label=self.label(index))
+        class_names, labels = classes_of_folders(listing.paths, fewest=fewest_classes)
+        super().__init__(name=name, folder=name, listing=listing, labels=labels, class_names=class_names)
 
 
 class FirstRecords:
@@ -115,13 +91,48 @@ def open_source(config: SourceConfig) -> Source:
     return FirstRecords(source, limit=config.limit) if config.limit > 0 else source
 
 
+def open_any(roots: str, *, config: SourceConfig | None = None) -> Source:
+    """Opens folders and files by what they are, for commands that have no key for that.
+
+    Args:
+        roots: one, or several with commas between them.
+        config: whose other keys are used; None: the defaults.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    return open_source(dataclasses.replace(config or SourceConfig(), name="auto", root=roots))
+
+
 def _open(config: SourceConfig) -> Source:
-    if config.name == "folder":
-        folder = FolderSource(config.root, on_corrupt=config.on_corrupt)
-        log.info("%s: %s", folder.name, folder.listing)
-        return folder
     if config.name == "tfds":
         return TfdsSource(config.dataset, split=config.split, data_dir=config.root)
-    if config.name == "shards":
-        return ShardSource(config.root)
-    return Scenes(count=config.count, size=config.scene_size, split=config.split, kind=config.scene_kind)
+    if config.name == "scenes":
+        return Scenes(count=config.count, size=config.scene_size, split=config.split, kind=config.scene_kind)
+    roots = split_roots(config.root)
+    if not roots:
+        raise UserError(f"config.data.root is empty; name the {ROOT_OF[config.name]}")
+    kinds = [kind_of(root) if config.name == "auto" else config.name for root in roots]
+    parts = [_open_root(root, kind, config, several=len(roots) > 1) for root, kind in zip(roots, kinds)]
+    # Classes of folders that lie side by side are those of one folder with all that is in them.
+    fewest = 2 if set(kinds) == {"folder"} else 1
+    return join(parts, names=root_names(roots), name=", ".join(roots), fewest_classes=fewest)
+
+
+def _open_root(root: str, kind: str, config: SourceConfig, *, several: bool) -> Source:
+    if kind == "shards":
+        return ShardSource(root)
+    if kind == "image":
+        return OneImage(root)
+    if kind == "list":
+        source: FilesSource = ListSource(
+            root,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            on_corrupt=config.on_corrupt,
+            max_corrupt_share=config.max_corrupt_share,
+        )
+    else:
+        source = FolderSource(root, on_corrupt=config.on_corrupt, fewest_classes=1 if several else 2)
+    log.info("%s: %s", source.name, source.listing)
+    return source

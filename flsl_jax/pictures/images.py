@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.kinds import kind_of
 from flsl_jax.data.listing import read_file
+from flsl_jax.data.records import path_of
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.sources import open_any
 from flsl_jax.errors import UserError
 from flsl_jax.typing import UInt8
 
@@ -63,7 +65,7 @@ class Query:
 
 
 def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images") -> list[ShownImage]:
-    """The first images of a file, a folder at any depth, or the embedded scenes (held-out split), resized.
+    """The first images of a file, a folder at any depth, a list, or the embedded scenes (held-out split), resized.
 
     The shorter side becomes `size` and the ratio is kept; both sides are rounded to the nearest multiple of `multiple`.
 
@@ -140,15 +142,14 @@ def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[s
         yield from ((f"scene_{index}", lambda index=index: scenes[index].image) for index in range(limit))
         return
     path = Path(spec)
-    if not path.exists():
-        raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
-    if path.is_file():
+    if path.is_file() and kind_of(spec, other="image") == "image":  # whatever its name is
         yield path.name, lambda: read_file(path)
         return
-    source = FolderSource(path)
-    log.info("%s: %s", source.name, source.listing)
+    if not path.exists() and "," not in spec:
+        raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
+    source = open_any(spec)
     for index in range(min(limit, len(source))):
-        yield source.path(index), lambda index=index: source[index].image
+        yield path_of(source, index) or f"record_{index}", lambda index=index: source[index].image
 
 
 def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple: int) -> ShownImage:

@@ -13,7 +13,7 @@ from PIL import Image
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.image_files import open_image
 from flsl_jax.data.listing import list_images, open_file, read_file
-from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.packing import pack
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.shards import ShardSource
 from flsl_jax.data.sources import FolderSource, open_source
@@ -92,7 +92,7 @@ def test_training_preparing_evaluating_and_drawing_pass_them_over(hostile: Path,
     (batch,) = Loader(source, batch_size=5, crop_size=8, seed=0, area=(1.0, 1.0), aspect=(1.0, 1.0)).batches(0, 1)
     assert batch.images.shape == (5, 8, 8, 3)
     assert not batch.replaced
-    manifest = pack_folder(hostile, tmp_path / "packed")
+    manifest = pack(FolderSource(hostile), tmp_path / "packed")
     assert manifest.count == len(ShardSource(tmp_path / "packed")) == 5
     assert dict(manifest.skipped) == UNUSABLE
     stream = ImageStream(source, lambda _, pixels: (pixels,), wanted=lambda _: True, lacking="nothing", lacks="nothing")

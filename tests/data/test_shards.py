@@ -14,7 +14,7 @@ from PIL import Image
 from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.packing import pack_folder
+from flsl_jax.data.packing import pack
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
@@ -67,7 +67,7 @@ def test_a_record_survives_encoding(image: bytes, name: str, label: int | None, 
 
 
 def test_packed_images_keep_their_bytes_names_and_labels(folder: Path, tmp_path: Path) -> None:
-    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    manifest = pack(FolderSource(folder), tmp_path / "out", records_per_shard=3)
     source, packed = FolderSource(folder), ShardSource(tmp_path / "out")
     expected = [source[i] for i in range(len(source)) if source[i].name != "dog/5b.jpg"]
     assert [packed[i] for i in range(len(packed))] == expected
@@ -83,7 +83,7 @@ def test_packed_images_keep_their_bytes_names_and_labels(folder: Path, tmp_path:
 
 
 def test_larger_images_are_reduced_and_smaller_ones_kept(folder: Path, tmp_path: Path) -> None:
-    pack_folder(folder, tmp_path / "out", short_side=30)
+    pack(FolderSource(folder), tmp_path / "out", short_side=30)
     packed = ShardSource(tmp_path / "out")
     for i in range(len(packed)):
         record = packed[i]
@@ -103,7 +103,7 @@ def test_boxes_are_scaled_with_their_image() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (60, 40)).save(buffer, "PNG")
     boxes = Boxes(xyxy=np.array([[0, 0, 60, 40], [6, 4, 30, 20]], np.float32), labels=np.array([2, 1]))
-    record = packing._packed(Record(image=b"", name="a", boxes=boxes), buffer.getvalue(), short_side=20)
+    record = packing._packed(Record(image=buffer.getvalue(), name="a", boxes=boxes), short_side=20)
     assert record.boxes is not None
     np.testing.assert_allclose(record.boxes.xyxy, [[0, 0, 30, 20], [3, 2, 15, 10]])
     assert record.boxes.labels.tolist() == [2, 1]
@@ -116,7 +116,7 @@ def test_boxes_of_a_file_are_packed(folder: Path, tmp_path: Path) -> None:
         "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [6.0, 4.0, 24.0, 16.0], "iscrowd": 0}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(coco))
-    manifest = pack_folder(folder, tmp_path / "out", short_side=20, boxes=tmp_path / "boxes.json")
+    manifest = pack(FolderSource(folder), tmp_path / "out", short_side=20, boxes=tmp_path / "boxes.json")
     packed = ShardSource(tmp_path / "out")
     records = {packed[i].name: packed[i] for i in range(len(packed))}
     assert packed.class_names == manifest.class_names == ("bird", "dog")
@@ -128,15 +128,15 @@ def test_boxes_of_a_file_are_packed(folder: Path, tmp_path: Path) -> None:
 
 
 def test_workers_have_no_influence_on_the_bytes(folder: Path, tmp_path: Path) -> None:
-    pack_folder(folder, tmp_path / "one", records_per_shard=2, short_side=24)
-    pack_folder(folder, tmp_path / "two", records_per_shard=2, short_side=24, workers=2)
+    pack(FolderSource(folder), tmp_path / "one", records_per_shard=2, short_side=24)
+    pack(FolderSource(folder), tmp_path / "two", records_per_shard=2, short_side=24, workers=2)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
 def test_finished_shards_are_kept_and_half_written_ones_are_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pack_folder(folder, tmp_path / "whole", records_per_shard=2)
+    pack(FolderSource(folder), tmp_path / "whole", records_per_shard=2)
     out = tmp_path / "out"
     write_shard = packing._write_shard
 
@@ -148,12 +148,12 @@ def test_finished_shards_are_kept_and_half_written_ones_are_not(
 
     monkeypatch.setattr(packing, "_write_shard", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        pack_folder(folder, out, records_per_shard=2)
+        pack(FolderSource(folder), out, records_per_shard=2)
     assert not (out / "manifest.json").exists()
     with pytest.raises(UserError, match="is no complete data set"):
         ShardSource(out)
     with pytest.raises(UserError, match="made with another records_per_shard"):
-        pack_folder(folder, out, records_per_shard=3)
+        pack(FolderSource(folder), out, records_per_shard=3)
     again: list[str] = []
 
     def noted(path: Path, records: list[bytes]) -> object:
@@ -161,34 +161,34 @@ def test_finished_shards_are_kept_and_half_written_ones_are_not(
         return write_shard(path, records)
 
     monkeypatch.setattr(packing, "_write_shard", noted)
-    pack_folder(folder, out, records_per_shard=2)
+    pack(FolderSource(folder), out, records_per_shard=2)
     assert again == ["shard-00002-of-00004.array_record", "shard-00003-of-00004.array_record"]
     assert _files(out) == _files(tmp_path / "whole")
-    pack_folder(folder, out, records_per_shard=2)
+    pack(FolderSource(folder), out, records_per_shard=2)
     assert len(again) == 2
 
 
 def test_other_images_or_settings_are_not_mixed_in(folder: Path, tmp_path: Path) -> None:
-    pack_folder(folder, tmp_path / "out")
+    pack(FolderSource(folder), tmp_path / "out")
     with pytest.raises(UserError, match="made with another short_side;"):
-        pack_folder(folder, tmp_path / "out", short_side=16)
+        pack(FolderSource(folder), tmp_path / "out", short_side=16)
     _image(folder / "dog" / "new.png", size=(8, 8), value=0)
     with pytest.raises(UserError, match="made with another input;"):
-        pack_folder(folder, tmp_path / "out")
+        pack(FolderSource(folder), tmp_path / "out")
     with pytest.raises(UserError, match="is the input folder"):
-        pack_folder(folder, folder)
+        pack(FolderSource(folder), folder)
 
 
 def test_a_folder_of_damaged_files_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_text("text")
     with pytest.raises(UserError, match=r"none of the 1 images can be decoded.*a\.jpg"):
-        pack_folder(tmp_path / "images", tmp_path / "out")
+        pack(FolderSource(tmp_path / "images"), tmp_path / "out")
 
 
 def test_a_name_with_a_line_break_is_one_line_of_the_log(folder: Path, tmp_path: Path, caplog) -> None:
     (folder / "dog" / "two\nlines.jpg").write_text("text")
-    assert "dog/two\nlines.jpg" in dict(pack_folder(folder, tmp_path / "out").skipped)
+    assert "dog/two\nlines.jpg" in dict(pack(FolderSource(folder), tmp_path / "out").skipped)
     (told,) = [message for message in caplog.messages if message.startswith("left out") and "two" in message]
     assert len(told.splitlines()) == 1
     assert r"dog/two\nlines.jpg" in told
@@ -196,7 +196,7 @@ def test_a_name_with_a_line_break_is_one_line_of_the_log(folder: Path, tmp_path:
 
 def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = pack_folder(folder, out, records_per_shard=3)
+    manifest = pack(FolderSource(folder), out, records_per_shard=3)
     path = out / manifest.shards[1].file
     data = bytearray(path.read_bytes())
     data[100] ^= 1
@@ -213,7 +213,7 @@ def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
 
 def test_damage_of_the_same_size_is_found_where_it_is_read(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = pack_folder(folder, out, records_per_shard=3)
+    manifest = pack(FolderSource(folder), out, records_per_shard=3)
     path = out / manifest.shards[0].file
     data = path.read_bytes()
     path.write_bytes(data[:200] + bytes(255 - byte for byte in data[200:400]) + data[400:])
@@ -233,7 +233,7 @@ def test_a_folder_that_has_moved_is_not_to_be_made_anew(tmp_path: Path) -> None:
 
 
 def test_shards_taken_for_images_are_told(folder: Path, tmp_path: Path) -> None:
-    pack_folder(folder, tmp_path / "out")
+    pack(FolderSource(folder), tmp_path / "out")
     with pytest.raises(UserError, match=r"holds no image file.*set name=shards"):
         FolderSource(tmp_path / "out")
 
@@ -246,7 +246,7 @@ def test_a_damaged_manifest_is_one_error(tmp_path: Path, text: str) -> None:
 
 
 def test_an_edited_manifest_is_noticed(folder: Path, tmp_path: Path) -> None:
-    manifest = pack_folder(folder, tmp_path / "out")
+    manifest = pack(FolderSource(folder), tmp_path / "out")
     shard = dataclasses.asdict(manifest.shards[0]) | {"sha256": "0" * 64}
     values = json.loads(manifest.to_json()) | {"shards": [shard]}
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(values))
@@ -258,7 +258,7 @@ def test_a_flipped_bit_anywhere_is_harmless_or_one_damaged_record_or_a_refused_f
     folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    manifest = pack_folder(folder, out, records_per_shard=3)
+    manifest = pack(FolderSource(folder), out, records_per_shard=3)
     expected = [record.image for record in ShardSource(out)]
     path = out / manifest.shards[1].file
     whole = path.read_bytes()
@@ -279,7 +279,7 @@ def test_a_flipped_bit_anywhere_is_harmless_or_one_damaged_record_or_a_refused_f
 
 
 def test_damaged_records_are_replaced_and_counted_as_damaged_files_are(folder: Path, tmp_path: Path) -> None:
-    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    manifest = pack(FolderSource(folder), tmp_path / "out", records_per_shard=3)
     path = tmp_path / "out" / manifest.shards[0].file
     data = path.read_bytes()
     path.write_bytes(data[:200] + bytes(255 - byte for byte in data[200:400]) + data[400:])
@@ -299,7 +299,7 @@ def test_damaged_records_are_replaced_and_counted_as_damaged_files_are(folder: P
 def test_a_wrong_count_is_refused_before_training_and_by_verify(
     count: int, message: str, folder: Path, tmp_path: Path
 ) -> None:
-    manifest = pack_folder(folder, tmp_path / "out", records_per_shard=3)
+    manifest = pack(FolderSource(folder), tmp_path / "out", records_per_shard=3)
     shards = (dataclasses.replace(manifest.shards[0], count=2), *manifest.shards[1:])
     wrong = dataclasses.replace(manifest, count=count, shards=shards)
     (tmp_path / "out" / "manifest.json").write_text(wrong.to_json())
@@ -317,13 +317,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         file.truncate((small_disk / "filler").stat().st_size - 300_000)
     out = small_disk / "out"
     with pytest.raises(UserError, match=r"cannot be written \(.*No space left on device\); make room") as caught:
-        pack_folder(folder, out, records_per_shard=2, workers=workers)
+        pack(FolderSource(folder), out, records_per_shard=2, workers=workers)
     assert "\n" not in str(caught.value)
     assert not list(out.rglob("*.part"))
     assert len(list(out.glob("*.array_record"))) in (1, 2)
     (small_disk / "filler").unlink()
-    again = pack_folder(folder, out, records_per_shard=2, workers=workers)
-    assert again == pack_folder(folder, tmp_path / "elsewhere", records_per_shard=2)
+    again = pack(FolderSource(folder), out, records_per_shard=2, workers=workers)
+    assert again == pack(FolderSource(folder), tmp_path / "elsewhere", records_per_shard=2)
     assert _files(out) == _files(tmp_path / "elsewhere")
 
 
@@ -331,9 +331,9 @@ def test_a_torn_note_of_progress_is_no_progress(folder: Path, tmp_path: Path, mo
     out = tmp_path / "out"
     monkeypatch.setattr(packing, "_finish", lambda *_, **__: pytest.fail("interrupted"))
     with pytest.raises(pytest.fail.Exception, match="interrupted"):
-        pack_folder(folder, out, records_per_shard=3)
+        pack(FolderSource(folder), out, records_per_shard=3)
     monkeypatch.undo()
     notes = sorted((out / "unfinished").glob("shard*"))
     for note, text in zip(notes, ("", '{"shard": 3}', "[]"), strict=True):
         note.write_text(text)
-    assert pack_folder(folder, out, records_per_shard=3).count == 7
+    assert pack(FolderSource(folder), out, records_per_shard=3).count == 7

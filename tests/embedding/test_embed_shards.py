@@ -110,15 +110,15 @@ def test_images_come_from_folders_files_lists_and_scenes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere", "does not exist"),
+        ("nowhere", r"--images=nowhere: nowhere cannot be read \(No such file"),
         ("scenes:dots", "there are scenes:hues"),
-        ("a.csv", "is no image by its name"),
-        ("b.txt", "is empty"),
+        ("a.odt", "is no image by its name"),
+        ("b.txt", "lists no image"),
     ],
 )
 def test_what_is_no_images_is_one_line(spec, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.odt").touch()
     (tmp_path / "b.txt").touch()
     with pytest.raises(UserError, match=message):
         open_images(spec, limit=0, scene_size=16)

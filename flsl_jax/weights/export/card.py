@@ -8,6 +8,7 @@ from typing import Any
 
 from flsl_jax._version import __version__
 from flsl_jax.config import SourceConfig, describe_source
+from flsl_jax.config.roots import root_names, written_roots
 from flsl_jax.weights.export.numbers import read_numbers
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
@@ -113,7 +114,7 @@ def _start(init_from: str) -> str:
 def _images(data: SourceConfig) -> str:
     if data.name == "scenes":
         return describe_source(data)
-    named = data.dataset or Path(data.root).name
+    named = data.dataset or ", ".join(root_names(written_roots(data.root)))
     return f"{named} ({data.name}{f', {data.split}' if data.name == 'tfds' else ''}), without labels"
 
 

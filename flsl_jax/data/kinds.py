@@ -1,0 +1,47 @@
+"""What a folder or a file is: a folder of images, a list of them, shards, and so on."""
+
+import os
+
+from flsl_jax.data.list_files import LIST_SUFFIXES
+from flsl_jax.data.listing import IMAGE_SUFFIXES
+from flsl_jax.data.shards import MANIFEST_NAME
+from flsl_jax.errors import UserError
+
+# What `root` is of each kind of source that has one.
+ROOT_OF = {
+    "folder": "folder that holds the images",
+    "list": "file that lists the images",
+    "shards": "folder that python -m flsl_jax.prepare wrote",
+    "auto": "folder or file of the images",
+}
+# What a folder without images may be instead, for people.
+OTHER_KINDS = {"shards": "shards of python -m flsl_jax.prepare", "list": "a list of images"}
+
+
+def kind_of(root: str, *, other: str = "") -> str:
+    """The kind of source that a path is by its name and, of a folder, by the files in it: a key of `ROOT_OF`, or "image".
+
+    A folder of which nothing else is known is a folder of images.
+
+    Args:
+        root: a path.
+        other: what a file is whose name says nothing; empty: it is refused.
+
+    Raises:
+        UserError: it is such a file, or does not exist.
+    """
+    if os.path.isdir(root):
+        return "shards" if os.path.isfile(os.path.join(root, MANIFEST_NAME)) else "folder"
+    if not os.path.exists(root):
+        raise UserError(f"{root} cannot be read (No such file or directory); name a folder or a file of images")
+    suffix = os.path.splitext(root)[1].lower()
+    if suffix in LIST_SUFFIXES:
+        return "list"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if other:
+        return other
+    raise UserError(
+        f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}) and no list of images ({' '.join(LIST_SUFFIXES)}); "
+        "name a folder"
+    )

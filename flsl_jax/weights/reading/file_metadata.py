@@ -50,6 +50,15 @@ def read_file_metadata(file: WeightFile) -> FileMetadata:
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         where = "its metadata" if "architecture" in file.metadata else file.path.parent / "config.json"
         raise UserError(f"{file.path}: {where} cannot be understood ({type(error).__name__}: {error})") from error
+    if file.flax:
+        return FileMetadata(
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            notes=(
+                "assumed images with levels from -1 to 1, as Google's vision transformers are trained on",
+                "GELU is exact here, as in timm; Google's code has its tanh form, which differs by up to 0.0005",
+            ),
+        )
     return FileMetadata(
         notes=("the file does not give its normalisation; assumed ImageNet's mean and standard deviation",)
     )

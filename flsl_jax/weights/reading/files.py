@@ -1,4 +1,4 @@
-"""Weight files read as named NumPy arrays: safetensors, torch's own, and folders of timm and transformers.
+"""Weight files read as named NumPy arrays: safetensors, torch's own, Google's .npz, folders of timm and transformers.
 
 No code of a file is ever run. torch is needed for its own files only, and is imported when one is read.
 """
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from flsl_jax.errors import UserError, import_problem
+from flsl_jax.weights.reading.flax_files import is_npz, read_npz
 from flsl_jax.weights.reading.weight_file import WeightFile
 from flsl_jax.weights.reading.weight_shards import (
     INDEX_FILES,
@@ -27,7 +28,7 @@ from flsl_jax.weights.reading.weight_shards import (
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
-_EXPECTED = "expected weights as .safetensors, or as torch's .pth, .pt or .bin"
+_EXPECTED = "expected weights as .safetensors, as torch's .pth, .pt or .bin, or as Google's .npz"
 # Top-level entries of a torch checkpoint that hold tensors but no weights.
 _NOT_WEIGHTS = re.compile(r"optim|sched|scaler|rng|callbacks|loops|hyper_parameters")
 # The first bytes of files that are often mistaken for weights, and what such files are.
@@ -46,8 +47,8 @@ def read_weights(path: str | Path) -> WeightFile:
     """Reads a file, whose kind is recognised by its content, or a folder with config.json and the weights.
 
     Args:
-        path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; the `.index.json` of several; or a folder of
-            timm or transformers.
+        path: `.safetensors`; `.pth`, `.pt` or `.bin` of torch, zipped or legacy; `.npz` of Google; the `.index.json` of
+            several; or a folder of timm or transformers.
 
     Raises:
         UserError: the file does not exist, is truncated, is of another kind, would run code, or needs torch, which is missing.
@@ -72,8 +73,7 @@ def _read_file(path: Path) -> WeightFile:
     if _is_safetensors(start):
         content = _read_safetensors(path, size=size)
     elif start.startswith(b"PK"):
-        _check_zip(path)
-        content = _read_torch(path)
+        content = read_npz(path) if is_npz(_zip_names(path)) else _read_torch(path)
     elif start.startswith(b"\x80"):
         content = _read_torch(path)
     else:
@@ -123,7 +123,8 @@ def _read_safetensors(path: Path, *, size: int) -> WeightFile:
         ) from error
 
 
-def _check_zip(path: Path) -> None:
+def _zip_names(path: Path) -> list[str]:
+    """The names in a zip archive; refuses those that are neither torch's nor NumPy's."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -135,9 +136,9 @@ def _check_zip(path: Path) -> None:
         raise UserError(
             f"{path} is a TorchScript archive, which is code; save the tensors alone: torch.save(model.state_dict(), FILE)"
         )
-    if not any(name.endswith("data.pkl") for name in names):
-        kind = "a NumPy archive (.npz)" if all(name.endswith(".npy") for name in names) else "a zip archive"
-        raise UserError(f"{path} is {kind}, not a torch file; {_EXPECTED}")
+    if not any(name.endswith("data.pkl") for name in names) and not is_npz(names):
+        raise UserError(f"{path} is a zip archive, not a torch file; {_EXPECTED}")
+    return names
 
 
 def _read_torch(path: Path) -> WeightFile:

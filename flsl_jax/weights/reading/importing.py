@@ -71,7 +71,7 @@ def import_weights(
     grid: tuple[int, int] | None = None,
     assumed_heads: int | None = None,
 ) -> Imported:
-    """Reads a backbone of timm, DINO, DINOv2, DeiT, MAE, iBOT, FLSL, I-JEPA, torchvision, transformers or OpenMMLab.
+    """Reads a backbone of timm, DINO, DINOv2, DeiT, MAE, iBOT, FLSL, I-JEPA, Google, torchvision, transformers or OpenMMLab.
 
     Args:
         path: a weight file, or a folder of timm or transformers; see `read_weights`.
@@ -89,7 +89,7 @@ def import_weights(
             shape; one line names all of them.
     """
     file = unwrapped(read_weights(path))
-    metadata = _told(read_file_metadata(file), num_heads=num_heads, grid=grid)
+    metadata = _told(read_file_metadata(file), num_heads=num_heads or file.num_heads, grid=grid)
     names = names_below(file, prefix)
     found = _source_of(file, metadata, names=names, chosen=source)
     parts = split(file, found, network=network, asked=prefix)
@@ -136,7 +136,7 @@ def _source_of(file: WeightFile, metadata: FileMetadata, *, names: Collection[st
     if found is None:
         raise UserError(
             f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "
-            "plain vision transformer of timm, DINO, DINOv2, MAE, iBOT, FLSL, torchvision or transformers"
+            "plain vision transformer of timm, DINO, DINOv2, MAE, iBOT, FLSL, Google, torchvision or transformers"
         )
     return found
 

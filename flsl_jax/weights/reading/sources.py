@@ -84,6 +84,28 @@ _TORCHVISION = {
     "blocks.{n}.mlp.fc2.": "encoder.layers.encoder_layer_{n}.mlp.3.",
     "norm.": "encoder.ln.",
 }
+_GOOGLE_BLOCK = "Transformer.encoderblock_{n}."
+_GOOGLE = {
+    "cls_token": "cls",
+    "pos_embed": "Transformer.posembed_input.pos_embedding",
+    "patch_embed.proj.": "embedding.",
+    "blocks.{n}.norm1.": f"{_GOOGLE_BLOCK}LayerNorm_0.",
+    "blocks.{n}.attn.qkv.": tuple(
+        f"{_GOOGLE_BLOCK}MultiHeadDotProductAttention_1.{part}." for part in ("query", "key", "value")
+    ),
+    "blocks.{n}.attn.proj.": f"{_GOOGLE_BLOCK}MultiHeadDotProductAttention_1.out.",
+    "blocks.{n}.norm2.": f"{_GOOGLE_BLOCK}LayerNorm_2.",
+    "blocks.{n}.mlp.fc1.": f"{_GOOGLE_BLOCK}MlpBlock_3.Dense_0.",
+    "blocks.{n}.mlp.fc2.": f"{_GOOGLE_BLOCK}MlpBlock_3.Dense_1.",
+    "norm.": "Transformer.encoder_norm.",
+}
+# big_vision counts the layers of a kind by themselves, and has the positions outside.
+_GOOGLE_OTHER = (
+    (r"\.MultiHeadDotProductAttention_0\.", ".MultiHeadDotProductAttention_1."),
+    (r"\.LayerNorm_1\.", ".LayerNorm_2."),
+    (r"\.MlpBlock_0\.", ".MlpBlock_3."),
+    (r"^pos_embedding$", "Transformer.posembed_input.pos_embedding"),
+)
 _TIMM_ANCHOR = "patch_embed.proj.weight"
 _MM_ANCHOR = "patch_embed.projection.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
@@ -182,6 +204,15 @@ SOURCES: tuple[WeightSource, ...] = (
         final_norm=False,
     ),
     WeightSource(
+        name="google",
+        maker="Google's ViT (vision_transformer, AugReg, big_vision)",
+        names=_GOOGLE,
+        anchor="embedding.weight",
+        marks=(r"(^|\.)Transformer\.encoderblock_\d+\.",),
+        older=_GOOGLE_OTHER,
+        pos_resize="bicubic_antialias",
+    ),
+    WeightSource(
         name="transformers-dinov2-registers",
         maker="transformers' Dinov2WithRegistersModel",
         names=_HF_DINOV2,
@@ -228,7 +259,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
     (r"(mask_token|masked_embed|embeddings\.mask_token)$", "mask token of its training"),
     (r"decoder(_\w+)?\.|decoder_(pos_embed|mask_token)$", "decoder of its training"),
     (
-        r"(heads?(_dist)?|pre_logits|fc_norm|attn_pool|pooler|(cls_|distillation_)?classifier)\.",
+        r"(heads?(_dist)?|pre_logits|fc_norm|attn_pool|pooler|MAPHead_\d+|(cls_|distillation_)?classifier)\.",
         "pooling and classification",
     ),
     (r"(dino_head|ibot_head|predictor)\.", "head of its training"),
@@ -242,6 +273,7 @@ REFUSED: tuple[tuple[str, str], ...] = (
     (r"mlp\.(w12|w3|weights_in|gate_proj|fc1_g|w1)\.", "a SwiGLU MLP, as DINOv2's giant and EVA02 have"),
     (r"attn\.[qk]_norm\.", "normalised queries and keys"),
     (r"(^|\.)norm_pre\.", "a norm before the first block, as CLIP has"),
+    (r"(^|\.)(conv_root|gn_root|block\d+\.unit\d+)\.", "convolutions before its patches, as hybrid ViTs have"),
     (r"rel(ative)?_pos", "relative positions, as BEiT, Swin and detectors after fine-tuning have"),
     (r"(^|\.)(rope|storage_tokens|rope_embed)(\.|$)", "rotary positions, as DINOv3 has"),
 )

@@ -43,7 +43,7 @@ _IMAGES = flags.DEFINE_string(
     "images",
     None,
     "A folder of images at any depth, a folder of shards of `flsl prepare`, an image file, a list of files (.txt, .csv, .tsv, "
-    '.jsonl), several of these with commas between them, or "scenes" (embedded, synthetic).',
+    '.jsonl), tar files, several of these with commas between them, or "scenes" (embedded, synthetic).',
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the files; it is made.")
 _FEATURES = flags.DEFINE_list(

@@ -15,8 +15,8 @@ from flsl_jax.data.sources import open_any
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), or a file that lists images (.txt, .csv, .tsv, .jsonl); "
-    "several with commas between them. With one folder per class, or classes in a list, these become labels.",
+    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), a file that lists images (.txt, .csv, .tsv, .jsonl), or "
+    "tar files; several with commas between them. With one folder per class, or classes in a list, these become labels.",
 )
 _IMAGE_COLUMN = flags.DEFINE_string(
     "image_column", "", "Which column of a list has the path; by default the one with a usual name."

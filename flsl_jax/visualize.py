@@ -24,8 +24,8 @@ _MODEL = flags.DEFINE_list(
 _IMAGES = flags.DEFINE_string(
     "images",
     None,
-    "A folder of images, one image file, a list of files, a folder of shards, several of these with commas between them, "
-    '"scenes" or "scenes:textures" (embedded, synthetic). --pictures=curves needs none.',
+    "A folder of images, one image file, a list of files, tar files, a folder of shards, several of these with commas "
+    'between them, "scenes" or "scenes:textures" (embedded, synthetic). --pictures=curves needs none.',
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.")
 _PICTURES = flags.DEFINE_list(

@@ -12,14 +12,16 @@ class SourceConfig:
     """Where images come from; docs/data.md has the layouts.
 
     Attributes:
-        name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tfds": a prepared
-            TensorFlow data set; "shards": a folder written by `python -m flsl_jax.prepare`; "scenes": embedded synthetic
-            images; "auto": each root by what it is.
+        name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tar": tar files
+            that stay packed, as WebDataset writes them; "tfds": a prepared TensorFlow data set; "shards": a folder written by
+            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each root by what it is.
         root: the folder or file, or several with commas between them; for "tfds" the data_dir, which may be empty.
         dataset: the name of a "tfds" data set.
         split: the part of a "tfds" data set, or of "scenes": train, val or test.
-        image_column: which column of a "list" has the path; empty: the one with a usual name, such as path or file_name.
-        label_column: which has the class; empty: the one named label or class, if there is one.
+        image_column: the column of a "list" with the path; empty: the one with a usual name, such as path or file_name. Of a
+            "tar" whose samples have several images, the ending of the one to use, such as jpg.
+        label_column: the column of a "list" with the class; empty: the one named label or class. Of a "tar", a key of its
+            .json files; empty: .cls files.
         boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
         count: the number of "scenes".
         scene_size: their height and width.
@@ -31,7 +33,7 @@ class SourceConfig:
             could not be read and were replaced; 1: never.
     """
 
-    name: Literal["folder", "list", "tfds", "shards", "scenes", "auto"] = "folder"
+    name: Literal["folder", "list", "tar", "tfds", "shards", "scenes", "auto"] = "folder"
     root: str = dataclasses.field(default="", metadata=SEVERAL)
     dataset: str = ""
     split: str = "train"

@@ -11,11 +11,20 @@ from flsl_jax.errors import UserError
 ROOT_OF = {
     "folder": "folder that holds the images",
     "list": "file that lists the images",
+    "tar": "tar file, or the folder of tar files, that holds the images",
     "shards": "folder that python -m flsl_jax.prepare wrote",
     "auto": "folder or file of the images",
 }
 # What a folder without images may be instead, for people.
-OTHER_KINDS = {"shards": "shards of python -m flsl_jax.prepare", "list": "a list of images"}
+OTHER_KINDS = {
+    "shards": "shards of python -m flsl_jax.prepare",
+    "list": "a list of images",
+    "tar": "tar files",
+}
+# Endings of tar files, and of packed ones, which are refused by name.
+TAR_SUFFIXES = (
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4",
+)  # fmt: skip
 
 
 def kind_of(root: str, *, other: str = "") -> str:
@@ -31,7 +40,7 @@ def kind_of(root: str, *, other: str = "") -> str:
         UserError: it is such a file, or does not exist.
     """
     if os.path.isdir(root):
-        return "shards" if os.path.isfile(os.path.join(root, MANIFEST_NAME)) else "folder"
+        return "shards" if os.path.isfile(os.path.join(root, MANIFEST_NAME)) else _kind_below(root)
     if not os.path.exists(root):
         raise UserError(f"{root} cannot be read (No such file or directory); name a folder or a file of images")
     suffix = os.path.splitext(root)[1].lower()
@@ -39,9 +48,27 @@ def kind_of(root: str, *, other: str = "") -> str:
         return "list"
     if suffix in IMAGE_SUFFIXES:
         return "image"
+    if root.lower().endswith(TAR_SUFFIXES):
+        return "tar"
     if other:
         return other
     raise UserError(
-        f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}) and no list of images ({' '.join(LIST_SUFFIXES)}); "
-        "name a folder"
+        f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}), no list of images ({' '.join(LIST_SUFFIXES)}) "
+        "and no tar file; name a folder"
     )
+
+
+def _kind_below(folder: str) -> str:
+    """By the files in a folder: images come first, whatever else is there. The search ends at the first image."""
+    found = ""
+    for _, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            lower = name.lower()
+            if name.startswith("."):
+                continue
+            if lower.endswith(IMAGE_SUFFIXES):
+                return "folder"
+            if not found and lower.endswith(TAR_SUFFIXES):
+                found = "tar"
+    return found or "folder"

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from itertools import groupby
 from pathlib import Path
 
 from flsl_jax.config import SourceConfig
@@ -16,6 +17,7 @@ from flsl_jax.data.lists import ListSource, OneImage
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.shards import ShardSource
+from flsl_jax.data.tars import TarSource, tar_files
 from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
@@ -113,25 +115,31 @@ def _open(config: SourceConfig) -> Source:
     if not roots:
         raise UserError(f"config.data.root is empty; name the {ROOT_OF[config.name]}")
     kinds = [kind_of(root) if config.name == "auto" else config.name for root in roots]
-    parts = [_open_root(root, kind, config, several=len(roots) > 1) for root, kind in zip(roots, kinds)]
+    # Tar files beside one another are one data set, whose classes are numbered together.
+    groups = [list(group) for _, group in groupby(range(len(roots)), key=lambda i: -1 if kinds[i] == "tar" else i)]
+    parts = [_open_root([roots[i] for i in group], kinds[group[0]], config, several=len(roots) > 1) for group in groups]
     # Classes of folders that lie side by side are those of one folder with all that is in them.
     fewest = 2 if set(kinds) == {"folder"} else 1
-    return join(parts, names=root_names(roots), name=", ".join(roots), fewest_classes=fewest)
+    names = root_names([roots[group[0]] for group in groups])
+    return join(parts, names=names, name=", ".join(roots), fewest_classes=fewest)
 
 
-def _open_root(root: str, kind: str, config: SourceConfig, *, several: bool) -> Source:
+def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bool) -> Source:
+    root = roots[0]
     if kind == "shards":
         return ShardSource(root)
     if kind == "image":
         return OneImage(root)
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
     if kind == "list":
-        source: FilesSource = ListSource(
-            root,
-            image_column=config.image_column,
-            label_column=config.label_column,
-            on_corrupt=config.on_corrupt,
-            max_corrupt_share=config.max_corrupt_share,
+        share = config.max_corrupt_share
+        source: FilesSource | TarSource = ListSource(
+            root, **columns, on_corrupt=config.on_corrupt, max_corrupt_share=share
         )
+    elif kind == "tar":
+        paths = [path for root in roots for path in tar_files(root)]
+        name = root if len(roots) == 1 else f"{root} and {len(roots) - 1} more"
+        source = TarSource(paths, name=name, **columns, on_corrupt=config.on_corrupt)
     else:
         source = FolderSource(root, on_corrupt=config.on_corrupt, fewest_classes=1 if several else 2)
     log.info("%s: %s", source.name, source.listing)

@@ -60,7 +60,7 @@ def _index(file: Any, *, path: str, length: int) -> TarIndex:
         )
     members, damage = [], ""
     try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+        archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
     except tarfile.TarError as error:
         raise UserError(f"{path} is no tar file ({reason(error)}); name one, or a folder of them") from error
     try:

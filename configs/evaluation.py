@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
                 "temp": 0.1,
                 "output": "",
                 "predictions": "",
+                "on_error": "fail",
             },
             "retrieval": {
                 "train": masked_source(split="train"),

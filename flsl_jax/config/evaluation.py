@@ -90,6 +90,7 @@ class VideoConfig:
         temp: the temperature of their votes.
         output: a folder for the predicted masks (indexed PNG, one folder a video); empty: none.
         predictions: such a folder of masks to judge as they are, without a model.
+        on_error: whether a video that is broken or too short is refused by name, or left out with a warning.
     """
 
     name: Literal["davis", "scenes"] = "davis"
@@ -109,6 +110,7 @@ class VideoConfig:
     temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.1
     output: str = ""
     predictions: str = ""
+    on_error: Literal["fail", "skip"] = "fail"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

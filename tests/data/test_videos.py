@@ -6,7 +6,7 @@ from PIL import Image
 
 from flsl_jax.config import VideoConfig
 from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.videos import davis_palette, open_videos, read_mask, write_masks
+from flsl_jax.data.videos import davis_palette, judged_frames, open_videos, read_mask, write_masks
 from flsl_jax.errors import UserError
 from tests.davis_layout import SHAPES, write_layout
 from tests.shared_data import shared_data
@@ -35,8 +35,8 @@ def test_films_of_scenes():
     videos = open_videos(VideoConfig(name="scenes", count=3, scene_size=32, split="test", frames=4, limit=2))
     film = Scenes(count=3, size=32, split="test").sequence(1, frames=4)
     assert [video.name for video in videos] == ["test-000000", "test-000001"]
-    np.testing.assert_array_equal(videos[1].image(3), film.images[3])
-    np.testing.assert_array_equal(videos[1].mask(3), film.instances[3])
+    np.testing.assert_array_equal(videos.videos[1].image(3), film.images[3])
+    np.testing.assert_array_equal(videos.videos[1].mask(3), film.instances[3])
 
 
 def test_masks_are_written_with_the_palette_of_davis(tmp_path):
@@ -80,9 +80,9 @@ def _colour(path):
 @pytest.mark.parametrize(
     ("harm", "file", "message"),
     [
-        (_remove, "JPEGImages/480p/made0/00004.jpg", "frame .*made0/00004.jpg is missing"),
+        (_remove, "JPEGImages/480p/made0/00004.jpg", "mask .*made0/00004.png has no frame"),
         (_remove, "JPEGImages/480p/made0/00008.jpg", "mask .*made0/00008.png has no frame"),
-        (_remove, "Annotations/480p/made0/00004.png", "mask .*made0/00004.png is missing"),
+        (_remove, "Annotations/480p/made0/00000.png", "mask .*made0/00000.png is missing; the first frame needs one"),
         (_resize, "Annotations/480p/made1/00002.png", "mask .*00002.png is 20×20, its frame 36×57"),
         (_resize, "JPEGImages/480p/made1/00002.jpg", "frame .*00002.jpg is 20×20, the first in .* 36×57"),
         (_damage, "Annotations/480p/made2/00001.png", "made2/00001.png cannot be read"),
@@ -95,6 +95,67 @@ def test_a_wrong_file_is_one_line_that_names_it(root, harm, file, message):
     with pytest.raises(UserError, match=message) as caught:
         open_videos(VideoConfig(root=str(root)))
     assert "\n" not in str(caught.value)
+
+
+def _rename(root, video, name):
+    """Gives the frames of a video other names, in the order of the present ones; `name`: of a number."""
+    for folder in ("JPEGImages", "Annotations"):
+        for number, path in enumerate(sorted((root / folder / "480p" / video).iterdir())):
+            path.rename(path.with_name(f"{name(number)}{path.suffix}"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["frame-{}".format, "{} of 12.v2".format, lambda number: f"{5 * number:03d}", lambda number: chr(97 + number)],
+)
+def test_frames_of_any_names_are_in_the_order_of_their_numbers(tmp_path, name):
+    truth, _ = write_layout(tmp_path / "davis", tmp_path / "masks")["made1"]
+    _rename(tmp_path / "davis", "made1", name)
+    (tmp_path / "davis" / "JPEGImages" / "480p" / "made1" / "._x.jpg").write_bytes(b"left by a Mac")
+    video = open_videos(VideoConfig(root=str(tmp_path / "davis"), limit=2)).videos[1]
+    assert video.frames == tuple(map(name, range(12)))
+    assert (video.annotated, video.gap) == (tuple(range(12)), "")
+    for index in (2, 9, 10, 11):
+        np.testing.assert_array_equal(video.ids(index), truth[index])
+
+
+def test_frames_of_one_name_are_refused_and_gaps_are_known(root):
+    folder = root / "JPEGImages" / "480p" / "made0"
+    (folder / "00003.png").write_bytes((folder / "00003.jpg").read_bytes())
+    with pytest.raises(UserError, match=r"two frames are named 00003 \(00003.jpg, 00003.png\)"):
+        open_videos(VideoConfig(root=str(root)))
+    for path in (folder / "00003.png", folder / "00003.jpg", root / "Annotations" / "480p" / "made0" / "00003.png"):
+        path.unlink()
+    assert open_videos(VideoConfig(root=str(root), limit=1)).videos[0].gap == "00003"
+
+
+@pytest.mark.parametrize(("kept", "judged"), [((0, 4, 8), (4, 8)), ((0,), ()), ((0, 8), (8,)), (range(9), range(1, 8))])
+def test_frames_with_masks_are_judged_but_the_first(root, kept, judged):
+    for path in (root / "Annotations" / "480p" / "made0").iterdir():
+        if int(path.stem) not in kept:
+            path.unlink()
+    video = open_videos(VideoConfig(root=str(root), limit=1)).videos[0]
+    assert (video.annotated, judged_frames(video)) == (tuple(kept), tuple(judged))
+
+
+def test_names_of_videos_may_have_spaces(root):
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder / "480p" / "made0").rename(root / folder / "480p" / "made 0")
+    (root / "ImageSets" / "2017" / "val.txt").write_bytes(b"\xef\xbb\xbfmade 0\r\n\r\nmade1\r\n")
+    assert [video.name for video in open_videos(VideoConfig(root=str(root)))] == ["made 0", "made1"]
+
+
+def test_videos_that_cannot_be_used_are_left_out_where_that_is_asked_for(root, caplog):
+    _damage(root / "Annotations" / "480p" / "made2" / "00001.png")
+    (root / "ImageSets" / "2017" / "val.txt").write_text("made1\nmade2\nnowhere\nmade3\n")
+    videos = open_videos(VideoConfig(root=str(root), on_error="skip"))
+    assert [video.name for video in videos] == ["made1", "made3"]
+    assert list(videos.left_out) == ["made2", "nowhere"]
+    assert "left out: " in caplog.text
+    assert "00001.png cannot be read" in videos.left_out["made2"]
+    (root / "ImageSets" / "2017" / "val.txt").write_text("nowhere\nmade2\n")
+    with pytest.raises(UserError, match=r"all 2 videos are left out, the first because: .*nowhere holds no frames"):
+        open_videos(VideoConfig(root=str(root), on_error="skip"))
 
 
 def test_videos_that_cannot_be_judged_are_refused(root):

@@ -1,5 +1,7 @@
 """Video object segmentation by label propagation (paper, Table 4; docs/protocols.md, "Video label propagation")."""
 
+import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +11,16 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import VideoConfig
-from flsl_jax.data.videos import Video, check_mask, open_videos, read_ids, write_masks
+from flsl_jax.data.videos import (
+    FileVideo,
+    Video,
+    VideoSet,
+    check_mask,
+    judged_frames,
+    open_videos,
+    read_ids,
+    write_masks,
+)
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.batches import images_at_once
@@ -18,11 +29,13 @@ from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Array, Float, UInt8
 
+log = logging.getLogger(__name__)
+
 # The number of labels is rounded up to a multiple of this, so that videos of one size share a compilation.
 _CHANNELS = 8
 
 
-def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> list[Video]:
+def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> VideoSet:
     """The videos of the protocol, after a check of every file that will be read.
 
     Args:
@@ -31,22 +44,27 @@ def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> lis
         image_size: not used: frames have the protocol's size.
 
     Raises:
-        UserError: as `open_videos`; the frames' size is not a multiple of the patch; or a prediction is missing or has
-            another size.
+        UserError: as `open_videos`; the frames' size is not a multiple of the patch; a prediction is missing or has another
+            size; or no video has a mask beside that of its first frame, and no `output` is asked for.
     """
-    videos = open_videos(settings)
-    for video in videos:
+
+    def check(video: Video) -> None:
         if not settings.predictions:
             frame_size(video, settings, patch_size=patch_size)
-            continue
+            return
         for path in _predicted_files(video, settings):
             check_mask(path, width=video.width, height=video.height)
-    return videos
+
+    data = open_videos(settings, check=check)
+    if not any(map(judged_frames, data)) and (settings.predictions or not settings.output):
+        raise UserError(
+            f"no video has a mask beside that of its first frame, such as {data.videos[0].name}: there is nothing to judge; "
+            "add masks, or set output of the video task to have the predicted ones written"
+        )
+    return data
 
 
-def evaluate(
-    encoder: Encoder, settings: VideoConfig, *, batch_size: int, data: Sequence[Video] | None = None
-) -> Scores:
+def evaluate(encoder: Encoder, settings: VideoConfig, *, batch_size: int, data: VideoSet | None = None) -> Scores:
     """Follows the objects of each video's first frame through the video, and judges the masks as DAVIS-2017 does.
 
     With `settings.predictions` finished masks are judged, `predictions`/VIDEO/FRAME.png, and the encoder is not used.
@@ -61,33 +79,79 @@ def evaluate(
     Returns:
         `jf_mean`: the mean of `j_mean` and `f_mean`, which are means over objects, not over videos. Recall and decay of
         both. A row for each object. Where ids of a first frame have gaps, `jf_mean_shown` too: the mean over the objects
-        that the first frame shows.
+        that the first frame shows. Videos that have a mask of their first frame alone are not judged; if all are like that,
+        there are no metrics.
 
     Raises:
-        UserError: as `open_data`; or a prediction has an id of no object.
+        UserError: as `open_data`; a frame cannot be read, or a prediction has an id of no object, and `on_error` is "fail"; or
+            every video is left out.
     """
     if data is None:
         data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    found, left_out, images = dict[str, list[ObjectScores]](), dict(data.left_out), 0
+    for video in tqdm(data, desc="videos", unit="video", disable=None if settings.predictions else True):
+        if not judged_frames(video) and (settings.predictions or not settings.output):
+            continue
+        try:
+            predicted = _predicted(encoder, video, settings, batch_size=batch_size)
+            if judged_frames(video):
+                found[video.name] = _judge(video, predicted)
+        except UserError as error:
+            if settings.on_error == "fail":
+                raise
+            log.warning("left out: %s", error)
+            left_out[video.name] = str(error)
+        else:
+            images += 0 if settings.predictions else len(video.frames)
+    kept = VideoSet(tuple(video for video in data if video.name not in left_out), left_out)
+    if not kept:
+        raise UserError(f"all {len(left_out)} videos are left out, the first because: {next(iter(left_out.values()))}")
+    scores = summary(found, phantoms=phantoms(kept.videos), images=images)
+    return dataclasses.replace(scores, warnings=[*scores.warnings, *_remarks(kept, settings)])
+
+
+def _predicted(encoder: Encoder, video: Video, settings: VideoConfig, *, batch_size: int) -> UInt8[np.ndarray, "T H W"]:
+    """The masks of the frames that are judged; all that are propagated are written, if that is asked for."""
     if settings.predictions:
-        return summary(
-            {
-                v.name: _judge(v, read_predictions(v, settings))
-                for v in tqdm(data, desc="videos", unit="video", disable=None)
-            },
-            phantoms=phantoms(data),
-            images=0,
+        return read_predictions(video, settings)
+    masks = propagate(encoder, video, settings, batch_size=batch_size)
+    if settings.output:
+        write_masks(Path(settings.output) / video.name, masks, frames=video.frames)
+    return masks[list(judged_frames(video))]
+
+
+def _remarks(data: VideoSet, settings: VideoConfig) -> list[str]:
+    """What makes the numbers less than those of whole videos, each a line."""
+    lines = []
+    if data.left_out:
+        name, why = next(iter(data.left_out.items()))
+        lines.append(
+            f"{len(data.left_out)} of {len(data) + len(data.left_out)} videos are left out, such as {name}: {why}"
         )
-    found = {}
-    for video in data:
-        masks = propagate(encoder, video, settings, batch_size=batch_size)
-        if settings.output:
-            write_masks(Path(settings.output) / video.name, masks, frames=video.frames)
-        found[video.name] = _judge(video, masks[1:-1])
-    return summary(found, phantoms=phantoms(data), images=sum(len(video.frames) for video in data))
+    first = [video for video in data if len(video.annotated) == 1]
+    if first:
+        written = f"; their predicted masks are in {settings.output}" if settings.output else ""
+        lines.append(
+            f"{len(first)} of {len(data)} videos have a mask of their first frame alone, such as {first[0].name}, and are not "
+            f"judged{written}"
+        )
+    some = [video for video in data if 1 < len(video.annotated) < len(video.frames)]
+    if some:
+        lines.append(
+            f"{len(some)} of {len(data)} videos have masks of some frames alone, such as {some[0].name} of "
+            f"{len(some[0].annotated)} of {len(some[0].frames)}; all of them but the first are judged"
+        )
+    gaps = [video for video in data if isinstance(video, FileVideo) and video.gap]
+    if gaps:
+        lines.append(
+            f"numbers of frames have gaps in {len(gaps)} of {len(data)} videos, such as {gaps[0].name}, which has no "
+            f"{gaps[0].gap}; frames are taken as they follow one another"
+        )
+    return lines
 
 
 def read_predictions(video: Video, settings: VideoConfig) -> UInt8[np.ndarray, "T H W"]:
-    """The given masks of the frames that are judged: all but the first and the last.
+    """The given masks of the frames that are judged.
 
     Raises:
         UserError: one cannot be read, or has an id that is not among the objects of the video's first frame.
@@ -167,11 +231,13 @@ def summary(
     """Means over all objects, and a row for each.
 
     Args:
-        found: the objects of each video, by its name, in the order of their ids from 1.
+        found: the objects of each video, by its name, in the order of their ids from 1. None: there are no metrics.
         phantoms: ids among them that no first frame shows, by the name of the video. Where there are any, `jf_mean_shown` is
             the mean without them, and each row says whether its object is one.
         images: frames that were encoded.
     """
+    if not found:
+        return Scores(metrics={}, images=images)
     numbered = [(name, number, scores) for name, video in found.items() for number, scores in enumerate(video, start=1)]
     unseen = [number in phantoms.get(name, ()) for name, number, _ in numbered]
     means = _means([scores for *_, scores in numbered])
@@ -204,7 +270,7 @@ def _means(objects: Sequence[ObjectScores]) -> dict[str, float]:
 
 
 def _judge(video: Video, predicted: UInt8[np.ndarray, "T H W"]) -> list[ObjectScores]:
-    truth = np.stack([video.mask(index) for index in range(1, len(video.frames) - 1)])
+    truth = np.stack([video.mask(index) for index in judged_frames(video)])
     return score_objects(truth, predicted, num_objects=int(video.mask(0).max()))
 
 
@@ -232,7 +298,7 @@ def _encoded(
 
 
 def _predicted_files(video: Video, settings: VideoConfig) -> list[Path]:
-    return [Path(settings.predictions, video.name, f"{frame}.png") for frame in video.frames[1:-1]]
+    return [Path(settings.predictions, video.name, f"{video.frames[index]}.png") for index in judged_frames(video)]
 
 
 TASK = Task(

@@ -118,7 +118,7 @@ def test_a_film_equals_propagation_frame_by_frame():
     """The real path, batches and devices included, against the parts called by hand."""
     encoder = PixelEncoder(patch_size=8, image_size=64)
     settings = dataclasses.replace(SCENES, count=1, context=2, radius=3)
-    video = open_videos(settings)[0]
+    video = open_videos(settings).videos[0]
     found = propagate(encoder, video, settings, batch_size=64)
     labels = propagation.first_labels(video.mask(0), grid=(8, 8), channels=8)
     context = propagation.start(encoder.tokens(video.image(0)[None])[0], labels, context=2)
@@ -162,6 +162,59 @@ def test_frames_that_the_patch_does_not_divide_are_refused(tmp_path):
 def judge_files(settings):
     """Without a model."""
     return evaluate(NoEncoder(), settings, batch_size=1)
+
+
+def _keep_masks(folder, *, kept):
+    for path in folder.iterdir():
+        if int(path.stem) not in kept:
+            path.unlink()
+
+
+def test_masks_of_some_frames_are_judged_there(tmp_path):
+    """By hand: object 1 is predicted whole in frame 2 and nowhere in frame 4, object 2 never, and frame 5 has no truth."""
+    truth = _painted_video(tmp_path / "davis", height=32, width=48)
+    masks = tmp_path / "davis" / "Annotations" / "480p" / "painted"
+    (tmp_path / "masks" / "painted").mkdir(parents=True)
+    Image.fromarray(np.where(truth[2] == 1, truth[2], 0)).save(tmp_path / "masks" / "painted" / "00002.png")
+    Image.fromarray(np.zeros_like(truth[4])).save(tmp_path / "masks" / "painted" / "00004.png")
+    _keep_masks(masks, kept=(0, 2, 4))
+    scores = judge_files(VideoConfig(root=str(tmp_path / "davis"), predictions=str(tmp_path / "masks")))
+    assert [(row["j_mean"], row["f_mean"]) for row in scores.rows] == [(0.5, 0.5), (0, 0)]
+    assert scores.metrics["jf_mean"] == 0.25
+    (warning,) = scores.warnings
+    assert "1 of 1 videos have masks of some frames alone, such as painted of 3 of 6" in warning
+    settings = VideoConfig(root=str(tmp_path / "davis"), short_side=32, side_multiple=16, radius=6)
+    assert evaluate(_Colours(), settings, batch_size=2).metrics["j_mean"] > 0.97
+
+
+def test_with_a_mask_of_the_first_frame_alone_masks_are_written_and_nothing_is_judged(tmp_path):
+    truth = _painted_video(tmp_path / "davis", height=32, width=48)
+    _keep_masks(tmp_path / "davis" / "Annotations" / "480p" / "painted", kept=(0,))
+    settings = VideoConfig(root=str(tmp_path / "davis"), short_side=32, side_multiple=16, radius=6)
+    for refused in (settings, dataclasses.replace(settings, predictions=str(tmp_path), output=str(tmp_path / "out"))):
+        with pytest.raises(UserError, match="no video has a mask beside that of its first frame, such as painted"):
+            evaluate(_Colours(), refused, batch_size=2)
+    scores = evaluate(_Colours(), dataclasses.replace(settings, output=str(tmp_path / "out")), batch_size=2)
+    assert (scores.metrics, scores.rows, scores.images) == ({}, (), 6)
+    (warning,) = scores.warnings
+    assert f"such as painted, and are not judged; their predicted masks are in {tmp_path}/out" in warning
+    written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "painted").iterdir())]
+    assert np.mean(np.stack(written) == truth) > 0.99
+
+
+def test_a_frame_that_turns_out_to_be_damaged_leaves_its_video_out(tmp_path):
+    write_layout(tmp_path / "davis", tmp_path / "masks")
+    path = tmp_path / "davis" / "JPEGImages" / "480p" / "made0" / "00003.jpg"
+    settings = VideoConfig(root=str(tmp_path / "davis"), short_side=32, side_multiple=16, radius=2, limit=2)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\xff\xda") + 14])  # its header is whole
+    with pytest.raises(UserError, match=r"frame .*made0/00003\.jpg cannot be read"):
+        evaluate(_Colours(), settings, batch_size=2)
+    scores = evaluate(_Colours(), dataclasses.replace(settings, on_error="skip"), batch_size=2)
+    assert {row["video"] for row in scores.rows} == {"made1"}
+    assert "1 of 2 videos are left out, such as made0: frame " in scores.warnings[-1]
+    with pytest.raises(UserError, match="all 1 videos are left out"):
+        evaluate(_Colours(), dataclasses.replace(settings, on_error="skip", limit=1), batch_size=2)
 
 
 def test_bad_predictions_are_refused_by_name(tmp_path):

@@ -112,9 +112,12 @@ def get_config() -> ConfigDict:
             "blur_probability": 0.5,
             "blur_sigma": (0.1, 2.0),
             "solarise_probability": 0.2,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
         }
     )
     config.data = evaluation.source(name="folder")
+    config.data.channels = 3
     config.optimizer = ConfigDict(
         {
             "lr": 2.5e-4,

@@ -16,7 +16,6 @@ from flsl_jax.config import Config, advice
 from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
-from flsl_jax.data.sources import open_source
 from flsl_jax.errors import DataError, UserError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
@@ -25,7 +24,7 @@ from flsl_jax.training.compiling import announced
 from flsl_jax.training.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
-from flsl_jax.training.input import device_batches
+from flsl_jax.training.input import device_batches, open_loader
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.lock import Lock, check_lock, locked
 from flsl_jax.training.profiling import Profiler
@@ -94,7 +93,7 @@ class _Reached:
     state: TrainState
     step: int
     complete: bool = True
-    images: UInt8[np.ndarray, "I S S 3"] | None = None
+    images: UInt8[np.ndarray, "I S S C"] | None = None
 
 
 def train(
@@ -182,25 +181,6 @@ def _draw_curves(config: Config, workdir: Path) -> None:
     alarms = read_alarms(metrics, config=config).raised
     with not_fatal("curves.png"):
         save_curves(metrics, workdir / "curves.png", log_centroids=math.log(config.head.centroids), alarms=alarms)
-
-
-def open_loader(config: Config, *, source: Source | None = None) -> Loader:
-    """The loader of this process's share of every batch; `source`: what `config.data` names, if it is open already."""
-    return Loader(
-        open_source(config.data) if source is None else source,
-        batch_size=config.batch_size,
-        crop_size=config.views.size,
-        seed=config.seed,
-        area=config.views.base_area,
-        aspect=config.views.aspect,
-        flip=config.views.flip,
-        workers=config.compute.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        on_corrupt=config.data.on_corrupt,
-        max_corrupt_share=config.data.max_corrupt_share,
-        patience=config.compute.loader_timeout_seconds,
-    )
 
 
 def _continuation(

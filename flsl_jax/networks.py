@@ -56,6 +56,7 @@ def architecture_of(config: Config) -> Architecture:
         num_prefix=model.num_prefix if model.prefix_tokens == "keep" else 0,
         layer_scale=model.layer_scale,
         norm_eps=model.norm_eps,
+        channels=config.data.channels,
     )
 
 

@@ -38,7 +38,13 @@ from flsl_jax.config.run import (
     to_dict,
 )
 from flsl_jax.config.saved import parse_saved_config
-from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig, describe_source
+from flsl_jax.config.source import (
+    KeypointSourceConfig,
+    MaskedSourceConfig,
+    SourceConfig,
+    TrainingImagesConfig,
+    describe_source,
+)
 from flsl_jax.config.task_checks import check_sources, check_task, task_advice
 
 __all__ = [
@@ -69,6 +75,7 @@ __all__ = [
     "SeparabilityConfig",
     "SourceConfig",
     "TeacherConfig",
+    "TrainingImagesConfig",
     "VideoConfig",
     "ViewsConfig",
     "advice",

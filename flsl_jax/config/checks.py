@@ -5,6 +5,7 @@ import tempfile
 import typing
 from pathlib import Path
 
+from flsl_jax.config.channels import check_channels
 from flsl_jax.config.evaluation import BEST_METRICS
 from flsl_jax.config.parsing import nearest_key, require
 from flsl_jax.config.ranges import check_ranges, range_of
@@ -24,6 +25,7 @@ def check(config: Config) -> None:
     _check_model(config)
     _check_objective(config)
     _check_views(config)
+    check_channels(config)
     _check_evaluation(config)
     _check_compute(config)
 

@@ -16,12 +16,14 @@ def meanings(kind: type) -> dict[str, str]:
     """What each key of a dataclass means, in the order of the docstring's list, each in one line.
 
     The list has the form of Google's docstrings: a line `key: text` under "Attributes:", indented, and more lines of the text
-    indented further.
+    indented further. A dataclass that has another one's keys lists its own alone.
     """
+    inherited = [base for base in kind.__bases__ if base is not object]
     _, _, listed = _docstring(kind).partition(f"{_HEADING}\n")
     entries = re.split(r"^ {4}(?=\S)", listed, flags=re.MULTILINE)
     pairs = [entry.partition(":") for entry in entries if entry.strip()]
-    return {key: " ".join(text.split()) for key, _, text in pairs}
+    own = {key: " ".join(text.split()) for key, _, text in pairs}
+    return {key: text for base in inherited for key, text in meanings(base).items()} | own
 
 
 def _docstring(kind: type) -> str:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from flsl_jax.config.evaluation import EvaluationConfig
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
+from flsl_jax.config.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.config.ranges import MOST_EPOCHS, Epochs, Probability, Range, Seed
 from flsl_jax.config.reading import AS_THE_FILE_SAYS, ReadingConfig
-from flsl_jax.config.source import SourceConfig
+from flsl_jax.config.source import TrainingImagesConfig
 
 # For the weight of every loss term; at least one of them must be more than 0.
 LOSS_WEIGHT = Range(0, unit="weight in the loss")
@@ -218,6 +219,8 @@ class ViewsConfig:
         blur_probability: how often a view is blurred.
         blur_sigma: the standard deviation of that blur.
         solarise_probability: how often levels from 128 on are inverted.
+        mean: of each channel of the training images, as a share of the range from black to white; it is subtracted.
+        std: their standard deviation, likewise; it divides.
     """
 
     recipe: Literal["paper", "released", "multicrop"]
@@ -238,6 +241,8 @@ class ViewsConfig:
     blur_probability: Probability
     blur_sigma: Annotated[tuple[float, float], Range(0, above=True, unit="pixels")] = (0.1, 2.0)
     solarise_probability: Probability
+    mean: Annotated[tuple[float, ...], Range(0, 1, unit="share of the range from black to white")] = IMAGENET_MEAN
+    std: Annotated[tuple[float, ...], Range(0.001, 1, unit="share of the range from black to white")] = IMAGENET_STD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,7 +329,7 @@ class Config:
     objective: ObjectiveConfig
     guide: GuideConfig = _NO_GUIDE
     views: ViewsConfig
-    data: SourceConfig
+    data: TrainingImagesConfig
     optimizer: OptimizerConfig
     teacher: TeacherConfig
     evaluation: EvaluationConfig

@@ -48,6 +48,20 @@ class SourceConfig:
     max_corrupt_share: Annotated[float, Range(0, 1, unit="share of the images")] = 0.1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingImagesConfig(SourceConfig):
+    """The images to train on, and how many bands of them the network sees; docs/data.md, "Bands and levels".
+
+    What is measured or computed with a network later reads its images as the network was trained.
+
+    Attributes:
+        channels: bands of an image: 3 for colour, 1 for grey, more for other sensors. `views.mean` and `views.std` have so many
+            numbers. Files with another number are refused, but for grey ones with 3 channels and colour with 1.
+    """
+
+    channels: Annotated[int, Range(1, 16, unit="channels")] = 3
+
+
 def describe_source(data: SourceConfig) -> str:
     """Where the images come from, for people; keys that this kind of source does not read are left out."""
     if data.name == "scenes":

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image
 
 from flsl_jax.data.annotation_files import load_json
+from flsl_jax.data.resize import resize
 from flsl_jax.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -192,11 +193,10 @@ class ResizeCrop:
 
     size: int
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "s s 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "s s C"]:
         """The transformed image."""
         (width, height), (left, top) = self._geometry(image.shape[1], image.shape[0])
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+        return resize(image, height=height, width=width)[top : top + self.size, left : left + self.size]
 
     def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "s s"]:
         """The transformed mask: each pixel takes the label of the original pixel under its centre."""

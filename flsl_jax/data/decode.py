@@ -1,4 +1,4 @@
-"""Decoding images to upright 8-bit RGB, and cutting from each the base crop that its views are made from."""
+"""Decoding images to upright 8-bit levels, and cutting from each the base crop that its views are made from."""
 
 import dataclasses
 import io
@@ -9,53 +9,54 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from flsl_jax.errors import first_line, one_line
+from flsl_jax.data import arrays, tiff
+from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Reading, adapted, to_levels, wrong_bands
+from flsl_jax.data.resize import resize_square
+from flsl_jax.errors import first_line
 
-try:
-    import cykooz_resizer
-except ImportError:  # there is no build for Linux on ARM; Pillow does the same work and takes several times as long
-    cykooz_resizer = None
+__all__ = ["MAX_PIXELS", "RGB", "BaseCrop", "DecodeError", "Reading", "base_crop", "decode_image", "pixels_of"]
 
 ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
 # What Pillow may take a file for: formats that it decodes itself. Of the others, EPS would start Ghostscript.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # The limit of Pillow's decompression bomb check: an image with more pixels is an error, with either decoder.
-_MAX_PIXELS = 2 * 89_478_485
-# Larger images are converted and resized in strips of so many pixels, so that no second copy of the whole is in memory.
-_STRIP_PIXELS = 1 << 20
-
-
-class DecodeError(Exception):
-    """The bytes are not an image, or the image is damaged or unsupported. The message names the image and the reason.
-
-    It is one line, whatever characters the name has.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+MAX_PIXELS = 2 * 89_478_485
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseCrop:
     """A base crop: `image` uint8 [S, S, 3]; its `box` (left, top, width, height) in decoded pixels; whether it is mirrored."""
 
-    image: UInt8[np.ndarray, "S S 3"]
+    image: UInt8[np.ndarray, "S S C"]
     box: tuple[int, int, int, int]
     flipped: bool
 
 
-def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes one image to upright RGB.
+def pixels_of(
+    image: bytes | np.ndarray, *, name: str, reading: Reading = RGB, min_side: int = 0
+) -> UInt8[np.ndarray, "H W C"]:
+    """The levels of a record's image, encoded or decoded; see `decode_image`."""
+    if isinstance(image, np.ndarray):
+        return adapted(image, reading, name=name)
+    return decode_image(image, name=name, reading=reading, min_side=min_side)
 
-    RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), everything else, and whatever that decoder refuses, by Pillow.
-    Both give the same pixels. The EXIF orientation is applied. Transparent pixels are composited on white. 16-bit grey is
-    scaled to 8 bits by 255 / 65535 and rounded; of 16-bit colour, Pillow keeps the high byte. Colour profiles are ignored.
+
+def decode_image(data: bytes, *, name: str, reading: Reading = RGB, min_side: int = 0) -> UInt8[np.ndarray, "H W C"]:
+    """Decodes one image to upright levels.
+
+    RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), TIFF with more bands by tifffile, everything else, and whatever
+    those decoders refuse, by Pillow. All give the same pixels. The EXIF orientation is applied. Colour profiles are ignored.
+
+    Transparency is composited on white, unless so many channels are wanted as the image has bands with it. In a TIFF, a band is
+    transparency if the file says so, and else a band like others. Values of more than 8 bits become levels by `to_levels`, but
+    of 16-bit colour in PNG and TIFF, the high byte is taken where there is no window.
 
     Args:
-        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF. Other formats are refused, EPS for one, for which Pillow
-            would start Ghostscript.
+        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W] or [H, W, bands] as NumPy saves it. Other
+            formats are refused, EPS for one, for which Pillow would start Ghostscript.
         name: what an error calls the image.
+        reading: which channels are wanted; RGB by default.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
             least so many pixels. With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on
             average, and by up to 1 if odd sides are rounded up.
@@ -64,26 +65,37 @@ def decode_image(data: bytes, *, name: str, min_side: int = 0) -> UInt8[np.ndarr
         The image. Its size is the original's or, with `min_side`, a power of two smaller (rounded up).
 
     Raises:
-        DecodeError: the data are not an image of these formats, or the image is truncated or damaged, has floating-point
-            pixels, or has more than 178 megapixels by its header. Otherwise decoding takes at most 8 bytes a pixel and 40 MB.
+        DecodeError: the data are not an image of these formats, the image is truncated or damaged, has another number of bands
+            than wanted, values without a known range, or more than 178 megapixels by its header. Otherwise decoding takes at
+            most 8 bytes a pixel and 40 MB; with more than four bands, 3 times the bytes of all its values.
     """
     if data[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(data, min_side=min_side)
+        pixels = _decode_jpeg(data, name=name, reading=reading, min_side=min_side)
         if pixels is not None:
             return _upright(pixels, _exif_orientation(data))
-    return _decode_any(data, name=name)
+    if arrays.is_array(data):
+        return arrays.read(data, reading, name=name)
+    page = tiff.read_page(data)
+    if page is not None and tiff.beyond_pillow(page, reading):
+        return _upright(tiff.read(data, page, reading, name=name), page.orientation)
+    return _decode_any(data, name=name, reading=reading)
 
 
-def _decode_jpeg(data: bytes, *, min_side: int) -> np.ndarray | None:
-    """RGB pixels; None if Pillow must decide, because the image is CMYK, too large, damaged, or merely unusual."""
+def _decode_jpeg(data: bytes, *, name: str, reading: Reading, min_side: int) -> np.ndarray | None:
+    """The levels; None if Pillow must decide, because the image is CMYK, too large, damaged, or merely unusual."""
     try:
         rows, columns, color, _ = simplejpeg.decode_jpeg_header(data)
         height, width = int(rows), int(columns)
-        if color in ("CMYK", "YCCK") or height * width > _MAX_PIXELS:
+        if color in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
+        if reading.channels not in (1, 3):
+            raise wrong_bands(1 if color == "Gray" else 3, reading, name=name)
         factor = _reduction(min(height, width), min_side=min_side)
         return simplejpeg.decode_jpeg(
-            data, "RGB", min_height=math.ceil(height / factor), min_width=math.ceil(width / factor)
+            data,
+            "RGB" if reading.channels == 3 else "GRAY",
+            min_height=math.ceil(height / factor),
+            min_width=math.ceil(width / factor),
         )
     except ValueError:
         return None
@@ -97,13 +109,13 @@ def _reduction(side: int, *, min_side: int) -> int:
     return factor
 
 
-def _decode_any(data: bytes, *, name: str) -> np.ndarray:
+def _decode_any(data: bytes, *, name: str, reading: Reading) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            pixels = _rgb(image, name=name)
+            pixels = levels_of(image, reading, name=name)
     except DecodeError:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
@@ -140,41 +152,42 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _rgb(image: Image.Image, *, name: str) -> np.ndarray:
-    """Pixels of a loaded Pillow image of any mode, as uint8 RGB."""
+def levels_of(image: Image.Image, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+    """The channels of a loaded Pillow image of any mode, as `decode_image` has them, without its orientation.
+
+    Raises:
+        DecodeError: as `decode_image`.
+    """
     width, height = image.size
-    rows = _STRIP_PIXELS // width
+    rows = STRIP_PIXELS // max(1, width)
     if rows >= height:
-        return _strip_rgb(image, name=name)
-    pixels = np.empty((height, width, 3), np.uint8)
+        return _strip_levels(image, reading, name=name)
+    pixels = np.empty((height, width, reading.channels), np.uint8)
     for top in range(0, height, max(rows, 1)):
         bottom = min(top + max(rows, 1), height)
-        pixels[top:bottom] = _strip_rgb(image.crop((0, top, width, bottom)), name=name)
+        pixels[top:bottom] = _strip_levels(image.crop((0, top, width, bottom)), reading, name=name)
     return pixels
 
 
-def _strip_rgb(image: Image.Image, *, name: str) -> np.ndarray:
-    mode = image.mode
-    if mode == "F":
-        raise DecodeError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
-    if mode.startswith("I"):
-        return _from_16_bit(np.asarray(image), name=name)
+def _strip_levels(image: Image.Image, reading: Reading, *, name: str) -> np.ndarray:
+    mode, channels = image.mode, reading.channels
+    if mode == "F" or mode.startswith("I"):
+        return adapted(to_levels(np.asarray(image)[..., None], reading, name=name), reading, name=name)
+    bands = {"LA": 2, "RGBA": 4, "RGBX": 4}.get(mode)
+    if channels == bands:
+        return np.asarray(image)
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         foreground = image.convert("RGBA")
         white = Image.new("RGBA", foreground.size, "white")
         image = Image.alpha_composite(white, foreground)
-    return np.asarray(image.convert("RGB"))
-
-
-def _from_16_bit(grey: np.ndarray, *, name: str) -> np.ndarray:
-    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-        raise DecodeError(f"{name}: 32-bit pixels outside 0 … 65535; save it with 8 or 16 bits")
-    scaled = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return np.repeat(scaled[:, :, np.newaxis], 3, axis=2)
+    if channels in (1, 3):
+        converted = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        return converted if channels == 3 else converted[..., None]
+    raise wrong_bands(1 if mode in ("1", "L", "LA", "La") else 3, reading, name=name)
 
 
 def base_crop(
-    image: UInt8[np.ndarray, "H W 3"],
+    image: UInt8[np.ndarray, "H W C"],
     *,
     rng: np.random.Generator,
     size: int,
@@ -185,7 +198,7 @@ def base_crop(
     """Cuts the crop in which all views of an image lie (docs/method.md, Views), as torchvision's RandomResizedCrop does.
 
     Args:
-        image: uint8 RGB.
+        image: uint8, any number of channels.
         rng: the sample's own generator, the only source of random numbers here.
         size: height and width of the result in pixels.
         area: smallest and largest share of the image's area, in (0, 1].
@@ -198,48 +211,10 @@ def base_crop(
     height, width = image.shape[:2]
     left, top, crop_width, crop_height = _random_box(height, width, rng=rng, area=area, aspect=aspect)
     flipped = flip and bool(rng.random() < 0.5)
-    pixels = _resized(image[top : top + crop_height, left : left + crop_width], size=size)
+    pixels = resize_square(image[top : top + crop_height, left : left + crop_width], size=size)
     return BaseCrop(
         image=pixels[:, ::-1] if flipped else pixels, box=(left, top, crop_width, crop_height), flipped=flipped
     )
-
-
-def _resized(image: UInt8[np.ndarray, "H W 3"], *, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """`image` resized as by `Image.resize((size, size), BICUBIC)` of Pillow 13, up to rounding.
-
-    The weights of the vectorised resizer have 16 bits instead of 22: about 3 of 1000 values differ by one grey level, and about
-    1 of 100,000 by two. As in Pillow, the columns are resized and rounded first, unless the height shrinks by more than twice
-    as many pixels as the width.
-    """
-    if cykooz_resizer is None:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BICUBIC))
-    height, width = image.shape[:2]
-    rows_first = height - size > 2 * max(width - size, 0)
-    # A pass along one axis treats the lines along it by themselves, so that strips of a large image give the same pixels.
-    if rows_first:
-        columns = max(1, _STRIP_PIXELS // height)
-        parts = [_scaled(image[:, left : left + columns], height=size) for left in range(0, width, columns)]
-    else:
-        rows = max(1, _STRIP_PIXELS // width)
-        parts = [_scaled(image[top : top + rows], width=size) for top in range(0, height, rows)]
-    between = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1 if rows_first else 0)
-    return _scaled(between, height=size, width=size)
-
-
-def _scaled(
-    image: UInt8[np.ndarray, "H W 3"], *, height: int | None = None, width: int | None = None
-) -> UInt8[np.ndarray, "h w 3"]:
-    """`image` with another height or width; a side that is not given stays."""
-    assert cykooz_resizer is not None, "the caller has asked"
-    pixel = cykooz_resizer.PixelType.U8x3
-    rows, columns = height or image.shape[0], width or image.shape[1]
-    # The cut-out box is the source: with the resizer's own crop box, pixels around the box would have an influence.
-    source = cykooz_resizer.ImageData(image.shape[1], image.shape[0], pixel, image.tobytes())
-    result = cykooz_resizer.ImageData(columns, rows, pixel)
-    # Catmull-Rom is Pillow's bicubic (a = −0.5); a convolution widens its support by the reduction.
-    kernel = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom)
-    cykooz_resizer.Resizer().resize(source, result, cykooz_resizer.ResizeOptions(resize_alg=kernel))
-    return np.frombuffer(result.get_buffer(), np.uint8).reshape(rows, columns, 3)
 
 
 def _random_box(

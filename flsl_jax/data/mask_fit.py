@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 from flsl_jax.data.boxes import ResizeCrop
+from flsl_jax.data.resize import resize
 
 # ADE20K's protocol for whole images, 2048×512: the ratio is kept, and the long side is at most four times the short one.
 _LONGEST = 4
@@ -26,12 +27,12 @@ class MaskFit:
     size: int
     patch_size: int
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
         """The resized image."""
         if self.how == "crop":
             return ResizeCrop(self.size).image(image)
         width, height = self._resized(*image.shape[:2])
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        return resize(image, height=height, width=width)
 
     def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
         """The resized mask: each pixel takes the label of the original pixel under its centre."""

@@ -33,7 +33,7 @@ _THREADS = 8
 class MaskedRecord:
     """One image, uint8 [H, W, 3] upright RGB, and the label of each of its pixels, int32 [H, W]; -1 is never counted."""
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
     mask: Int32[np.ndarray, "H W"]
     name: str
 

@@ -1,6 +1,8 @@
 """Pixel augmentations of a batch on the accelerator, with the semantics of Pillow and torchvision on uint8 images.
 
-Images are float32 [B, H, W, 3] and hold whole grey levels from 0 to 255. Every function returns such levels again.
+Images are float32 [B, H, W, C] and hold whole grey levels from 0 to 255. Every function returns such levels again. Pillow knows
+three channels, red, green and blue, and one. With others, each channel is changed as a grey image is. What is about colour
+(grayscale, saturation, hue) takes three.
 """
 
 import functools
@@ -12,7 +14,7 @@ import numpy as np
 
 from flsl_jax.typing import Array, Bool, Float, Int, UInt32
 
-Images = Float[Array, "B H W 3"]
+Images = Float[Array, "B H W C"]
 PerImage = Float[Array, " B"]
 
 _BOX_PASSES = 3
@@ -30,9 +32,8 @@ def adjust_brightness(images: Images, factor: PerImage) -> Images:
 
 
 def adjust_contrast(images: Images, factor: PerImage) -> Images:
-    """Blend with the image's rounded mean luma (`ImageEnhance.Contrast`)."""
-    mean = jnp.floor(jnp.mean(_luma(images), axis=(1, 2, 3), keepdims=True) + 0.5)
-    return _blend(mean, images, factor)
+    """Blend with the image's rounded mean luma (`ImageEnhance.Contrast`); without colour, with each channel's own mean."""
+    return _blend(_mean_level(images), images, factor)
 
 
 def adjust_saturation(images: Images, factor: PerImage) -> Images:
@@ -60,6 +61,8 @@ def color_jitter(
 ) -> Images:
     """The four adjustments one after the other, image b in the order `order[b]` (0 brightness … 3 hue).
 
+    Without three channels there are two, brightness and contrast, in the order that they have among the four.
+
     Args:
         images: grey levels.
         order: for every image, a permutation of 0 … 3.
@@ -68,8 +71,14 @@ def color_jitter(
         saturation: factors; 1 changes nothing.
         hue: shifts in full circles. None skips the hue; a shift of 0 would still round the image through 8-bit HSV.
     """
+    colour = images.shape[-1] == 3
     for place in range(4):
         turn = order[:, place, None, None, None]
+        if not colour:
+            partner = jnp.where(turn == 0, 0.0, _mean_level(images))
+            factor = jnp.where(turn == 0, _wide(brightness), _wide(contrast))
+            images = jnp.where(turn < 2, _blend_wide(partner, images, factor), images)
+            continue
         # Three of the adjustments are a blend, each with its own partner, so one blend serves all three; the hue is separate.
         luma = _luma(images)
         mean = jnp.floor(jnp.mean(luma, axis=(1, 2, 3), keepdims=True) + 0.5)
@@ -112,6 +121,12 @@ def where(condition: Bool[Array, " B"], augmented: Images, images: Images) -> Im
 def _wide(values: Array) -> Array:
     """One value per image, in a shape that broadcasts over its pixels."""
     return values[:, None, None, None]
+
+
+def _mean_level(images: Images) -> Float[Array, "B 1 1 c"]:
+    """The mean in whole levels: of the luma, or without colour of each channel."""
+    levels, axes = (_luma(images), (1, 2, 3)) if images.shape[-1] == 3 else (images, (1, 2))
+    return jnp.floor(jnp.mean(levels, axis=axes, keepdims=True) + 0.5)
 
 
 def _luma(images: Images) -> Float[Array, "B H W 1"]:
@@ -213,7 +228,7 @@ def _box_kernel(sigma: PerImage, *, reach: int) -> UInt32[Array, "B R"]:
     return jnp.where(distance <= whole, inner, jnp.where(distance == whole + 1, end, jnp.uint32(0)))
 
 
-def _blur_in_loops(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"]) -> UInt32[Array, "B H W 3"]:
+def _blur_in_loops(levels: UInt32[Array, "B H W C"], kernel: UInt32[Array, "B R"]) -> UInt32[Array, "B H W C"]:
     """For a CPU. XLA would fuse unrolled passes with each other and with the computation of the image, and would compute every
     pixel again for each tap. That is 20 times slower on a CPU, with or without optimisation barriers."""
     for axis in (2, 1):
@@ -222,10 +237,10 @@ def _blur_in_loops(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"
     return levels
 
 
-def _blur_in_passes(levels: UInt32[Array, "B H W 3"], kernel: UInt32[Array, "B R"]) -> UInt32[Array, "B H W 3"]:
+def _blur_in_passes(levels: UInt32[Array, "B H W C"], kernel: UInt32[Array, "B R"]) -> UInt32[Array, "B H W C"]:
     """For accelerators, which would copy the image around loops; to the bit the same.
 
-    Between the passes, which wait for memory, the levels are bytes. A row is one axis of 3 W numbers.
+    Between the passes, which wait for memory, the levels are bytes. A row is one axis of C W numbers.
     """
     batch, height, width, channels = levels.shape
     rows = levels.reshape(batch, height, width * channels).astype(jnp.uint8)

@@ -41,7 +41,7 @@ def random_crop_box(
     return jnp.stack([y0, x0, y0 + height, x0 + width], axis=-1)
 
 
-def crop_resize(images: Float[Array, "B S S 3"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s 3"]:
+def crop_resize(images: Float[Array, "B S S C"], boxes: Float[Array, "B 4"], *, size: int) -> Float[Array, "B s s C"]:
     """Each image's box resized to `size` × `size`, equal to `Image.crop(box).resize((size, size), BICUBIC)` of Pillow 13.
 
     Pixels outside the box are never read: the kernel is cut off there, and what is left of it is normalised. As in Pillow,

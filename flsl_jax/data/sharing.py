@@ -68,7 +68,7 @@ class ChunkMemory:
             with (_FOLDER / self._memory.name).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._memory.size)
 
-    def put(self, images: UInt8[np.ndarray, "b H W 3"], *, worker: int) -> SharedChunk | None:
+    def put(self, images: UInt8[np.ndarray, "b H W C"], *, worker: int) -> SharedChunk | None:
         """Copies a chunk into a free slot of the worker; returns None if no slot is free or the chunk is too large."""
         own = self._flags()[worker * self._slots : (worker + 1) * self._slots]
         free = np.flatnonzero(own == _FREE)
@@ -79,7 +79,7 @@ class ChunkMemory:
         own[free[0]] = _FULL
         return chunk
 
-    def take(self, chunk: SharedChunk, out: UInt8[np.ndarray, "b H W 3"]) -> None:
+    def take(self, chunk: SharedChunk, out: UInt8[np.ndarray, "b H W C"]) -> None:
         """Copies a chunk out and frees its slot."""
         out[...] = self._pixels(chunk)
         self._flags()[chunk.slot] = _FREE
@@ -104,7 +104,7 @@ class ChunkMemory:
     def _flags(self) -> UInt8[np.ndarray, " slots"]:
         return np.frombuffer(self._buffer(), np.uint8, count=self._count)
 
-    def _pixels(self, chunk: SharedChunk) -> UInt8[np.ndarray, "b H W 3"]:
+    def _pixels(self, chunk: SharedChunk) -> UInt8[np.ndarray, "b H W C"]:
         return np.ndarray(chunk.shape, np.uint8, self._buffer(), self._first + chunk.slot * self._slot_bytes)
 
 

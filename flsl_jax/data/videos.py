@@ -43,7 +43,7 @@ class Video(Protocol):
     height: int
     width: int
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Frame `index`, decoded."""
         ...
 
@@ -87,7 +87,7 @@ class FileVideo:
             check_mask(path, width=self.width, height=self.height)
         self.annotated = tuple(number for number, frame in enumerate(self.frames) if frame in self._masks)
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """See `Video`."""
         path = self._images[self.frames[index]]
         try:
@@ -115,7 +115,7 @@ class SceneVideo:
         self.height, self.width = film.instances.shape[1:]
         self._film = film
 
-    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """See `Video`."""
         return self._film.images[index]
 

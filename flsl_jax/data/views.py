@@ -36,7 +36,7 @@ class Augmentation:
 
     Strengths are torchvision's: factors of brightness, contrast and saturation lie in [1 - s, 1 + s], the shift of the hue
     in [-s, s] of a full circle. `blur_sigma` is the range of the standard deviation in pixels. `mean` and `std` normalise
-    the result, as shares of the range from black to white.
+    the result, channel by channel, as shares of the range from black to white.
     """
 
     jitter_probability: float
@@ -50,8 +50,8 @@ class Augmentation:
     solarise_probability: float
     blur_and_solarise: Literal["independent", "either"] = "independent"
     alternative_blur_probability: float = 0.1
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,12 +92,12 @@ class ViewRecipe:
 class Views:
     """The views of a batch, and what is known about the student views.
 
-    `teacher`: float32 [B, T, S, S, 3], normalised. `students`: one array [B, V, s, s, 3] for every group, normalised.
+    `teacher`: float32 [B, T, S, S, C], normalised. `students`: one array [B, V, s, s, C] for every group, normalised.
     `crops`: the same views before augmentation, in levels from 0 to 255. `boxes`: one array [B, V, 4] for every group: where
     each view lies, as (y0, x0, y1, x1) in pixels of the base crop.
     """
 
-    teacher: Float[Array, "B T S S 3"]
+    teacher: Float[Array, "B T S S C"]
     students: tuple[Array, ...]
     crops: tuple[Array, ...]
     boxes: tuple[Array, ...]
@@ -170,21 +170,22 @@ def multicrop_recipe(
     )
 
 
-def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, seed: int, recipe: ViewRecipe) -> Views:
+def make_views(images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"], *, seed: int, recipe: ViewRecipe) -> Views:
     """Makes all views of a batch of base crops. A pure function, in which no image influences another.
 
     Args:
-        images: base crops, RGB grey levels.
+        images: base crops in levels; as many channels as the normalisation has.
         sample: global sample indices.
         seed: the seed of the run, from 0 to 2³² - 1.
         recipe: which views to make; its `size` is S.
 
     Raises:
-        ValueError: the size of the base crops is not that of the recipe, or the seed has more than 32 bits.
+        ValueError: size and channels of the base crops are not those of the recipe, or the seed has more than 32 bits.
     """
     check_seed(seed)
-    if images.shape[1:] != (recipe.size, recipe.size, 3):
-        raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects ({recipe.size}, {recipe.size}, 3)")
+    expected = (recipe.size, recipe.size, len(recipe.augmentation.mean))
+    if images.shape[1:] != expected:
+        raise ValueError(f"base crops are {images.shape[1:]}; the recipe expects {expected}")
     levels = images.astype(jnp.float32)
     draws = _uniform_draws(sample, seed=seed, views=recipe.count)
     number = recipe.teacher_views
@@ -206,13 +207,13 @@ def make_views(images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"], *, 
 
 
 def _random_crops(
-    levels: Float[Array, "B S S 3"],
+    levels: Float[Array, "B S S C"],
     draws: Float[Array, "B V U"],
     *,
     size: int,
     area: tuple[float, float],
     recipe: ViewRecipe,
-) -> tuple[Float[Array, "B V 4"], Float[Array, "B V s s 3"]]:
+) -> tuple[Float[Array, "B V 4"], Float[Array, "B V s s C"]]:
     """The boxes of random crops, and the crops resized to `size` pixels."""
     boxes = random_crop_box(draws[..., :BOX_DRAWS], size=recipe.size, area=area, aspect=recipe.aspect)
     return boxes, jax.vmap(functools.partial(crop_resize, levels, size=size), in_axes=1, out_axes=1)(boxes)
@@ -233,8 +234,8 @@ def _uniform_draws(sample: UInt32[Array, " B"], *, seed: int, views: int) -> Flo
 
 
 def _augment_views(
-    images: Float[Array, "B V H W 3"], draws: Float[Array, "B V U"], augmentation: Augmentation
-) -> Float[Array, "B V H W 3"]:
+    images: Float[Array, "B V H W C"], draws: Float[Array, "B V U"], augmentation: Augmentation
+) -> Float[Array, "B V H W C"]:
     """Augments every view, with those of its draws that follow the box's.
 
     All views of one size share one trace, which keeps compilation short.
@@ -244,8 +245,8 @@ def _augment_views(
 
 
 def augment(
-    images: Float[Array, "B H W 3"], draws: Float[Array, "B U"], *, augmentation: Augmentation
-) -> Float[Array, "B H W 3"]:
+    images: Float[Array, "B H W C"], draws: Float[Array, "B U"], *, augmentation: Augmentation
+) -> Float[Array, "B H W C"]:
     """Applies colour jitter, grayscale, blur and solarise to each image by its own draws, and normalises the result.
 
     A step with probability 0 is not computed at all.
@@ -280,7 +281,7 @@ def augment(
     return normalise(images, mean=augmentation.mean, std=augmentation.std)
 
 
-def _jitter(images: Float[Array, "B H W 3"], draws: Float[Array, "B 8"], augmentation: Augmentation) -> Array:
+def _jitter(images: Float[Array, "B H W C"], draws: Float[Array, "B 8"], augmentation: Augmentation) -> Array:
     """torchvision's ColorJitter: factors uniform in [max(0, 1 - s), 1 + s], hue shift in [-s, s], in a random order.
 
     As in torchvision, a hue strength of 0 skips the adjustment of the hue.

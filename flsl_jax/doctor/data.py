@@ -20,7 +20,7 @@ from flsl_jax.data.sources import open_source
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import cores
 from flsl_jax.errors import UserError, one_line
-from flsl_jax.loop import open_loader
+from flsl_jax.training.input import open_loader
 from flsl_jax.training.setup import few_images
 from flsl_jax.training.setup import steps_per_epoch as count_steps
 from flsl_jax.training.validation import Validation

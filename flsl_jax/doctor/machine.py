@@ -28,7 +28,7 @@ _SMI = ("nvidia-smi", "--query-gpu=index,name,driver_version,memory.used,memory.
 def examine(exam: Examination, config: Config | None) -> None:
     """Checks all but the devices' speed; a config says how many processes read images, and how large these are."""
     workers = _WORKERS if config is None else config.compute.workers
-    image_bytes = 0 if config is None else 3 * config.views.size**2
+    image_bytes = 0 if config is None else config.data.channels * config.views.size**2
     exam.check("machine/python", _python, advice=_AGAIN)
     exam.check("machine/packages", _packages, advice=_AGAIN)
     exam.check("machine/devices", _devices, advice="see docs/launch.md, or set JAX_PLATFORMS=cpu to do without them")

@@ -17,7 +17,7 @@ from flsl_jax.models.vit import AttentionInputs
 from flsl_jax.typing import Array, Float, UInt8
 
 # Levels from 0 to 255; float32 where padding has a level between two whole ones, such as the `blank` of an encoder.
-Images = UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"] | Float[np.ndarray, "b H W 3"] | Float[Array, "b H W 3"]
+Images = UInt8[np.ndarray, "b H W C"] | UInt8[Array, "b H W C"] | Float[np.ndarray, "b H W C"] | Float[Array, "b H W C"]
 _Features = TypeVar("_Features")
 
 
@@ -205,7 +205,7 @@ class _WatchedLayers(_Watched):
 
 @functools.partial(jax.jit, static_argnames="patch_size")
 def pixel_tokens(
-    images: UInt8[Array, "b H W 3"] | Float[Array, "b H W 3"], *, patch_size: int
+    images: UInt8[Array, "b H W C"] | Float[Array, "b H W C"], *, patch_size: int
 ) -> Float[Array, "b h w E"]:
     """Levels from -0.5 to 0.5 of each patch, row by row."""
     batch, height, width, _ = images.shape

@@ -54,7 +54,7 @@ class MaskedTokens:
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
     index: int
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W C"]
     mask: Int[np.ndarray, "H W"]
     judged: Int[np.ndarray, "y x"]
 

@@ -155,8 +155,8 @@ def to_size(mask: UInt8[np.ndarray, "h w"], *, height: int, width: int) -> UInt8
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
 def resize_frames(
-    frames: UInt8[np.ndarray, "b H W 3"] | UInt8[Array, "b H W 3"], *, height: int, width: int
-) -> UInt8[Array, "b y x 3"]:
+    frames: UInt8[np.ndarray, "b H W C"] | UInt8[Array, "b H W C"], *, height: int, width: int
+) -> UInt8[Array, "b y x C"]:
     """Frames resized bilinearly without antialiasing, as by OpenCV's default, and rounded to whole levels."""
     shape, precision = (frames.shape[0], height, width, 3), jax.lax.Precision.HIGHEST
     large = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=False, precision=precision)

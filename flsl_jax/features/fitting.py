@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
 from flsl_jax.data.boxes import ResizeCrop
+from flsl_jax.data.resize import resize
 from flsl_jax.errors import UserError
 from flsl_jax.typing import Float, UInt8
 
@@ -41,15 +41,14 @@ class Fit:
                 f"{max(1, round(self.size / self.patch_size)) * self.patch_size}"
             )
 
-    def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "y x 3"]:
+    def image(self, pixels: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "y x C"]:
         """The resized image, not yet padded."""
         if self.crop:
-            return ResizeCrop(self.size).image(np.ascontiguousarray(pixels))
+            return ResizeCrop(self.size).image(pixels)
         height, width = self.inner_size(*pixels.shape[:2])
         if (height, width) == pixels.shape[:2]:
             return pixels
-        resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(resized)
+        return resize(pixels, height=height, width=width)
 
     def inner_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of `image(pixels)` for an original of this height and width, in pixels."""

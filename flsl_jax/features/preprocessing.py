@@ -28,7 +28,7 @@ class Normalised(Protocol):
     def patch_size(self) -> int: ...
 
 
-def preprocess(images: Any, model: Any, *, size: int | None = None, crop: bool = False) -> Float[Array, "B H W 3"]:
+def preprocess(images: Any, model: Any, *, size: int | None = None, crop: bool = False) -> Float[Array, "B H W C"]:
     """See `flsl_jax.preprocess`."""
     if not isinstance(model, Normalised):
         raise UserError(f"model is a {type(model).__name__}; expected what flsl_jax.load returns")
@@ -46,14 +46,14 @@ def preprocess(images: Any, model: Any, *, size: int | None = None, crop: bool =
     return normalised(np.stack(fitted), model)
 
 
-def normalised(pixels: UInt8[np.ndarray, "B y x 3"], model: Normalised) -> Float[Array, "B H W 3"]:
+def normalised(pixels: UInt8[np.ndarray, "B y x C"], model: Normalised) -> Float[Array, "B H W C"]:
     """Levels from 0 to 255 as the model's input; zeros at the bottom and right fill up the last patches."""
     levels = normalise(jnp.asarray(pixels, jnp.float32), mean=model.mean, std=model.std)
     bottom, right = (-side % model.patch_size for side in pixels.shape[1:3])
     return jnp.pad(levels, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
 
-def read_pixels(image: Any) -> UInt8[np.ndarray, "H W 3"]:
+def read_pixels(image: Any) -> UInt8[np.ndarray, "H W C"]:
     """The pixels of a file, a Pillow image or an array, upright RGB.
 
     Raises:

@@ -26,6 +26,7 @@ class Architecture:
         layer_scale: whether each branch's output is multiplied by a learned vector.
         norm_eps: epsilon of every LayerNorm.
         final_norm: whether a LayerNorm follows the last block; the backbones of detectors lack it.
+        channels: C, of the images; 3 for colour.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -43,6 +44,7 @@ class Architecture:
     layer_scale: bool = False
     norm_eps: float = 1e-6
     final_norm: bool = True
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:

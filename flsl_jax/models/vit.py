@@ -64,8 +64,8 @@ class Blocks(nnx.Module):
 class PatchEmbed(nnx.Module):
     """Projection of non-overlapping patches, each flattened in the order y, x, channel."""
 
-    def __init__(self, patch_size: int, width: int, *, init: Init, init_std: float, rngs: nnx.Rngs) -> None:
-        self.proj = Linear(3 * patch_size**2, width, init=init, init_std=init_std, rngs=rngs)
+    def __init__(self, arch: Architecture, *, init: Init, init_std: float, rngs: nnx.Rngs) -> None:
+        self.proj = Linear(arch.channels * arch.patch_size**2, arch.width, init=init, init_std=init_std, rngs=rngs)
 
 
 @flax.struct.dataclass
@@ -92,7 +92,7 @@ class ViT(nnx.Module):
         init_std: initial standard deviation of the kernels. DeiT has 0.02. With it, networks narrower than about 200
             channels start as almost linear maps; they learn much faster with 1 / √D.
         patch_init: how `patch_embed.proj` starts: "normal", as the other kernels; or as in "torch", kernel and bias uniform in
-            ±1/√(3 p²), as in DINO and the release, which leave torch's convolution as it is. Nothing else changes.
+            ±1/√(C p²), as in DINO and the release, which leave torch's convolution as it is. Nothing else changes.
         dtype: dtype of matrix products and of the residual stream; statistics and softmaxes are always float32.
         scan_blocks: True compiles one block and loops over it; False compiles all blocks one after the other.
         remat: what the backward pass recomputes: nothing, everything except matrix products ("dots"), or every block.
@@ -118,7 +118,7 @@ class ViT(nnx.Module):
         self.architecture, self.drop_path = arch, drop_path
         self.dtype, self.scan_blocks, self.remat, self.attended_by = jnp.dtype(dtype), scan_blocks, remat, attention
         self.placement = placement
-        self.patch_embed = PatchEmbed(arch.patch_size, arch.width, init=patch_init, init_std=init_std, rngs=rngs)
+        self.patch_embed = PatchEmbed(arch, init=patch_init, init_std=init_std, rngs=rngs)
         if arch.pos_embed == "sincos":
             sincos_embedding(grid=arch.grid, width=arch.width)
         else:
@@ -130,26 +130,26 @@ class ViT(nnx.Module):
             self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
 
     def __call__(
-        self, images: Float[Array, "B H W 3"], *, drop_path_draws: Float[Array, "B L 2"] | None = None
+        self, images: Float[Array, "B H W C"], *, drop_path_draws: Float[Array, "B L 2"] | None = None
     ) -> Float[Array, "B h w D"]:
         """The tokens of the images, float32, after the final LayerNorm if there is one.
 
         Args:
-            images: normalised RGB; the patch size divides H and W.
+            images: normalised; the patch size divides H and W.
             drop_path_draws: uniform numbers in [0, 1). Block l drops the attention branch of sample b if `draws[b, l, 0]` is
                 below the block's rate, and the MLP branch if `draws[b, l, 1]` is; it scales the branches that it keeps by
                 1 / (1 - rate). None keeps every branch. The numbers are drawn by the caller, so that the result does not
                 depend on how the batch is split.
 
         Raises:
-            ValueError: the patch size does not divide H and W, or the images do not have the shape [B, H, W, 3].
+            ValueError: the patch size does not divide H and W, or the images do not have the shape [B, H, W, C].
         """
         stream, grid = self._embed(images)
         tokens, _ = self._apply(stream, self._block_params(), draws=drop_path_draws)
         patches = self._patches(tokens, grid)
         return (self.norm(patches) if self.architecture.final_norm else patches).astype(jnp.float32)
 
-    def intermediates(self, images: Float[Array, "B H W 3"]) -> Float[Array, "S B h w D"]:
+    def intermediates(self, images: Float[Array, "B H W C"]) -> Float[Array, "S B h w D"]:
         """The residual stream, float32, S = L + 1: patches with their positions, then each block's output; no final norm."""
         embedded, grid = self._embed(images)
         _, outputs = self._apply(embedded, self._block_params(), collect=True)
@@ -157,7 +157,7 @@ class ViT(nnx.Module):
         stream = jnp.concatenate([embedded[None], outputs])
         return jax.vmap(lambda tokens: self._patches(tokens, grid))(stream).astype(jnp.float32)
 
-    def attention_inputs(self, images: Float[Array, "B H W 3"], *, block: int = -1) -> AttentionInputs:
+    def attention_inputs(self, images: Float[Array, "B H W C"], *, block: int = -1) -> AttentionInputs:
         """Queries, keys and values of one block, for pictures of its attention; negative numbers count from the last block.
 
         Raises:
@@ -203,17 +203,18 @@ class ViT(nnx.Module):
     def _embed(self, images: Array) -> tuple[Float[Array, "B M D"], tuple[int, int]]:
         """The input of the first block, with the prefix first, and the height and width of the grid of patches."""
         patch = self.architecture.patch_size
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, 3]")
+        channels = self.architecture.channels
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise ValueError(f"images have shape {images.shape}; expected [B, H, W, {channels}]")
         height, width = images.shape[1:3]
         if height % patch or width % patch:
             raise ValueError(
                 f"images are {height}×{width}, which patches of {patch} do not divide; pad them first with "
                 f"flsl_jax.models.pad_to_patch(images, patch_size={patch})"
             )
-        # Columns and channels become one axis first: XLA on a CPU then copies runs of 3 p values instead of runs of 3.
-        rows = images.astype(self.dtype).reshape(*images.shape[:2], width * 3)
-        patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=3 * patch)
+        # Columns and channels become one axis first: XLA on a CPU then copies runs of C p values instead of runs of C.
+        rows = images.astype(self.dtype).reshape(*images.shape[:2], width * channels)
+        patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=channels * patch)
         grid = (height // patch, width // patch)
         x = plus(self.patch_embed.proj(patches), self._positions(grid))
         x = rearrange(x, "b h w d -> b (h w) d")
@@ -264,7 +265,7 @@ class ViT(nnx.Module):
         return rearrange(mixed, "b m heads d -> b m (heads d)")
 
 
-def pad_to_patch(images: Float[Array, "B H W 3"], *, patch_size: int) -> Float[Array, "B P Q 3"]:
+def pad_to_patch(images: Float[Array, "B H W C"], *, patch_size: int) -> Float[Array, "B P Q C"]:
     """Pads images with zeros at the bottom and right, to the next height and width that the patch divides."""
     bottom, right = (-size % patch_size for size in images.shape[1:3])
     return jnp.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))

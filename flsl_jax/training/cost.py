@@ -65,12 +65,19 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def forward_flops(
-    *, tokens: int, patch_size: int, width: int, depth: int, mlp_ratio: int = 4, num_prefix: int = 0
+    *,
+    tokens: int,
+    patch_size: int,
+    width: int,
+    depth: int,
+    mlp_ratio: int = 4,
+    num_prefix: int = 0,
+    channels: int = 3,
 ) -> int:
-    """FLOPs (2 · MAC) of the backbone for one image: 2N(3p²)D + L((8 + 4r)MD² + 4M²D) with M = N + P, for N patches, P prefix
+    """FLOPs (2 · MAC) of the backbone for one image: 2N(Cp²)D + L((8 + 4r)MD² + 4M²D) with M = N + P, for N patches, P prefix
     tokens and r hidden channels of the MLP over D."""
     m, d = tokens + num_prefix, width
-    return 2 * tokens * 3 * patch_size**2 * d + depth * ((8 + 4 * mlp_ratio) * m * d**2 + 4 * m**2 * d)
+    return 2 * tokens * channels * patch_size**2 * d + depth * ((8 + 4 * mlp_ratio) * m * d**2 + 4 * m**2 * d)
 
 
 def _network_flops(architecture: Architecture, *, tokens: int) -> int:
@@ -82,6 +89,7 @@ def _network_flops(architecture: Architecture, *, tokens: int) -> int:
         depth=arch.depth,
         mlp_ratio=arch.mlp_ratio,
         num_prefix=arch.num_prefix,
+        channels=arch.channels,
     )
 
 
@@ -207,7 +215,7 @@ def estimate_memory(
         everything = kept(group.size, "none")
         stored = everything if remat == "none" else kept(group.size, remat)
         activations += part * group.count * (stored + _BLOCK_IN_FLIGHT * everything / config.model.depth)
-        views = group.count * group.size**2 * 3
+        views = group.count * group.size**2 * config.data.channels
         pixels += _PIXEL_COPIES * part * views * 4
         if config.compute.micro_batches > 1:
             pixels += images * views * compute_bytes
@@ -225,7 +233,7 @@ def _kept_bytes_per_image(config: Config, *, size: int) -> int:
     graph, params = nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))).backbone, nnx.Param)
 
     def kept(images: int) -> int:
-        pixels = jax.ShapeDtypeStruct((images, size, size, 3), jnp.float32)
+        pixels = jax.ShapeDtypeStruct((images, size, size, config.data.channels), jnp.float32)
         residuals = jax.eval_shape(
             lambda params, pixels: jax.vjp(lambda params: nnx.merge(graph, params)(pixels), params)[1], params, pixels
         )

@@ -63,7 +63,7 @@ class DinoMethod:
     recipe: ViewRecipe
     schedules: StepSchedules
 
-    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> _Prepared:
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"]) -> _Prepared:
         """All views, and the teacher's mean tokens."""
         views = make_views(images, sample, seed=self.config.seed, recipe=self.recipe)
         views = finished_views(views, crops=False, dtype=compute_dtype(self.config))
@@ -89,7 +89,7 @@ class DinoMethod:
         )
 
     def _tokens(
-        self, network: Flsl, pixels: Float[Array, "B V s s 3"], *, keys: Key[Array, " B"]
+        self, network: Flsl, pixels: Float[Array, "B V s s C"], *, keys: Key[Array, " B"]
     ) -> Float[Array, "B V N D"]:
         model = self.config.model
         draws = drop_path_draws(keys, views=pixels.shape[1], depth=model.depth, rate=model.drop_path)

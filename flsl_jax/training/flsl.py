@@ -52,7 +52,7 @@ class Encoded:
 class _GroupViews:
     """The student views of one size, where they lie in the base crop, the keys of their draws, and what the guide sees."""
 
-    pixels: Float[Array, "B V s s 3"]
+    pixels: Float[Array, "B V s s C"]
     boxes: Float[Array, "B V 4"]
     keys: Key[Array, " B"]
     guide: GuideFeatures | None
@@ -77,7 +77,7 @@ class FlslMethod:
     guide: GuideNetwork | None = None
     prior: Float[Array, " K"] | np.ndarray | None = None
 
-    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> _Prepared:
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"]) -> _Prepared:
         """All views, and the teacher's tokens."""
         seed = self.config.seed
         views = finished_views(
@@ -140,7 +140,7 @@ class FlslMethod:
         return MethodLoss(total=loss.total, metrics=metrics, center=center)
 
     def _by_size(
-        self, views: Views, images: UInt8[Array, "B S S 3"], keys: Key[Array, " B"], guide_params: Any
+        self, views: Views, images: UInt8[Array, "B S S C"], keys: Key[Array, " B"], guide_params: Any
     ) -> list[_GroupViews]:
         """The student views, grouped by size because one size is encoded together, with what the guide sees of them."""
         features: list[GuideFeatures | None] = [None] * len(views.students)

@@ -50,7 +50,7 @@ class GuideNetwork:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def features(self, params: Any, images: Float[Array, "*b H W 3"]) -> Float[Array, "*b N E"]:
+    def features(self, params: Any, images: Float[Array, "*b H W C"]) -> Float[Array, "*b N E"]:
         """One feature per patch, row by row, of images in levels from 0 to 255."""
         model: ViT = nnx.merge(self.graph, params)
         flat = normalise(images.reshape(-1, *images.shape[-3:]), mean=self.mean, std=self.std)

@@ -1,4 +1,4 @@
-"""Batches on the devices before the step asks for them."""
+"""Batches as a config wants them, on the devices before the step asks for them."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from flsl_jax.data.pipeline import Batches, HostBatch
+from flsl_jax.config import Config
+from flsl_jax.data.levels import reading_of
+from flsl_jax.data.pipeline import Batches, HostBatch, Loader
+from flsl_jax.data.records import Source
+from flsl_jax.data.sources import open_source
 from flsl_jax.errors import DataError
 from flsl_jax.parallel import to_devices
 
@@ -34,6 +38,26 @@ class DeviceBatch:
     sample: jax.Array
     host: HostBatch
     wait_seconds: float
+
+
+def open_loader(config: Config, *, source: Source | None = None) -> Loader:
+    """The loader of this process's share of every batch; `source`: what `config.data` names, if it is open already."""
+    return Loader(
+        open_source(config.data) if source is None else source,
+        batch_size=config.batch_size,
+        crop_size=config.views.size,
+        seed=config.seed,
+        area=config.views.base_area,
+        aspect=config.views.aspect,
+        flip=config.views.flip,
+        reading=reading_of(config.data),
+        workers=config.compute.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        on_corrupt=config.data.on_corrupt,
+        max_corrupt_share=config.data.max_corrupt_share,
+        patience=config.compute.loader_timeout_seconds,
+    )
 
 
 def device_batches(

@@ -44,7 +44,7 @@ class Method(Protocol):
         """The views that `prepare` makes."""
         ...
 
-    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]) -> Any:
+    def prepare(self, state: TrainState, *, images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"]) -> Any:
         """The part of `encode` that does not depend on the student: views, and what the teacher sees in them.
 
         Args:
@@ -131,7 +131,7 @@ def drop_path_draws(keys: Key[Array, " B"], *, views: int, depth: int, rate: flo
 
 def encode_views(
     network: Flsl,
-    pixels: Float[Array, "B V s s 3"],
+    pixels: Float[Array, "B V s s C"],
     *,
     draws: Float[Array, "B V L 2"] | None = None,
 ) -> Float[Array, "B V N D"]:

@@ -181,6 +181,8 @@ def view_recipe(views: ViewsConfig) -> ViewRecipe:
         blur_probability=views.blur_probability,
         blur_sigma=views.blur_sigma,
         solarise_probability=views.solarise_probability,
+        mean=views.mean,
+        std=views.std,
     )
     size, area, aspect = views.size, views.student_area, views.aspect
     if views.recipe == "paper":

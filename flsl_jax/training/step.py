@@ -40,7 +40,7 @@ class TrainStep:
     spread: parallel.Spread | None = None
 
     def __call__(
-        self, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
+        self, state: TrainState, images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"]
     ) -> tuple[TrainState, Metrics]:
         """One update.
 
@@ -84,7 +84,7 @@ class TrainStep:
         return new_state, metrics
 
     def _loss(
-        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S 3"], sample: UInt32[Array, " B"]
+        self, student: Any, *, state: TrainState, images: UInt8[Array, "B S S C"], sample: UInt32[Array, " B"]
     ) -> tuple[Float[Array, ""], MethodLoss]:
         if self.spread is not None:
             student, state = self._whole(student), dataclasses.replace(state, teacher=self._whole(state.teacher))

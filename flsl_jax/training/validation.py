@@ -125,7 +125,7 @@ class Validation:
         """Whether a line of metrics holds what `measure` gives."""
         return all(any(key.startswith(_prefix(name)) for key in line) for name in self.settings)
 
-    def images(self, count: int) -> UInt8[np.ndarray, "I s s 3"] | None:
+    def images(self, count: int) -> UInt8[np.ndarray, "I s s C"] | None:
         """The first images that the bbox-aligned k-NN asks about; None if it is not measured."""
         data = self.data.get(_KNN)
         if not isinstance(data, BboxKnnData) or data.val is None:
@@ -163,7 +163,7 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
 
 
-def draw_tokens(training: Training, params: Any, images: UInt8[np.ndarray, "I s s 3"], workdir: Path) -> None:
+def draw_tokens(training: Training, params: Any, images: UInt8[np.ndarray, "I s s C"], workdir: Path) -> None:
     """Writes `features.png` and `clusters.png`: a network's tokens below those of what the run in `workdir` started from.
 
     All processes call it, the first writes. A start that cannot be read any more is left out with a warning.

@@ -1,6 +1,6 @@
 """Parameters as named tensors in timm's layout, the common form of every weight format, and back; bit-exact.
 
-A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, 3, p, p), `pos_embed` (1, N, D), `prefix` (1, P, D) where
+A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, C, p, p), `pos_embed` (1, N, D), `prefix` (1, P, D) where
 there are prefix tokens, `blocks.{0 … L-1}.{norm1,attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `ls1.gamma` and
 `ls2.gamma` with LayerScale, and `norm.{weight,bias}` unless there is no final norm. Linear weights are (outputs, inputs),
 as in torch. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and
@@ -25,7 +25,7 @@ def backbone_tensors(params: Mapping[str, Any], architecture: Architecture) -> T
     """A backbone's parameter tree (nested dictionaries of arrays) as named tensors; a sin-cos embedding is written out."""
     arch = architecture
     kernel = np.asarray(params["patch_embed"]["proj"]["kernel"])
-    conv = kernel.reshape(arch.patch_size, arch.patch_size, 3, arch.width).transpose(3, 2, 0, 1)
+    conv = kernel.reshape(arch.patch_size, arch.patch_size, arch.channels, arch.width).transpose(3, 2, 0, 1)
     if arch.pos_embed == "sincos":
         positions = sincos_embedding(grid=arch.grid, width=arch.width)
     else:

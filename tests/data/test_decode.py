@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from flsl_jax.data import decode
+from flsl_jax.data import resize
 from flsl_jax.data.decode import BaseCrop, DecodeError, base_crop, decode_image
 
 
@@ -189,7 +189,7 @@ def test_base_crop_is_pillows_resize_of_an_allowed_box(
 
 
 def test_base_crop_is_pillows_without_the_vectorised_resizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "cykooz_resizer", None)
+    monkeypatch.setattr(resize, "cykooz_resizer", None)
     image = _photo(height=90, width=120)
     crop = base_crop(image, rng=np.random.default_rng(0), size=32, area=(0.5, 1.0), aspect=(0.75, 1.3), flip=False)
     left, top, crop_width, crop_height = crop.box
@@ -281,7 +281,7 @@ def test_strips_of_a_large_image_give_the_same_pixels(mode: str, monkeypatch: py
     whole = decode_image(buffer.getvalue(), name="x")
     crops = [_crop(whole.transpose(axes), seed=seed) for axes in ((0, 1, 2), (1, 0, 2)) for seed in range(3)]
     for pixels in (1, 100, 41 * 7):
-        monkeypatch.setattr("flsl_jax.data.decode._STRIP_PIXELS", pixels)
+        monkeypatch.setattr("flsl_jax.data.decode.STRIP_PIXELS", pixels)
         np.testing.assert_array_equal(decode_image(buffer.getvalue(), name="x"), whole)
         for number, crop in enumerate(crops):
             again = _crop(whole.transpose((0, 1, 2) if number < 3 else (1, 0, 2)), seed=number % 3)

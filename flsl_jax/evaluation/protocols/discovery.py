@@ -266,7 +266,7 @@ def _encoded(
 
 def _compared(
     encoder: Encoder,
-    images: Float[np.ndarray, "b H W 3"],
+    images: Float[np.ndarray, "b H W C"],
     kind: Literal["keys", "queries", "values", "tokens"],
     tokens: Float[np.ndarray, "b h w D"],
 ) -> Float[np.ndarray, "b h w E"]:
@@ -279,8 +279,8 @@ def _compared(
 
 
 def _padded(
-    image: UInt8[np.ndarray, "H W 3"], *, size: tuple[int, int], blank: tuple[float, ...]
-) -> Float[np.ndarray, "h w 3"]:
+    image: UInt8[np.ndarray, "H W C"], *, size: tuple[int, int], blank: tuple[float, ...]
+) -> Float[np.ndarray, "h w C"]:
     """The image in the upper left of a larger one, which is 0 everywhere else after the encoder's normalisation."""
     large = np.empty((*size, 3), np.float32)
     large[:] = blank
@@ -288,7 +288,7 @@ def _padded(
     return large
 
 
-def _pixels(record: Record, *, source: Source) -> UInt8[np.ndarray, "H W 3"]:
+def _pixels(record: Record, *, source: Source) -> UInt8[np.ndarray, "H W C"]:
     if isinstance(record.image, np.ndarray):
         return record.image
     try:

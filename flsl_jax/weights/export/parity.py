@@ -67,7 +67,7 @@ def odd_size(architecture: Architecture) -> tuple[int, int]:
     return height, width
 
 
-def random_images(size: tuple[int, int]) -> Float[np.ndarray, "1 H W 3"]:
+def random_images(size: tuple[int, int]) -> Float[np.ndarray, "1 H W C"]:
     """One normalised image of noise; the same every time."""
     return np.random.default_rng(0).normal(size=(1, *size, 3)).astype(np.float32)
 

@@ -1,0 +1,64 @@
+"""Checks that normalisation, augmentations and sources fit the number of channels of a run's images."""
+
+import dataclasses
+from typing import Any
+
+from flsl_jax.config.parsing import require
+from flsl_jax.config.run import Config, ViewsConfig
+
+_COLOUR, _GREY = 3, 1
+
+
+def check_channels(config: Config) -> None:
+    """Refuses what does not fit `data.channels`: means of another number, augmentations of colour, scenes.
+
+    Raises:
+        UserError: one line that names the keys and what to set them to.
+    """
+    channels = config.data.channels
+    for name in ("mean", "std"):
+        values = getattr(config.views, name)
+        require(
+            len(values) == channels,
+            f"config.views.{name} has {len(values)} number(s), {values}, and config.data.channels is {channels}; expected one "
+            f"for each channel, such as --config.views.{name}={','.join(['0.5' if name == 'mean' else '0.25'] * channels)}",
+        )
+    meaningless = _without_meaning(config.views, channels=channels)
+    if meaningless:
+        named = ", ".join(f"{name} = {getattr(config.views, name)}" for name in meaningless)
+        needs = "need colour" if channels == _GREY else "are defined for colour, and solarise for grey images too"
+        require(
+            False,
+            f"config.views: {named} {needs}, and config.data.channels is {channels}; set "
+            + " ".join(f"--config.views.{name}=0" for name in meaningless),
+        )
+    if channels not in (_COLOUR, _GREY):
+        for name, source in _sources(config).items():
+            require(
+                source.name != "scenes",
+                f'{name}.name is "scenes", which are colour images, and config.data.channels is {channels}; name images with '
+                "so many bands",
+            )
+
+
+def _without_meaning(views: ViewsConfig, *, channels: int) -> list[str]:
+    """The keys of augmentations that act and have no meaning for so many channels."""
+    if channels == _COLOUR:
+        return []
+    jitter = ["saturation", "hue"] if views.jitter_probability else []
+    names = [*jitter, "grayscale_probability", *([] if channels == _GREY else ["solarise_probability"])]
+    return [name for name in names if getattr(views, name)]
+
+
+def _sources(config: Config) -> dict[str, Any]:
+    """Every source of images that the run opens, by its name."""
+    found: dict[str, Any] = {"config.data": config.data}
+    for task in config.evaluation.tasks if config.evaluation.every_epochs else ():
+        group = getattr(config.evaluation, task, None)
+        if dataclasses.is_dataclass(group):
+            path = f"config.evaluation.{task}"
+            values = {path: group} | {
+                f"{path}.{field.name}": getattr(group, field.name) for field in dataclasses.fields(group)
+            }
+            found |= {name: value for name, value in values.items() if hasattr(value, "scene_kind")}
+    return found

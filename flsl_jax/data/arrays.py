@@ -1,0 +1,57 @@
+"""Images as NumPy saves arrays (`.npy`)."""
+
+import io
+import math
+
+import numpy as np
+from jaxtyping import UInt8
+
+from flsl_jax.data.levels import DecodeError, Reading, adapted, to_levels
+from flsl_jax.errors import first_line
+
+_MAGIC = b"\x93NUMPY"
+
+
+def is_array(data: bytes) -> bool:
+    """Whether the data begin as a `.npy` file does."""
+    return data.startswith(_MAGIC)
+
+
+def read(data: bytes, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+    """The image in a `.npy` file: [H, W], or [H, W, bands] with the bands last, of whole or floating-point numbers.
+
+    Raises:
+        DecodeError: the file is damaged, or the array has another shape or type, or values as in `to_levels`.
+    """
+    values = values_of(data, name=name)
+    bands = values[..., None] if values.ndim == 2 else values
+    if bands.shape[-1] not in (reading.channels, 1, 3) and bands.shape[0] == reading.channels:
+        raise DecodeError(
+            f"{name}: an array of shape {values.shape} has its bands first; save it as [height, width, bands]"
+        )
+    return adapted(to_levels(bands, reading, name=name), reading, name=name)
+
+
+def values_of(data: bytes, *, name: str) -> np.ndarray:
+    """The array itself, [H, W] or [H, W, bands].
+
+    Raises:
+        DecodeError: as `read`, but for the values.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, columns_first, dtype = header(file)
+        size = math.prod(shape)
+        if dtype.kind not in "buif" or dtype.itemsize > 8:
+            raise DecodeError(f"{name}: an array of {dtype} is no image; save whole or floating-point numbers")
+        if len(shape) not in (2, 3) or not size:
+            raise DecodeError(f"{name}: an array of shape {shape} is no image; save it as [height, width, bands]")
+        found = len(data) - file.tell()
+        if found != size * dtype.itemsize:
+            raise DecodeError(f"{name}: the file is truncated: {found:,} bytes of {size * dtype.itemsize:,}")
+        values = np.frombuffer(data, dtype, count=size, offset=file.tell())
+    except (ValueError, TypeError, EOFError, OverflowError) as error:
+        raise DecodeError(f"{name}: no array as NumPy saves it ({first_line(error)})") from error
+    return values.reshape(shape[::-1]).T if columns_first else values.reshape(shape)

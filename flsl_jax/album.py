@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
+from flsl_jax.data.levels import Reading
+from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
 from flsl_jax.evaluation.results import check_writable
 from flsl_jax.pictures.gallery import Subject, choose_pictures, draw
@@ -56,12 +58,15 @@ def make_album(album: Album) -> list[Path]:
     subjects = [_subject(model, name) for model, name in zip(models, short_names(models))]
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)
-    images = read_images(album.images, limit=album.limit, size=size, multiple=multiple)
+    reading = _one_reading(subjects)
+    images = read_images(album.images, limit=album.limit, size=size, multiple=multiple, reading=reading)
     for image in images:
         queries(image, album.settings.places)
     settings = album.settings
     if album.search:
-        search = read_images(album.search, limit=album.search_limit, size=size, multiple=multiple, flag="--search")
+        search = read_images(
+            album.search, limit=album.search_limit, size=size, multiple=multiple, flag="--search", reading=reading
+        )
         settings = dataclasses.replace(settings, search=search)
     names = choose_pictures(album.pictures, subjects, images, settings)
     check_writable(album.output)
@@ -75,6 +80,19 @@ def make_album(album: Album) -> list[Path]:
         written.append(album.output / "report.html")
         write_report(written[-1], subjects, drawings)
     return written
+
+
+def _one_reading(subjects: Sequence[Subject]) -> Reading:
+    """How the images of one sheet are read.
+
+    Raises:
+        UserError: the networks see other bands, or other levels of the same files.
+    """
+    readings = {subject.encoder.reading: subject.name for subject in subjects}
+    if len(readings) > 1:
+        named = " and ".join(f"{name}: {reading.describe()}" for reading, name in list(readings.items())[:2])
+        raise UserError(f"--model names networks that read images in different ways ({named}); draw them one at a time")
+    return next(iter(readings))
 
 
 def narrow_path(sheet: Path) -> Path:

@@ -158,10 +158,11 @@ def load(
             trained in, and by whose attention, does not matter here. The parameters are float32 in any case.
 
     Returns:
-        The model. `model(images)` maps float images [B, H, W, 3], RGB and normalised, with H and W divisible by the patch
-        size p, to float32 tokens [B, H / p, W / p, D]; `flsl_jax.preprocess` makes such images of files and pixels. Class
-        token and registers take part and are left out of the result. `model.modes`, `model.layers`, `model.attention` and
-        `model.each` give other features, and features of images of many sizes; see `flsl_jax.features.Backbone`.
+        The model. `model(images)` maps float images [B, H, W, C], normalised, with H and W divisible by the patch size p, to
+        float32 tokens [B, H / p, W / p, D]; `flsl_jax.preprocess` makes such images of files and pixels. C is 3, RGB, unless
+        it was trained otherwise. Class token and registers take part and are left out of the result. `model.modes`,
+        `model.layers`, `model.attention` and `model.each` give other features, and features of images of many sizes; see
+        `flsl_jax.features.Backbone`.
 
     Raises:
         UserError: there is nothing that can be loaded, or the dtype is neither of the two.
@@ -178,16 +179,19 @@ def load(
 def preprocess(images: Any, model: Backbone, *, size: int | None = None, crop: bool = False) -> Array:
     """Images as the model expects them: decoded, resized, padded to whole patches, and normalised as its weights say.
 
+    A model that was trained on other bands than colour gets those; docs/data.md, "Bands and levels", has the rules.
+
     Args:
-        images: one image or a list of them: paths of image files, Pillow images, or uint8 arrays [H, W, 3], RGB; or one uint8
-            array [B, H, W, 3]. Files are read as in training: upright, transparency on white.
+        images: one image or a list of them: paths of image files, Pillow images, or uint8 arrays [H, W, C], or [H, W] for
+            grey; or one uint8 array [B, H, W, C]. C is 3, RGB, unless the model has other channels. Files and Pillow images are
+            read as in training: upright, transparency on white.
         model: what `flsl_jax.load` returns; its `mean`, `std`, `image_size` and `patch_size` count.
         size: of the shorter side after resizing (Pillow's antialiased bicubic filter), in pixels; no side becomes longer than
             four times that. None: the size of the images in its training; 0: images stay as large as they are.
         crop: whether the central square is cut out, as in the evaluations, so that all images have one size.
 
     Returns:
-        float32 [B, H, W, 3]. Without `crop`, the bottom and the right are filled up with zeros, the training images' mean
+        float32 [B, H, W, C]. Without `crop`, the bottom and the right are filled up with zeros, the training images' mean
         colour, to a height and width that the patch divides.
 
     Raises:

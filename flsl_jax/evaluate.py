@@ -125,13 +125,12 @@ def _folders(models: Sequence[OpenedModel], names: Sequence[str]) -> list[Path]:
 
 
 def _open_data(name: str, settings: Any, models: Sequence[OpenedModel]) -> list[Any]:
-    """The data of a task for each model; models of the same sizes share them."""
-    sizes = [(model.encoder.patch_size, model.encoder.image_size) for model in models]
-    opened = {
-        (patch_size, image_size): open_task(name, settings, patch_size=patch_size, image_size=image_size)
-        for patch_size, image_size in dict.fromkeys(sizes)
-    }
-    return [opened[size] for size in sizes]
+    """The data of a task for each model; models of the same images share them."""
+    from flsl_jax.evaluation.encoder import as_trained
+
+    kinds = [tuple(as_trained(model.encoder).items()) for model in models]
+    opened = {kind: open_task(name, settings, **dict(kind)) for kind in dict.fromkeys(kinds)}
+    return [opened[kind] for kind in kinds]
 
 
 if __name__ == "__main__":

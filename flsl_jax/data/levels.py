@@ -38,6 +38,11 @@ class Reading:
     channels: int = 3
     window: tuple[float, float] | None = None
 
+    def describe(self) -> str:
+        """The reading in words, for messages."""
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return channels + (f", values from {self.window[0]:g} to {self.window[1]:g}" if self.window else "")
+
     def takes(self, bands: int) -> bool:
         """Whether images with so many bands can be read."""
         return bands == self.channels or (bands, self.channels) in ((1, 3), (3, 1))

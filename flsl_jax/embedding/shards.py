@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import DecodeError, pixels_of
 from flsl_jax.data.records import Source, name_of
 from flsl_jax.embedding.settings import EmbedSettings
 from flsl_jax.errors import one_line
@@ -125,16 +125,14 @@ def _read(source: Source, index: int, fit: Fit, encoder: Encoder) -> _Read | tup
     """An image as the encoder takes it; or its name, and why it cannot be read."""
     try:
         record = source[index]
-        pixels = record.image
-        if not isinstance(pixels, np.ndarray):
-            pixels = decode_image(pixels, name=record.name)
+        pixels = pixels_of(record.image, name=record.name, reading=encoder.reading)
     except (DecodeError, OSError) as error:
         return one_line(name_of(source, index)), one_line(str(error))
     height, width = pixels.shape[:2]
     inner, (rows, columns) = fit.image(pixels), fit.padded_size(height, width)
     levels = inner
     if not fit.crop:  # in one dtype, whether it needs padding or not, so that one program serves both
-        levels = np.empty((rows, columns, 3), np.float32)
+        levels = np.empty((rows, columns, inner.shape[-1]), np.float32)
         levels[:] = encoder.blank
         levels[: inner.shape[0], : inner.shape[1]] = inner
     shares = _visible(inner.shape[0], rows, fit.patch_size)[:, None] * _visible(inner.shape[1], columns, fit.patch_size)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax import parallel
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.models import ViT
 from flsl_jax.models.vit import AttentionInputs
@@ -41,7 +42,12 @@ class Encoder(Protocol):
         ...
 
     @property
-    def blank(self) -> tuple[float, float, float]:
+    def reading(self) -> Reading:
+        """How files are read for it: the number of its channels, and which values are black and white."""
+        ...
+
+    @property
+    def blank(self) -> tuple[float, ...]:
         """The colour that is 0 in every channel after the encoder's normalisation, in levels from 0 to 255."""
         ...
 
@@ -86,7 +92,8 @@ class NetworkEncoder:
     Args:
         model: the backbone, with parameters on any devices of this process.
         name: what tables and messages call it.
-        mean, std: of the levels 0 to 1 that it was trained with: red, green and blue.
+        mean, std: of the levels 0 to 1 that it was trained with, a number for each channel.
+        reading: how files are read for it; None: as colour, or with as many bands as the mean has numbers.
         inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None where it is not known.
         image_size: height and width in pixels of the images that it was trained on; None: those of which its position
             embedding has the tokens.
@@ -97,8 +104,9 @@ class NetworkEncoder:
         model: ViT,
         *,
         name: str,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        reading: Reading | None = None,
         inv_temp: float | None = None,
         image_size: int | None = None,
     ) -> None:
@@ -110,12 +118,12 @@ class NetworkEncoder:
         self._batch = parallel.local_batch_sharding()
         self._params = jax.device_put(nnx.to_pure_dict(params), parallel.replicated(self._batch.mesh))
         self._mean, self._std = tuple(mean), tuple(std)
+        self.reading = reading or Reading(channels=len(self._mean))
 
     @property
-    def blank(self) -> tuple[float, float, float]:
+    def blank(self) -> tuple[float, ...]:
         """See `Encoder`."""
-        red, green, blue = self._mean
-        return 255 * red, 255 * green, 255 * blue
+        return tuple(255 * mean for mean in self._mean)
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
         """See `Encoder`."""
@@ -139,14 +147,14 @@ class PixelEncoder:
     """Raw pixels as features, the baseline: the levels of each patch from -0.5 to 0.5 in one vector."""
 
     name = "raw pixels"
-    blank = (127.5, 127.5, 127.5)
     inv_temp: float | None = None
 
-    def __init__(self, *, patch_size: int, image_size: int) -> None:
-        self.patch_size, self.image_size = patch_size, image_size
+    def __init__(self, *, patch_size: int, image_size: int, reading: Reading = RGB) -> None:
+        self.patch_size, self.image_size, self.reading = patch_size, image_size, reading
+        self.blank = (127.5,) * reading.channels
 
     def tokens(self, images: Images) -> Float[Array, "b h w E"]:
-        """See `Encoder`; E = 3 p²."""
+        """See `Encoder`; E = C p²."""
         return pixel_tokens(images, patch_size=self.patch_size)
 
 
@@ -155,12 +163,18 @@ class NoEncoder:
 
     name = "no model"
     patch_size = image_size = 0
+    reading = RGB
     blank = (0.0, 0.0, 0.0)
     inv_temp: float | None = None
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
         """Raises a TypeError: there is no model."""
         raise TypeError("there is no model to encode images with")
+
+
+def as_trained(encoder: Encoder) -> dict[str, Any]:
+    """What `task.OpenData` is told of an encoder: how the images of its training were."""
+    return {"patch_size": encoder.patch_size, "image_size": encoder.image_size, "reading": encoder.reading}
 
 
 def watched(encoder: Encoder, before: Callable[[int], None]) -> Encoder:
@@ -178,7 +192,7 @@ class _Watched:
 
     def __init__(self, encoder: Encoder, before: Callable[[int], None]) -> None:
         self.name, self.patch_size, self.image_size = encoder.name, encoder.patch_size, encoder.image_size
-        self.blank, self.inv_temp = encoder.blank, encoder.inv_temp
+        self.blank, self.reading, self.inv_temp = encoder.blank, encoder.reading, encoder.inv_temp
         self._encoder, self._before = encoder, before
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:
@@ -208,10 +222,10 @@ def pixel_tokens(
     images: UInt8[Array, "b H W C"] | Float[Array, "b H W C"], *, patch_size: int
 ) -> Float[Array, "b h w E"]:
     """Levels from -0.5 to 0.5 of each patch, row by row."""
-    batch, height, width, _ = images.shape
+    batch, height, width, channels = images.shape
     grid = (height // patch_size, width // patch_size)
     levels = jnp.asarray(images, jnp.float32) / 255.0 - 0.5
-    levels = levels.reshape(batch, grid[0], patch_size, grid[1], patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
+    levels = levels.reshape(batch, grid[0], patch_size, grid[1], patch_size, channels).transpose(0, 1, 3, 2, 4, 5)
     return levels.reshape(batch, *grid, -1)
 
 

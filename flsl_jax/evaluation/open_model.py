@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, self_inv_temp
+from flsl_jax.data.levels import reading_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.models import ViT
@@ -95,7 +96,8 @@ def short_names(models: Sequence[OpenedModel]) -> list[str]:
 def _baseline(kind: str, workdir: Path) -> OpenedModel:
     config = read_run_config(workdir, at_start=True)
     if kind == "pixels":
-        encoder = PixelEncoder(patch_size=config.model.patch_size, image_size=config.views.size)
+        sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
+        encoder = PixelEncoder(reading=reading_of(config.data), **sizes)
     else:
         encoder = open_start(config, workdir=workdir)
     step = 0 if kind == "untrained" else None
@@ -112,7 +114,7 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
 def open_start(config: Config, *, workdir: Path) -> NetworkEncoder:
     """The encoder of `start_network`; raises what that does."""
     name = f"{workdir}, {'at its start' if config.init_from else 'untrained'}"
-    return _encoder(start_network(config, workdir=workdir), config, name=name)
+    return encoder_of(start_network(config, workdir=workdir), config, name=name)
 
 
 def start_network(config: Config, *, workdir: Path) -> ViT:
@@ -140,18 +142,26 @@ def _trained(source: str, *, reading: ReadingConfig) -> OpenedModel:
         results = workdir / "results"
     else:
         log.info("%s", loaded.report)
-        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std)
+        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std, reading=model.reading)
         return OpenedModel(encoder=encoder, source=source)
     config, name = read_run_config(workdir), f"{workdir}, step {loaded.step}"
     if reading.network == "student":
         # The numbers in a run's own folder are its teacher's.
         name, results = f"{name}, student", None
-    encoder = _encoder(model, config, name=name)
+    encoder = encoder_of(model, config, name=name)
     return OpenedModel(
         encoder=encoder, source=source, step=loaded.step, config=config, workdir=workdir, results=results
     )
 
 
-def _encoder(model: ViT, config: Config, *, name: str) -> NetworkEncoder:
+def encoder_of(model: ViT, config: Config, *, name: str) -> NetworkEncoder:
     """A network of a run, which knows its images and its mean shift."""
-    return NetworkEncoder(model, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
+    return NetworkEncoder(
+        model,
+        name=name,
+        mean=config.views.mean,
+        std=config.views.std,
+        reading=reading_of(config.data),
+        inv_temp=self_inv_temp(config).end,
+        image_size=config.views.size,
+    )

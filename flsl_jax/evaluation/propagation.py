@@ -158,6 +158,6 @@ def resize_frames(
     frames: UInt8[np.ndarray, "b H W C"] | UInt8[Array, "b H W C"], *, height: int, width: int
 ) -> UInt8[Array, "b y x C"]:
     """Frames resized bilinearly without antialiasing, as by OpenCV's default, and rounded to whole levels."""
-    shape, precision = (frames.shape[0], height, width, 3), jax.lax.Precision.HIGHEST
+    shape, precision = (frames.shape[0], height, width, frames.shape[-1]), jax.lax.Precision.HIGHEST
     large = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=False, precision=precision)
     return jnp.clip(jnp.round(large), 0, 255).astype(jnp.uint8)

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from flsl_jax.data.levels import Reading
 from flsl_jax.errors import UserError
 from flsl_jax.features.batching import map_by_shape
 from flsl_jax.features.fitting import Fit
@@ -36,12 +37,14 @@ class Backbone(ViT):
     Attributes:
         architecture: `flsl_jax.models.Architecture`: patch size p, width D, depth L, heads, number P of prefix tokens.
         patch_size: p, in pixels.
-        mean, std: of pixel levels from 0 to 1, as the images of its training were normalised; red, green and blue.
+        mean, std: of pixel levels from 0 to 1, as the images of its training were normalised, for each of C channels.
         image_size: height and width in pixels of the images that it was trained on.
         inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None for a weight file, which
             does not say it.
+        reading: how files are read for it: `reading.channels` C, 3 for colour, and `reading.window`, see docs/data.md, "Bands
+            and levels".
 
-    All methods take `images`, float [B, H, W, 3], RGB and normalised by `mean` and `std`, as `flsl_jax.preprocess` gives them;
+    All methods take `images`, float [B, H, W, C], normalised by `mean` and `std`, as `flsl_jax.preprocess` gives them;
     p must divide H and W. Integers are refused. Values that no normalised image has are computed, and named in the log once.
 
     Example:
@@ -61,9 +64,11 @@ class Backbone(ViT):
         std: tuple[float, ...],
         image_size: int,
         inv_temp: float | None = None,
+        reading: Reading | None = None,
         **computing: Any,
     ) -> None:
         super().__init__(architecture, **computing)
+        self.reading = reading or Reading(channels=architecture.channels)
         self.mean, self.std, self.image_size, self.inv_temp = tuple(mean), tuple(std), image_size, inv_temp
 
     @property
@@ -79,14 +84,14 @@ class Backbone(ViT):
         """One feature for each patch, after the final LayerNorm if there is one.
 
         Args:
-            images: float [B, H, W, 3], normalised; h = H / p and w = W / p.
+            images: float [B, H, W, C], normalised; h = H / p and w = W / p.
 
         Returns:
             float32 [B, h, w, D]. The prefix tokens take part and are left out.
 
         Raises:
             UserError: `images` are integers or no array.
-            ValueError: the patch does not divide H and W, or the shape is not [B, H, W, 3].
+            ValueError: the patch does not divide H and W, or the shape is not [B, H, W, C].
 
         Example:
             >>> tokens = model.tokens(images)
@@ -101,7 +106,7 @@ class Backbone(ViT):
         Tokens of one object or area move to nearly the same mode, so modes are smoother than tokens.
 
         Args:
-            images: float [B, H, W, 3], normalised.
+            images: float [B, H, W, C], normalised.
             inv_temp: τ, 0 or more, a factor of products of tokens. None: that of the training. Where it is not known, tokens
                 are l2-normalised first and τ is √D, as for the clusters of evaluations and pictures.
 
@@ -124,7 +129,7 @@ class Backbone(ViT):
         """The patches' features after chosen blocks, as segmentation heads take them.
 
         Args:
-            images: float [B, H, W, 3], normalised.
+            images: float [B, H, W, C], normalised.
             blocks: numbers of blocks from 0 to L - 1, in any order; negative ones count from the last block, -1.
             norm: whether the final LayerNorm is applied to each, as DINOv2's `get_intermediate_layers` does.
 
@@ -152,7 +157,7 @@ class Backbone(ViT):
         """How much each token attends to each token in each head of one block: `softmax(q kᵀ / √d)`.
 
         Args:
-            images: float [B, H, W, 3], normalised.
+            images: float [B, H, W, C], normalised.
             block: its number, from 0; negative numbers count from the last block.
 
         Returns:
@@ -186,9 +191,9 @@ class Backbone(ViT):
         """Features of images of any size, one image after another, computed in batches of images that have one size.
 
         Args:
-            images: paths of image files, Pillow images, or uint8 arrays [H, W, 3], as `flsl_jax.preprocess` takes them, and
+            images: paths of image files, Pillow images, or uint8 arrays [H, W, C], as `flsl_jax.preprocess` takes them, and
                 resized as it does.
-            feature: "tokens", "modes", or a function of normalised images [b, H, W, 3] that gives an array, or a pytree of
+            feature: "tokens", "modes", or a function of normalised images [b, H, W, C] that gives an array, or a pytree of
                 arrays, with a leading axis of b.
             size, crop: as in `flsl_jax.preprocess`.
             batch_size: images computed at a time; 8 times as many are held in memory.
@@ -213,7 +218,7 @@ class Backbone(ViT):
         while window := [image for _, image in zip(range(8 * batch_size), remaining)]:
             found = map_by_shape(
                 lambda pixels: function(normalised(pixels, self)),
-                (fit.image(read_pixels(image)) for image in window),
+                (fit.image(read_pixels(image, self.reading)) for image in window),
                 batch_size=lambda shape: batch_size,
             )
             yield from (result for _, result in sorted(found, key=lambda item: item[0]))
@@ -225,7 +230,13 @@ class Backbone(ViT):
 
 
 def as_backbone(
-    vit: ViT, *, mean: tuple[float, ...], std: tuple[float, ...], image_size: int = 0, inv_temp: float | None = None
+    vit: ViT,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    image_size: int = 0,
+    inv_temp: float | None = None,
+    reading: Reading | None = None,
 ) -> Backbone:
     """A ViT with the same parameters that knows its images; `image_size=0`: that of its position embedding."""
     size = image_size or vit.architecture.grid[0] * vit.architecture.patch_size
@@ -233,7 +244,14 @@ def as_backbone(
     computing["attention"] = vit.attended_by
     model = nnx.eval_shape(
         lambda: Backbone(
-            vit.architecture, mean=mean, std=std, image_size=size, inv_temp=inv_temp, **computing, rngs=nnx.Rngs(0)
+            vit.architecture,
+            mean=mean,
+            std=std,
+            image_size=size,
+            inv_temp=inv_temp,
+            reading=reading,
+            **computing,
+            rngs=nnx.Rngs(0),
         )
     )
     return nnx.merge(nnx.split(model, nnx.Param)[0], nnx.to_pure_dict(nnx.split(vit, nnx.Param)[1]))
@@ -309,7 +327,7 @@ def _check(images: Any, model: Backbone) -> None:
     Values are looked at on the first call with a shape, because on a device that waits for them.
     """
     if not hasattr(images, "dtype") or not hasattr(images, "shape"):
-        raise UserError(f"images are a {type(images).__name__}; expected one array of floats [B, H, W, 3]; {_HELP}")
+        raise UserError(f"images are a {type(images).__name__}; expected one array of floats [B, H, W, C]; {_HELP}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images are {images.dtype}; expected floats, normalised as the weights expect; {_HELP}")
     seen = _LOOKED_AT.setdefault(model, set())

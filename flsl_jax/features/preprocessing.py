@@ -8,21 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import DecodeError, decode_image, levels_of
+from flsl_jax.data.levels import RGB, Reading, adapted, to_levels
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.normalisation import normalise
 from flsl_jax.errors import UserError, reason
 from flsl_jax.features.fitting import Fit
 from flsl_jax.typing import Array, Float, UInt8
 
+# Types of arrays that a window makes levels of. Floats are refused: they may be normalised already.
+_DEEP = (np.uint16, np.int16, np.uint32, np.int32)
+
 
 @runtime_checkable
 class Normalised(Protocol):
-    """What `preprocess` reads of a model: its patch, the size and the normalisation of the images that it was trained on."""
+    """What `preprocess` reads of a model: its patch, and the size, the bands and the normalisation of its images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+    reading: Reading
 
     @property
     def patch_size(self) -> int: ...
@@ -33,7 +38,7 @@ def preprocess(images: Any, model: Any, *, size: int | None = None, crop: bool =
     if not isinstance(model, Normalised):
         raise UserError(f"model is a {type(model).__name__}; expected what flsl_jax.load returns")
     fit = Fit(patch_size=model.patch_size, size=model.image_size if size is None else size, crop=crop)
-    fitted = [fit.image(read_pixels(image)) for image in _listed(images)]
+    fitted = [fit.image(read_pixels(image, model.reading)) for image in _listed(images)]
     if not fitted:
         raise UserError("there is no image; expected one or more")
     sizes = sorted({image.shape[:2] for image in fitted})
@@ -53,32 +58,38 @@ def normalised(pixels: UInt8[np.ndarray, "B y x C"], model: Normalised) -> Float
     return jnp.pad(levels, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
 
-def read_pixels(image: Any) -> UInt8[np.ndarray, "H W C"]:
-    """The pixels of a file, a Pillow image or an array, upright RGB.
+def read_pixels(image: Any, reading: Reading = RGB) -> UInt8[np.ndarray, "H W C"]:
+    """The levels of a file, a Pillow image or an array, upright, as the reading wants them.
 
     Raises:
-        UserError: it cannot be read, or is an array of another kind.
+        UserError: it cannot be read, is an array of another kind, or has other bands.
     """
     if isinstance(image, str | os.PathLike):
         try:
-            return decode_image(read_file(image), name=os.fspath(image))
+            return decode_image(read_file(image), name=os.fspath(image), reading=reading)
         except DecodeError as error:
             raise UserError(f"{error}; give an image file") from error
         except OSError as error:
             raise UserError(f"{os.fspath(image)} cannot be read ({reason(error)}); give an image file") from error
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            return levels_of(ImageOps.exif_transpose(image), reading, name="a Pillow image")
+        except DecodeError as error:
+            raise UserError(str(error)) from error
     pixels = np.asarray(image)
+    if reading.window is not None and pixels.dtype in _DEEP:
+        pixels = to_levels(pixels, reading, name="an image")
     if pixels.dtype != np.uint8:
         raise UserError(
             f"an image is an array of {pixels.dtype}; expected uint8, levels from 0 to 255 (levels from 0 to 1 become that by "
             "(255 * levels).round().astype('uint8'); images that are normalised already go to the model as they are)"
         )
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise UserError(f"an image has shape {pixels.shape}; expected [height, width, 3], the channels last")
-    return pixels
+    bands = pixels[..., None] if pixels.ndim == 2 else pixels
+    if bands.ndim != 3 or not reading.takes(bands.shape[-1]) or not bands.size:
+        raise UserError(
+            f"an image has shape {pixels.shape}; expected [height, width, {reading.channels}], the channels last"
+        )
+    return adapted(bands, reading, name="an image")
 
 
 def _listed(images: Any) -> Sequence[Any]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import RGB, DecodeError, Reading, pixels_of
 from flsl_jax.data.kinds import kind_of
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.records import path_of
+from flsl_jax.data.resize import resize
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import open_any
 from flsl_jax.errors import UserError
@@ -31,9 +31,14 @@ class ShownImage:
     """An image: its `pixels` as the network sees them, a `name` that suits file names, and the size of its file in pixels."""
 
     name: str
-    pixels: UInt8[np.ndarray, "H W 3"]
+    pixels: UInt8[np.ndarray, "H W C"]
     file_width: int
     file_height: int
+
+    @property
+    def colours(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The pixels as they are drawn; see `as_colours`."""
+        return as_colours(self.pixels)
 
     def same_as(self, other: "ShownImage") -> bool:
         """Whether the pixels are the same."""
@@ -64,7 +69,15 @@ class Query:
         return dataclasses.replace(self, x=x, y=y)
 
 
-def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images") -> list[ShownImage]:
+def as_colours(pixels: UInt8[np.ndarray, "*b H W C"]) -> UInt8[np.ndarray, "*b H W 3"]:
+    """Images of any bands to look at: of more than three the first three, of two the first in red and the second in green and
+    blue, and one as grey."""
+    return pixels[..., np.minimum(np.arange(3), pixels.shape[-1] - 1)]
+
+
+def read_images(
+    spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images", reading: Reading = RGB
+) -> list[ShownImage]:
     """The first images of a file, a folder at any depth, a list, or the embedded scenes (held-out split), resized.
 
     The shorter side becomes `size` and the ratio is kept; both sides are rounded to the nearest multiple of `multiple`.
@@ -75,6 +88,7 @@ def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = 
         size: of the shorter side, in pixels.
         multiple: what both sides are multiples of, such as the patch size.
         flag: the flag that error messages name.
+        reading: how files are read for the networks.
 
     Raises:
         UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
@@ -82,8 +96,7 @@ def read_images(spec: str, *, limit: int, size: int, multiple: int, flag: str = 
     images, problem = [], ""
     for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
         try:
-            source = read()
-            pixels = source if isinstance(source, np.ndarray) else decode_image(source, name=name)
+            pixels = pixels_of(read(), name=name, reading=reading)
         except (DecodeError, OSError) as error:
             problem = str(error)
             log.warning("left out: %s", error)
@@ -152,13 +165,12 @@ def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[s
         yield path_of(source, index) or f"record_{index}", lambda index=index: source[index].image
 
 
-def _shown(name: str, pixels: UInt8[np.ndarray, "H W 3"], *, size: int, multiple: int) -> ShownImage:
+def _shown(name: str, pixels: UInt8[np.ndarray, "H W C"], *, size: int, multiple: int) -> ShownImage:
     height, width = pixels.shape[:2]
     scale = size / min(height, width)
     target = (_rounded(width * scale, multiple), _rounded(height * scale, multiple))
     if target != (width, height):
-        resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(target, Image.Resampling.BICUBIC)
-        pixels = np.asarray(resized)
+        pixels = resize(pixels, height=target[1], width=target[0])
     stem = file_stem(str(Path(name).with_suffix("")))
     return ShownImage(name=stem, pixels=pixels, file_width=width, file_height=height)
 

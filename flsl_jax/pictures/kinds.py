@@ -149,7 +149,7 @@ def _tsne(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSetti
 
 def _points(tokens: Float[np.ndarray, "h w D"], image: ShownImage, patch_size: int, seed: int) -> PointsPanel:
     points, chosen = tsne_points(tokens, seed=seed)
-    return PointsPanel(points, patch_colours(image.pixels, patch_size=patch_size)[chosen])
+    return PointsPanel(points, patch_colours(image.colours, patch_size=patch_size)[chosen])
 
 
 def _pca(encoder: Encoder, images: Sequence[ShownImage], settings: PictureSettings) -> Sheets:
@@ -169,7 +169,7 @@ def _clusters(encoder: Encoder, images: Sequence[ShownImage], settings: PictureS
     def line(image: ShownImage) -> Line:
         tokens = encode(encoder, image)
         clusters = mode_clusters(tokens, inv_temp=settings.inv_temp, similarity=settings.mode_similarity)
-        return Line(image, {"clusters": overlaid_clusters(image.pixels, clusters, tokens)})
+        return Line(image, {"clusters": overlaid_clusters(image.colours, clusters, tokens)})
 
     return {"clusters": [line(image) for image in images]}
 
@@ -183,7 +183,7 @@ def _neighbours(encoder: Encoder, images: Sequence[ShownImage], settings: Pictur
         return {
             f"nearest {rank}": ColourPanel(
                 framed_patch(
-                    search[found.image].pixels, row=found.row, column=found.column, patch_size=encoder.patch_size
+                    search[found.image].colours, row=found.row, column=found.column, patch_size=encoder.patch_size
                 ),
                 legend=((FRAME, f"cos {found.cosine:.2f}"),),
                 note=search[found.image].name[-20:],

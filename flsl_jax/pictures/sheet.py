@@ -126,7 +126,7 @@ def _draw_cell(axis: Any, cell: Cell, row: Row, *, scale: Scale | None, low: flo
     height, width = row.image.pixels.shape[:2]
     panel: Panel | None = cell.panel
     if cell.is_image:
-        axis.imshow(row.image.pixels, interpolation="nearest")
+        axis.imshow(row.image.colours, interpolation="nearest")
     elif panel is None:
         axis.set_frame_on(False)
         return

@@ -7,6 +7,7 @@ import numpy as np
 
 from flsl_jax.evaluation.mode_clusters import mode_clusters
 from flsl_jax.pictures.clusters import overlaid_clusters
+from flsl_jax.pictures.images import as_colours
 from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.projection import pca_rgb
 from flsl_jax.pictures.sheet import agg_pyplot, save_figure
@@ -14,7 +15,7 @@ from flsl_jax.typing import Float, UInt8
 
 
 def save_features(
-    images: UInt8[np.ndarray, "I H W 3"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
+    images: UInt8[np.ndarray, "I H W C"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
 ) -> None:
     """Writes a PNG with the images in the first row, and below them a row of `pca_rgb` for each set of tokens, by name."""
     rows = {name: pca_rgb(values) for name, values in tokens.items()}
@@ -22,7 +23,7 @@ def save_features(
 
 
 def save_clusters(
-    images: UInt8[np.ndarray, "I H W 3"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
+    images: UInt8[np.ndarray, "I H W C"], tokens: Mapping[str, Float[np.ndarray, "I h w D"]], path: Path
 ) -> None:
     """The same with each image's mean-shift clusters over it, as `flsl_jax.visualize` draws them by default."""
     settings = PictureSettings()
@@ -31,14 +32,16 @@ def save_clusters(
         clusters = mode_clusters(grid, inv_temp=settings.inv_temp, similarity=settings.mode_similarity)
         return overlaid_clusters(image, clusters, grid).colours
 
-    rows = {name: np.stack([overlaid(*pair) for pair in zip(images, grids)]) for name, grids in tokens.items()}
+    rows = {
+        name: np.stack([overlaid(*pair) for pair in zip(as_colours(images), grids)]) for name, grids in tokens.items()
+    }
     title = "mean-shift clusters of each image's tokens; pale: smaller ones, each in the colour of the most similar one"
     _save(images, rows, path, title=title)
 
 
-def _save(images: UInt8[np.ndarray, "I H W 3"], rows: Mapping[str, np.ndarray], path: Path, *, title: str) -> None:
+def _save(images: UInt8[np.ndarray, "I H W C"], rows: Mapping[str, np.ndarray], path: Path, *, title: str) -> None:
     plt = agg_pyplot()
-    rows = {"image": images} | dict(rows)
+    rows = {"image": as_colours(images)} | dict(rows)
     figure, axes = plt.subplots(
         len(rows), len(images), figsize=(1.5 * len(images), 1.6 * len(rows)), squeeze=False, layout="constrained"
     )

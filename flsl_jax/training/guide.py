@@ -47,8 +47,8 @@ class GuideNetwork:
 
     graph: nnx.GraphDef
     architecture: Architecture
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def features(self, params: Any, images: Float[Array, "*b H W C"]) -> Float[Array, "*b N E"]:
         """One feature per patch, row by row, of images in levels from 0 to 255."""
@@ -107,6 +107,11 @@ def open_guide(config: Config) -> Guide | None:
         raise UserError(
             f"config.guide.model = {settings.model!r} has patches of {arch.patch_size} pixels; expected those of "
             f"config.model.patch_size = {config.model.patch_size}, because its attention is between the same patches"
+        )
+    if arch.channels != config.data.channels:
+        raise UserError(
+            f"config.guide.model = {settings.model!r} sees {arch.channels} channels, and config.data.channels is "
+            f"{config.data.channels}; name a guide that was trained on such images"
         )
     if not -arch.depth <= settings.block < arch.depth:
         raise UserError(

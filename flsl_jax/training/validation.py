@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flsl_jax.config import Config, self_inv_temp
+from flsl_jax.config import Config
+from flsl_jax.data.levels import RGB, Reading, reading_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
-from flsl_jax.evaluation.open_model import open_start
+from flsl_jax.evaluation.open_model import encoder_of, open_start
 from flsl_jax.evaluation.protocols.bbox_knn import BboxKnnData
 from flsl_jax.evaluation.tasks import check_names, open_task, run_task
 from flsl_jax.pictures.strips import save_clusters, save_features
@@ -36,7 +37,8 @@ class Validation:
     """The tasks of a run, with their data opened once. Every process measures all of them on its own devices.
 
     `settings` and `data` by the name of the task; `best_metric`: TASK/METRIC, which chooses the best checkpoint; `patch_size`
-    and `image_size` of the network, in pixels; `told`: warnings that the log has already, each with its task.
+    and `image_size` of the network, in pixels, and `reading`, how files are read for it; `told`: warnings that the log has
+    already, each with its task.
     """
 
     settings: Mapping[str, Any]
@@ -45,6 +47,7 @@ class Validation:
     batch_size: int
     patch_size: int
     image_size: int
+    reading: Reading = RGB
     told: set[tuple[str, str]] = dataclasses.field(default_factory=set, init=False)
 
     @classmethod
@@ -59,12 +62,14 @@ class Validation:
         check_names(config.evaluation.tasks)
         settings = {name: getattr(config.evaluation, name) for name in config.evaluation.tasks}
         sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
-        data = {name: open_task(name, values, **sizes) for name, values in settings.items()}
+        reading = reading_of(config.data)
+        data = {name: open_task(name, values, reading=reading, **sizes) for name, values in settings.items()}
         return cls(
             settings=settings,
             data=data,
             best_metric=config.evaluation.best_metric,
             batch_size=config.evaluation.batch_size,
+            reading=reading,
             **sizes,
         )
 
@@ -106,7 +111,7 @@ class Validation:
                 f"one of these, such as {task}/{names[0]}"
             )
         if baseline:
-            pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size)
+            pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size, reading=self.reading)
             for name in self.settings:
                 values |= self._run(name, pixels, prefix=_prefix(name) + _PIXELS, poll=poll)
         return values
@@ -159,8 +164,7 @@ def local_encoder(training: Training, params: Any, *, name: str) -> NetworkEncod
     step = training.pure_step
     backbone = nnx.merge(step.graph, local).backbone
     backbone.placement = None
-    config = step.config
-    return NetworkEncoder(backbone, name=name, inv_temp=self_inv_temp(config).end, image_size=config.views.size)
+    return encoder_of(backbone, step.config, name=name)
 
 
 def draw_tokens(training: Training, params: Any, images: UInt8[np.ndarray, "I s s C"], workdir: Path) -> None:

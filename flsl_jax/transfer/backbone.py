@@ -11,6 +11,8 @@ from flsl_jax.transfer.vit import BackboneOptions, DetectorViT
 from flsl_jax.weights.canonical import backbone_tensors
 from flsl_jax.weights.load import Loaded
 
+_COLOUR = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
@@ -20,8 +22,8 @@ class Backbone:
     """
 
     network: DetectorViT
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     report: str
 
 
@@ -40,6 +42,11 @@ def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence
         UserError: the network does not have those blocks, or the options do not fit it.
     """
     arch = loaded.model.architecture
+    if arch.channels != _COLOUR:
+        raise UserError(
+            f"--backbone sees {arch.channels} channel(s), and detectors and segmenters are trained on colour images here; "
+            "convert it for a framework that takes others (flsl convert --format=timm or detectron2)"
+        )
     try:
         network = DetectorViT(arch, options=options, blocks=blocks)
     except ValueError as error:

@@ -39,7 +39,9 @@ def open_backbone(source: str, *, network: NetworkConfig, reading: ReadingConfig
         raise UserError(f"--backbone={source} names no network; write --backbone={kind}:PATH")
     if colon and kind == "untrained":
         config = read_run_config(Path(place), at_start=True)
-        loaded = _as_loaded(start_network(config, workdir=Path(place)), report=f"what the run in {place} started from")
+        report = f"what the run in {place} started from"
+        start = start_network(config, workdir=Path(place))
+        loaded = _as_loaded(start, report=report, mean=config.views.mean, std=config.views.std)
     elif colon and kind == "random":
         loaded = _random(place, reading=reading, seed=seed)
     else:
@@ -55,7 +57,8 @@ def _random(place: str, *, reading: ReadingConfig, seed: int) -> Loaded:
     report = f"random weights, of the size of {place}"
     if Path(place).suffix == ".py" or place in config_names():
         config = parse_config(load_config(place).to_dict())
-        return _as_loaded(ViT(architecture_of(config), rngs=nnx.Rngs(seed)), report=report)
+        drawn = ViT(architecture_of(config), rngs=nnx.Rngs(seed))
+        return _as_loaded(drawn, report=report, mean=config.views.mean, std=config.views.std)
     like = load_network(place, **reading.arguments())
     drawn = ViT(like.model.architecture, rngs=nnx.Rngs(seed))
     return _as_loaded(drawn, report=report, mean=like.mean, std=like.std)
@@ -65,7 +68,7 @@ def _as_loaded(
     model: ViT,
     *,
     report: str,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> Loaded:
     return Loaded(model=as_backbone(model, mean=mean, std=std), mean=mean, std=std, report=report)

@@ -39,7 +39,7 @@ class TrainSamples(Dataset[Sample]):
         batch_size: int,
         seed: int,
         augment: AugmentConfig,
-        fill: tuple[float, float, float],
+        fill: tuple[float, ...],
         masks: bool = False,
     ) -> None:
         self._source, self._augment, self._masks = source, augment, masks

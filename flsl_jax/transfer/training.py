@@ -157,7 +157,7 @@ class _Run:
     config: TransferConfig
     workdir: Path
     data: TransferData
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     fabric: Fabric
     model: nn.Module
     wrapped: nn.Module

@@ -11,7 +11,6 @@ import numpy as np
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import Config, HeadConfig, parse_saved_config
-from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.models.position import resize_embedding, sincos_embedding
@@ -42,7 +41,7 @@ class _Found:
     head: Tensors | None
     heads_known: bool
     report: str
-    normalised_alike: bool = True
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def read_initial(config: Config) -> Initial:
@@ -64,6 +63,13 @@ def read_initial(config: Config) -> Initial:
     notes: list[str] = []
     wanted = architecture_of(config)
     tensors = _fit(found, wanted, notes)
+    views = config.views
+    if found.normalisation != (views.mean, views.std):
+        mean, std = (",".join(map(str, values)) for values in found.normalisation)
+        notes.append(
+            "it was trained on images with another normalisation; that would be "
+            f"config.views.mean = ({mean}) and config.views.std = ({std})"
+        )
     head, reason = _fit_head(found.head, config.head, width=wanted.width)
     notes.append(f"head: {reason}")
     if head is None and not config.head.warmup_epochs:
@@ -82,13 +88,15 @@ def _find(config: Config) -> _Found:
         check_for_run(path, **told)
         place = find_checkpoint(path)
         step, state, run = read_checkpoint(place.folder, step=place.step, parts=[name])
-        found, architecture = state[name], architecture_of(parse_saved_config(run["config"]))
+        before = parse_saved_config(run["config"])
+        found, architecture = state[name], architecture_of(before)
         return _Found(
             architecture=architecture,
             backbone=backbone_tensors(found["backbone"], architecture),
             head=head_tensors(found["head"]),
             heads_known=True,
             report=f"the {name} of {place.folder.parent}, step {step}",
+            normalisation=(before.views.mean, before.views.std),
         )
     imported = import_weights(path, **told, assumed_heads=config.model.num_heads)
     return _Found(
@@ -97,7 +105,7 @@ def _find(config: Config) -> _Found:
         head=imported.head,
         heads_known=imported.heads_known,
         report=imported.report(),
-        normalised_alike=(imported.mean, imported.std) == (IMAGENET_MEAN, IMAGENET_STD),
+        normalisation=(imported.mean, imported.std),
     )
 
 
@@ -109,6 +117,10 @@ def _check(config: Config, found: _Found) -> None:
         for name in names
         if getattr(wanted, name) != getattr(arch, name)
     ]
+    if wanted.channels != arch.channels:
+        differences.append(
+            f"config.data.channels is {wanted.channels}, the source has {arch.channels}, and its patch projection is for those"
+        )
     differences += _lacking(wanted, arch)
     if wanted.pos_embed == "sincos" and not differences and not _is_sincos(found):
         differences.append(
@@ -168,8 +180,6 @@ def _fit(found: _Found, wanted: Architecture, notes: list[str]) -> Tensors:
         )
     if arch.norm_eps != wanted.norm_eps:
         notes.append(f"the epsilon of its norms is {arch.norm_eps}; here config.model.norm_eps is {wanted.norm_eps}")
-    if not found.normalised_alike:
-        notes.append("it was trained on images with another normalisation; here they have ImageNet's")
     return tensors
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import parse_saved_config, self_inv_temp
+from flsl_jax.data.levels import Reading, reading_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.features import Backbone, as_backbone
@@ -29,14 +30,14 @@ _DTYPES = ("float32", "bfloat16")
 class Loaded:
     """A backbone and how its images are normalised.
 
-    `mean`, `std`: of pixel levels from 0 to 1; red, green and blue. `report`: what was read, left out and assumed, in lines.
+    `mean`, `std`: of pixel levels from 0 to 1, for each channel. `report`: what was read, left out and assumed, in lines.
     `heads_known`: whether the number of attention heads was given and not assumed from the width.
     `step`: of a run's checkpoint.
     """
 
     model: Backbone
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     report: str
     heads_known: bool = True
     step: int | None = None
@@ -86,7 +87,12 @@ def load_network(
         return _load_run(path, network=network, dtype=dtype)
     imported = import_weights(path, network=network, prefix=prefix, source=source, num_heads=num_heads, grid=grid)
     return Loaded(
-        model=as_backbone(build_backbone(imported, dtype=dtype), mean=imported.mean, std=imported.std),
+        model=as_backbone(
+            build_backbone(imported, dtype=dtype),
+            mean=imported.mean,
+            std=imported.std,
+            reading=Reading(channels=imported.architecture.channels, window=imported.window),
+        ),
         mean=imported.mean,
         std=imported.std,
         report=imported.report(),
@@ -129,9 +135,11 @@ def _load_run(path: Path, *, network: str, dtype: str) -> Loaded:
     config = for_any_device(parse_saved_config(run["config"]), dtype=dtype)
     model = as_backbone(
         nnx.merge(network_graph(config), params).backbone,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=config.views.mean,
+        std=config.views.std,
         image_size=config.views.size,
         inv_temp=self_inv_temp(config).end,
+        reading=reading_of(config.data),
     )
-    return Loaded(model=model, report=f"{network} of {place.folder.parent}, step {step}", step=step)
+    report = f"{network} of {place.folder.parent}, step {step}"
+    return Loaded(model=model, mean=model.mean, std=model.std, report=report, step=step)

@@ -9,13 +9,14 @@ import numpy as np
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank, Votes
 from flsl_jax.evaluation.box_features import BoxFeatures, FeaturePart, encode_boxes
 from flsl_jax.evaluation.class_names import translation
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.feature_files import FeatureFiles
 from flsl_jax.evaluation.meaning import knn_warnings, require_labels
 from flsl_jax.evaluation.reading import ImageStream, Item
@@ -59,7 +60,7 @@ class BboxKnnResult:
     token_top5: float
 
 
-def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> BboxKnnData:
+def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> BboxKnnData:
     """Opens train and val, or finds their stored features.
 
     Raises:
@@ -72,22 +73,27 @@ def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int) -> B
     stored = FeatureFiles(settings.features) if settings.features else None
     if stored is not None and stored.complete:
         return BboxKnnData(train=None, val=None, stored=stored)
-    train, val = (_open(source, size=size, patch_size=patch_size) for source in (settings.train, settings.val))
+    train, val = (
+        _open(source, size=size, patch_size=patch_size, reading=reading) for source in (settings.train, settings.val)
+    )
     translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
     require_labels(train.labels(_box_labels), name=train.name, key="bbox_knn.train")
     return BboxKnnData(train=train, val=val, stored=stored)
 
 
-def _open(config: SourceConfig, *, size: int, patch_size: int) -> ImageStream:
-    return boxed_images(open_source(config), size=size, patch_size=patch_size, on_corrupt=config.on_corrupt)
+def _open(config: SourceConfig, *, size: int, patch_size: int, reading: Reading) -> ImageStream:
+    source = open_source(config)
+    return boxed_images(source, size=size, patch_size=patch_size, on_corrupt=config.on_corrupt, reading=reading)
 
 
 def _box_labels(record: Record) -> Sequence[int]:
     return [] if record.boxes is None else record.boxes.labels.tolist()
 
 
-def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace") -> ImageStream:
-    """Items (image uint8 [s, s, 3], patches int32 [9], label int32 []) of every image that has a box.
+def boxed_images(
+    source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace", reading: Reading = RGB
+) -> ImageStream:
+    """Items (image uint8 [s, s, C], patches int32 [9], label int32 []) of every image that has a box.
 
     The short side is resized to `size` and the central square is cut out; boxes go through the same transform. Of each
     image's boxes the largest after the transform counts. It is cut into 3 × 3 equal cells, and for the centre of each cell
@@ -104,6 +110,7 @@ def boxed_images(source: Source, *, size: int, patch_size: int, on_corrupt: str 
         "this source, such as --bbox_knn.val.boxes",
         lacks="no box in the central square",
         on_corrupt=on_corrupt,
+        reading=reading,
     )
 
 
@@ -145,7 +152,7 @@ def evaluate(encoder: Encoder, settings: BboxKnnConfig, *, batch_size: int, data
         UserError: as `open_data` and `boxed_images`; the largest boxes of train are of one class, no image of val is of a
             class in train, or features on disk are of another model or protocol.
     """
-    data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    data = data or open_data(settings, **as_trained(encoder))
     inv_temp = (settings.inv_temp or encoder.inv_temp) if settings.modes else None
     train, val = _features(encoder, settings, data, batch_size=batch_size, inv_temp=inv_temp)
     labels, k = _labels_as(train, val), settings.k * settings.k_scale

@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import ClusteringConfig
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.meaning import cluster_warnings, judged_pixels, require_classes
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, majority_match, mask_scores, matched
@@ -56,7 +57,7 @@ def evaluate(
     Raises:
         UserError: as `open_data`; or there are fewer tokens than clusters.
     """
-    source = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    source = data or open_data(settings, **as_trained(encoder))
     collected = collect(source, encoder, settings, batch_size=batch_size)
     counts = sum(np.bincount(mask[mask >= 0], minlength=source.num_classes) for mask in collected.masks)
     pixels = sum(mask.size for mask in collected.masks)
@@ -88,14 +89,14 @@ def evaluate(
     return Scores(metrics=metrics, rows=rows, images=len(source), judged=judged.facts, warnings=warnings)
 
 
-def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int) -> MaskedSource:
+def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> MaskedSource:
     """The images and masks.
 
     Raises:
         UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    source = open_masked(settings.data)
+    source = open_masked(settings.data, reading=reading)
     require_classes(source, fit, key="clustering.data")
     return source
 

@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import DiscoveryConfig
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import RGB, DecodeError, Reading, pixels_of
 from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import images_at_once
-from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder
+from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder, as_trained
 from flsl_jax.evaluation.meaning import reachable
 from flsl_jax.evaluation.mode_clusters import connected_parts, connected_regions, mode_clusters
 from flsl_jax.evaluation.task import Scores, Task
@@ -78,13 +78,14 @@ class _Tally:
         }
 
 
-def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) -> DiscoveryData:
+def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> DiscoveryData:
     """The images that have boxes, grouped by their grid of patches: encoding compiles once for a grid, not for an image.
 
     Args:
         settings: of the protocol.
         patch_size: of the encoder, in pixels.
         image_size: not used: images keep their sizes.
+        reading: how files are read for the encoder.
 
     Raises:
         UserError: the source cannot be opened, an image cannot be read, no image has a box, a box reaches beyond its image,
@@ -96,7 +97,7 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int) ->
     for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=hidden):
         record = source[index]
         if record.boxes is not None and record.boxes.labels.size:
-            height, width = _pixels(record, source=source).shape[:2]
+            height, width = _pixels(record, source=source, reading=reading).shape[:2]
             record.boxes.require_inside(width=width, height=height, name=record.name)
             groups[(-(-height // patch_size), -(-width // patch_size))].append(index)
             size = {"patch_size": patch_size, "width": width, "height": height}
@@ -137,7 +138,7 @@ def evaluate(
     Raises:
         UserError: as `open_data`.
     """
-    data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    data = data or open_data(settings, **as_trained(encoder))
     tallies = {name: _Tally() for name in ("LOST", "mode region of its seed", "all mode regions", "whole image")}
     with tqdm(total=sum(map(len, data.groups.values())), desc="discovery", unit="image", disable=None) as progress:
         for found in _encoded(encoder, data, settings, batch_size=batch_size):
@@ -248,7 +249,7 @@ def _encoded(
         for begin in range(0, len(indices), rows):
             numbers = indices[begin : begin + rows]
             records = [data.source[number] for number in numbers]
-            images = [_pixels(record, source=data.source) for record in records]
+            images = [_pixels(record, source=data.source, reading=encoder.reading) for record in records]
             padded = np.stack([_padded(image, size=size, blank=encoder.blank) for image in images])
             batch = padded[np.minimum(np.arange(rows), len(numbers) - 1)]
             tokens = np.asarray(encoder.tokens(batch))
@@ -282,17 +283,15 @@ def _padded(
     image: UInt8[np.ndarray, "H W C"], *, size: tuple[int, int], blank: tuple[float, ...]
 ) -> Float[np.ndarray, "h w C"]:
     """The image in the upper left of a larger one, which is 0 everywhere else after the encoder's normalisation."""
-    large = np.empty((*size, 3), np.float32)
+    large = np.empty((*size, image.shape[-1]), np.float32)
     large[:] = blank
     large[: image.shape[0], : image.shape[1]] = image
     return large
 
 
-def _pixels(record: Record, *, source: Source) -> UInt8[np.ndarray, "H W C"]:
-    if isinstance(record.image, np.ndarray):
-        return record.image
+def _pixels(record: Record, *, source: Source, reading: Reading) -> UInt8[np.ndarray, "H W C"]:
     try:
-        return decode_image(record.image, name=record.name)
+        return pixels_of(record.image, name=record.name, reading=reading)
     except DecodeError as error:
         raise UserError(f"{source.name}: {error}; repair or remove it") from error
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.records import Record
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream
 from flsl_jax.evaluation.class_names import translation
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.meaning import knn_warnings, require_labels
 from flsl_jax.evaluation.reading import ImageStream, Item
 from flsl_jax.evaluation.task import Scores, Task
@@ -23,7 +24,9 @@ from flsl_jax.objective.vectors import l2_normalise
 from flsl_jax.typing import Array, Float, Int
 
 
-def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> tuple[ImageStream, ImageStream]:
+def open_data(
+    settings: ImageKnnConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+) -> tuple[ImageStream, ImageStream]:
     """Opens train and val.
 
     Raises:
@@ -33,13 +36,13 @@ def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> 
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
         raise UserError(f"image_knn.size is {size}; expected a multiple of the model's patch of {patch_size} px")
-    train, val = (_open(source, size=size) for source in (settings.train, settings.val))
+    train, val = (_open(source, size=size, reading=reading) for source in (settings.train, settings.val))
     require_labels(train.labels(_labels), name=train.name, key="image_knn.train")
     translation(train.class_names, val.class_names, what="image k-NN")
     return train, val
 
 
-def _open(config: SourceConfig, *, size: int) -> ImageStream:
+def _open(config: SourceConfig, *, size: int, reading: Reading) -> ImageStream:
     return ImageStream(
         open_source(config),
         functools.partial(_prepare, transform=ResizeCrop(size)),
@@ -47,6 +50,7 @@ def _open(config: SourceConfig, *, size: int) -> ImageStream:
         lacking="no image has a label, which the image k-NN needs; lay images out in one folder per class",
         lacks="no label",
         on_corrupt=config.on_corrupt,
+        reading=reading,
     )
 
 
@@ -79,7 +83,7 @@ def evaluate(
     Raises:
         UserError: as `open_data`; or no image of val is of a class in train.
     """
-    train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    train, val = data or open_data(settings, **as_trained(encoder))
     (bank, bank_labels), (queries, labels) = (
         _encode(encoder, images, batch_size=batch_size) for images in (train, val)
     )

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flsl_jax.config import RetrievalConfig
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.class_names import check_same_classes
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.meaning import judged_pixels, require_classes, require_known
 from flsl_jax.evaluation.miou import confusion_matrix, hungarian_match, mask_scores, matched
@@ -53,7 +54,7 @@ def evaluate(
     Raises:
         UserError: as `open_data`; every pixel of train is ignored, or val has no class of it.
     """
-    train, val = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    train, val = data or open_data(settings, **as_trained(encoder))
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
     known = np.asarray(memory.labels.any(axis=0))
@@ -84,7 +85,9 @@ def evaluate(
     )
 
 
-def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) -> tuple[MaskedSource, MaskedSource]:
+def open_data(
+    settings: RetrievalConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+) -> tuple[MaskedSource, MaskedSource]:
     """Train and val.
 
     Raises:
@@ -92,7 +95,7 @@ def open_data(settings: RetrievalConfig, *, patch_size: int, image_size: int) ->
             multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    train, val = open_masked(settings.train), open_masked(settings.val)
+    train, val = (open_masked(source, reading=reading) for source in (settings.train, settings.val))
     check_same_classes(train, val)
     require_classes(train, fit, key="retrieval.train")
     require_classes(val, fit, key="retrieval.val")

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from flsl_jax.config import SeparabilityConfig
+from flsl_jax.data.levels import RGB, Reading
 from flsl_jax.data.mask_fit import class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import Encoder, Images, LayeredEncoder
+from flsl_jax.evaluation.encoder import Encoder, Images, LayeredEncoder, as_trained
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
 from flsl_jax.evaluation.meaning import require_classes
 from flsl_jax.evaluation.mode_clusters import mode_clusters
@@ -55,7 +56,7 @@ def evaluate(
         UserError: as `open_data`; or no image shows two labels.
     """
     if data is None:
-        data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+        data = open_data(settings, **as_trained(encoder))
     fit = make_fit(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
     names, measured, ignored, pixels = _layer_names(encoder), [], 0, 0
     encode = functools.partial(_all_layers, encoder)
@@ -80,14 +81,16 @@ def evaluate(
     return Scores(metrics=metrics, rows=rows, images=len(data), judged={"ignored_share": float(ignored / pixels)})
 
 
-def open_data(settings: SeparabilityConfig, *, patch_size: int, image_size: int) -> MaskedSource:
+def open_data(
+    settings: SeparabilityConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+) -> MaskedSource:
     """The images with masks.
 
     Raises:
         UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    source = open_masked(settings.data)
+    source = open_masked(settings.data, reading=reading)
     require_classes(source, fit, key="separability.data")
     return source
 

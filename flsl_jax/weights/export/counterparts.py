@@ -46,7 +46,7 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Counterpart:
-    """The network in the other framework: its name, and a function of normalised images [B, H, W, 3]."""
+    """The network in the other framework: its name, and a function of normalised images [B, H, W, C]."""
 
     name: str
     run: Callable[[np.ndarray], Outputs]

@@ -19,6 +19,7 @@ _TIMM_NAMES = {
     (768, 8): "vit_base_patch8_224",
     (1024, 16): "vit_large_patch16_224",
 }
+_COLOUR = 3
 _LIBRARIES = ("jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
 
 
@@ -40,7 +41,8 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
         "image_size": list(image_size(trained)),
         "mean": trained.mean,
         "std": trained.std,
-        "channels": "RGB",
+        "channels": channel_names(arch.channels),
+        "window": trained.window,
         "class_token": bool(arch.num_prefix),
         "final_norm": arch.final_norm and layout.final_norm,
         "target_pos_resize": layout.pos_resize,
@@ -51,6 +53,11 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
     return {"format": "pt"} | texts
+
+
+def channel_names(channels: int) -> str:
+    """What the channels of the images are, in a word."""
+    return {1: "grey", 3: "RGB"}.get(channels, f"{channels} bands")
 
 
 def image_size(trained: Trained) -> tuple[int, int]:
@@ -85,6 +92,7 @@ def _timm(trained: Trained) -> dict[str, Any]:
         "global_pool": "",
         "num_classes": 0,
         "dynamic_img_size": True,
+        "in_chans": arch.channels if arch.channels != _COLOUR else None,
     }
     return {
         "architecture": _TIMM_NAMES.get((arch.width, arch.patch_size), "vit_small_patch16_224"),
@@ -93,7 +101,7 @@ def _timm(trained: Trained) -> dict[str, Any]:
         "global_pool": "",
         "model_args": {key: value for key, value in arguments.items() if value is not None},
         "pretrained_cfg": {
-            "input_size": [3, height, width],
+            "input_size": [arch.channels, height, width],
             "fixed_input_size": False,
             "interpolation": "bicubic",
             "crop_pct": 0.875,
@@ -101,7 +109,8 @@ def _timm(trained: Trained) -> dict[str, Any]:
             "std": list(trained.std),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
+            # Where timm is told the name, it changes the kernel for other images than RGB.
+            "first_conv": "patch_embed.proj" if arch.channels == _COLOUR else None,
             "classifier": "head",
         },
     }
@@ -116,7 +125,7 @@ def _transformers(trained: Trained) -> dict[str, Any]:
         "hidden_act": "gelu",
         "layer_norm_eps": arch.norm_eps,
         "patch_size": arch.patch_size,
-        "num_channels": 3,
+        "num_channels": arch.channels,
         "qkv_bias": True,
     }
 
@@ -162,6 +171,11 @@ def _preprocessor(trained: Trained) -> dict[str, Any]:
     }
 
 
+def _levels(shares: tuple[float, ...]) -> str:
+    """Shares of the range from black to white as levels from 0 to 255, as code."""
+    return f"[{', '.join(f'{255 * share:.6g}' for share in shares)}]"
+
+
 def snippet_fields(trained: Trained) -> Mapping[str, str]:
     """The values that the load snippets fill in."""
     arch, (height, width) = trained.architecture, image_size(trained)
@@ -178,4 +192,8 @@ def snippet_fields(trained: Trained) -> Mapping[str, str]:
         "class_token": str(arch.num_prefix > 0).lower(),
         "registers": str(max(arch.num_prefix - 1, 0)),
         "init_values": "1.0" if arch.layer_scale else "None",
+        "in_chans": "" if arch.channels == _COLOUR else f" in_chans={arch.channels},",
+        "in_channels": "" if arch.channels == _COLOUR else f" in_channels={arch.channels},",
+        "pixel_mean": _levels(trained.mean),
+        "pixel_std": _levels(trained.std),
     }

@@ -20,11 +20,10 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
-
+{import_image}
 session = onnxruntime.InferenceSession("{path}")
 facts = {{key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}}
-levels = np.asarray(Image.open("photo.jpg").convert("RGB").resize({size}), np.float32) / 255
+levels = {image} / np.float32(255)
 images = ((levels - facts["mean"]) / facts["std"]).astype(np.float32).transpose(2, 0, 1)[None]
 (tokens,) = session.run(None, {{"images": images}})  # [1, height / {patch}, width / {patch}, {width}]
 """.strip()
@@ -71,7 +70,8 @@ def export_onnx(
     ours, differences = parity.forward(tensors, arch), {}
     own, odd = parity.own_size(arch), parity.odd_size(arch)
     for size in dict.fromkeys((own, odd, (2 * own[0], own[1] + arch.patch_size))):
-        images = np.concatenate([parity.random_images(size), -parity.random_images(size)])
+        noise = parity.random_images(size, channels=arch.channels)
+        images = np.concatenate([noise, -noise])
         theirs = _run(content, images.transpose(0, 3, 1, 2))
         differences[size] = _difference(theirs.reshape(2, -1, arch.width), ours(images).tokens)
     if not max(differences.values()) <= parity.TOLERANCE:
@@ -81,8 +81,20 @@ def export_onnx(
         )
     with whole_or_not(output) as temporary:
         temporary.write_bytes(content)
-    snippet = _SNIPPET.format(path=output, size=own[::-1], patch=arch.patch_size, width=arch.width)
+    reads = _reads(arch.channels, size=own[::-1])
+    snippet = _SNIPPET.format(path=output, patch=arch.patch_size, width=arch.width, **reads)
     return OnnxReport(path=output, differences=differences, notes=trained.notes, snippet=snippet)
+
+
+def _reads(channels: int, *, size: tuple[int, int]) -> dict[str, str]:
+    """Code that reads an image with so many channels as levels from 0 to 255, [height, width, channels]."""
+    if channels not in (1, 3):
+        return {"import_image": "", "image": 'np.load("image.npy")'}
+    opened = f'Image.open("photo.jpg").convert("{"RGB" if channels == 3 else "L"}").resize({size})'
+    return {
+        "import_image": "from PIL import Image\n",
+        "image": f"np.asarray({opened})" + ("" if channels == 3 else "[..., None]"),
+    }
 
 
 def _run(content: bytes, images: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from flsl_jax._version import __version__
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.export.metadata import channel_names
 
 OPSET = 17
 # Of the format of the file; onnxruntime 1.14 and newer read it.
@@ -46,7 +47,7 @@ class _Graph:
 def onnx_model(tensors: Tensors, architecture: Architecture, *, mean: Sequence[float], std: Sequence[float]) -> Any:
     """The backbone as an `onnx.ModelProto`, opset 17.
 
-    Input: `images`, float32 [batch, 3, height, width], RGB, normalised, with sides that the patch divides; what is left over is
+    Input: `images`, float32 [batch, C, height, width], normalised, with sides that the patch divides; what is left over is
     not seen. Output: `tokens`, float32 [batch, rows, columns, D]. The position embedding is resized inside, as the weights
     expect (`position.resize_embedding`).
 
@@ -60,7 +61,9 @@ def onnx_model(tensors: Tensors, architecture: Architecture, *, mean: Sequence[f
     graph = _Graph()
     tokens = _tokens(graph, tensors, architecture)
     graph.nodes.append(helper.make_node("Identity", [tokens], ["tokens"]))
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    images = helper.make_tensor_value_info(
+        "images", TensorProto.FLOAT, ["batch", architecture.channels, "height", "width"]
+    )
     shape = ["batch", "rows", "columns", architecture.width]
     model = helper.make_model(
         helper.make_graph(
@@ -75,7 +78,8 @@ def onnx_model(tensors: Tensors, architecture: Architecture, *, mean: Sequence[f
         producer_name="flsl_jax",
         producer_version=__version__,
     )
-    metadata = {"patch_size": architecture.patch_size, "mean": list(mean), "std": list(std), "channels": "RGB"}
+    metadata = {"patch_size": architecture.patch_size, "mean": list(mean), "std": list(std)}
+    metadata |= {"channels": channel_names(architecture.channels)}
     helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
     checker.check_model(model)
     return model

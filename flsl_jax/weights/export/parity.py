@@ -67,9 +67,9 @@ def odd_size(architecture: Architecture) -> tuple[int, int]:
     return height, width
 
 
-def random_images(size: tuple[int, int]) -> Float[np.ndarray, "1 H W C"]:
+def random_images(size: tuple[int, int], *, channels: int = 3) -> Float[np.ndarray, "1 H W C"]:
     """One normalised image of noise; the same every time."""
-    return np.random.default_rng(0).normal(size=(1, *size, 3)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(1, *size, channels)).astype(np.float32)
 
 
 def canonical_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -118,7 +118,7 @@ def check_parity(
     theirs = open_counterpart(path, name=name, network=network, architecture=architecture, fields=fields)
     differences = {}
     for size in (own_size(architecture), odd_size(architecture)):
-        images = random_images(size)
+        images = random_images(size, channels=architecture.channels)
         expected, found = ours(images), theirs.run(images)
         pairs = zip([*expected.blocks, expected.tokens], [*found.blocks, found.tokens], strict=True)
         differences[size] = tuple(_difference(*pair) for pair in pairs)
@@ -132,16 +132,27 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
 def rounding_effect(tensors: Tensors, architecture: Architecture, *, dtype: str) -> float:
     """Largest difference of the tokens, at the training size, that rounding the tensors to `dtype` makes."""
     rounded = {name: tensor.astype(DTYPES[dtype]).astype(np.float32) for name, tensor in tensors.items()}
-    return _token_distance(forward(tensors, architecture), forward(rounded, architecture), size=own_size(architecture))
+    return _token_distance(
+        forward(tensors, architecture),
+        forward(rounded, architecture),
+        own_size(architecture),
+        channels=architecture.channels,
+    )
 
 
 def resize_effect(tensors: Tensors, architecture: Architecture, *, other: Architecture) -> float:
     """Largest difference of the tokens, at an odd size, between two ways to resize the position embedding."""
-    return _token_distance(forward(tensors, architecture), forward(tensors, other), size=odd_size(architecture))
+    return _token_distance(
+        forward(tensors, architecture), forward(tensors, other), odd_size(architecture), channels=architecture.channels
+    )
 
 
 def _token_distance(
-    first: Callable[[np.ndarray], Outputs], second: Callable[[np.ndarray], Outputs], *, size: tuple[int, int]
+    first: Callable[[np.ndarray], Outputs],
+    second: Callable[[np.ndarray], Outputs],
+    *,
+    size: tuple[int, int],
+    channels: int,
 ) -> float:
-    images = random_images(size)
+    images = random_images(size, channels=channels)
     return float(np.abs(first(images).tokens - second(images).tokens).max())

@@ -1,6 +1,7 @@
 """Code to copy that loads a written file in its framework, strictly; each takes `images` and makes `tokens`.
 
-`images` are float [B, 3, H, W], RGB, normalised as the file's metadata says; `tokens` are float [B, N, D], row by row.
+`images` are float [B, C, H, W], RGB unless it was trained on others, normalised as the file's metadata says; `tokens` are
+float [B, N, D], row by row.
 `model.eval()` has a line of its own because it does not return the model in the mm* packages.
 """
 
@@ -23,7 +24,7 @@ $read
 state = {name.removeprefix("backbone."): tensor for name, tensor in state.items() if name.startswith("backbone.")}
 model = VisionTransformer(
     img_size=[$size], patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio, qkv_bias=True,
-    norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),$in_chans
 )
 """
 _FLSL = f"""{_DINO_MODEL}make_vit_noclass(model)
@@ -54,7 +55,7 @@ from dinov2.models.vision_transformer import DinoVisionTransformer
 $read
 model = DinoVisionTransformer(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
-    init_values=$init_values, block_chunks=0,$options
+    init_values=$init_values, block_chunks=0,$options$in_chans
 )
 model.load_state_dict(state, strict=True)
 model.eval()
@@ -84,12 +85,13 @@ $read
 state = {name.removeprefix("backbone.net."): tensor for name, tensor in state.items()}
 model = ViT(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
-    norm_layer=partial(torch.nn.LayerNorm, eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
+    norm_layer=partial(torch.nn.LayerNorm, eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,$in_chans
 )
 model.load_state_dict(state, strict=True)
 model.eval()
 tokens = model(images)["last_feat"].flatten(2).transpose(1, 2)
 # In a LazyConfig: model.backbone.net with these arguments, train.init_checkpoint = "$path"
+# and model.pixel_mean = $pixel_mean and model.pixel_std = $pixel_std
 """,
         "mmdet-vitdet": """
 from functools import partial
@@ -100,12 +102,13 @@ from projects.ViTDet.vitdet import ViT
 $read
 model = ViT(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
-    norm_cfg=dict(type="LN", eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,
+    norm_cfg=dict(type="LN", eps=$eps), pretrain_img_size=$size, pretrain_use_cls_token=False,$in_chans
 )
 model.load_state_dict(state, strict=True)
 model.eval()
 tokens = model(images).flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="ViT", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+# and data_preprocessor=dict(..., mean=$pixel_mean, std=$pixel_std)
 """,
         "mmseg": """
 import torch
@@ -115,12 +118,13 @@ $read
 model = VisionTransformer(
     img_size=($size, $size), patch_size=$patch, embed_dims=$width, num_layers=$depth, num_heads=$heads, mlp_ratio=$ratio,
     out_indices=-1, qkv_bias=True, with_cls_token=False, patch_bias=True, final_norm=True,
-    norm_cfg=dict(type="LN", eps=$eps), interpolate_mode="bicubic",
+    norm_cfg=dict(type="LN", eps=$eps), interpolate_mode="bicubic",$in_channels
 )
 model.load_state_dict(state, strict=True)
 model.eval()
 tokens = model(images)[0].flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+# and data_preprocessor=dict(..., mean=$pixel_mean, std=$pixel_std)
 """,
         "mmpretrain": """
 import torch
@@ -129,12 +133,13 @@ from mmpretrain.models.backbones.vision_transformer import VisionTransformer
 $read
 model = VisionTransformer(
     arch=dict(embed_dims=$width, num_layers=$depth, num_heads=$heads, feedforward_channels=$hidden),
-    img_size=$size, patch_size=$patch, norm_cfg=dict(type="LN", eps=$eps), with_cls_token=False, out_type="featmap",
+    img_size=$size, patch_size=$patch, norm_cfg=dict(type="LN", eps=$eps), with_cls_token=False, out_type="featmap",$in_channels
 )
 model.load_state_dict(state, strict=True)
 model.eval()
 tokens = model(images)[0].flatten(2).transpose(1, 2)
 # In a config: backbone=dict(type="VisionTransformer", ..., init_cfg=dict(type="Pretrained", checkpoint="$path"))
+# and data_preprocessor=dict(..., mean=$pixel_mean, std=$pixel_std)
 """,
         "transformers": """
 from transformers import IJepaModel

@@ -70,7 +70,9 @@ class TorchViT(nn.Module):
         super().__init__()
         arch = architecture
         self.architecture, self.pos_resize = arch, pos_resize
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, arch.width, arch.patch_size, stride=arch.patch_size)})
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(arch.channels, arch.width, arch.patch_size, stride=arch.patch_size)}
+        )
         self.pos_embed = nn.Parameter(torch.zeros(1, arch.grid[0] * arch.grid[1], arch.width))
         if arch.num_prefix:
             self.prefix = nn.Parameter(torch.zeros(1, arch.num_prefix, arch.width))
@@ -78,7 +80,7 @@ class TorchViT(nn.Module):
         self.norm = nn.LayerNorm(arch.width, eps=arch.norm_eps) if final_norm else nn.Identity()
 
     def forward(self, images: torch.Tensor) -> TwinOutputs:
-        """Outputs for normalised RGB images [B, 3, H, W].
+        """Outputs for normalised images [B, C, H, W].
 
         Raises:
             ValueError: the images have another size than the embedding, and `pos_resize` is None.

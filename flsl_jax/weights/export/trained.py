@@ -7,6 +7,7 @@ from typing import Any
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config
+from flsl_jax.data.levels import reading_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
@@ -25,7 +26,8 @@ class Trained:
         backbones: canonical tensors, by "teacher" and "student".
         heads: canonical tensors of the heads, likewise; empty without heads.
         source: name of the run's folder or of the weight file.
-        mean, std: of pixel levels from 0 to 1; red, green and blue.
+        mean, std: of pixel levels from 0 to 1, for each channel.
+        window: as of `data.levels.Reading`.
         config, step, workdir: of the run; None where the source is a weight file.
         notes: what was left out or assumed when a weight file was read.
     """
@@ -34,8 +36,9 @@ class Trained:
     backbones: Mapping[str, Tensors]
     heads: Mapping[str, Tensors]
     source: str
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    window: tuple[float, float] | None = None
     config: Config | None = None
     step: int | None = None
     workdir: Path | None = None
@@ -70,6 +73,9 @@ def read_trained(
         backbones={name: backbone_tensors(state[name]["backbone"], architecture) for name in networks},
         heads={name: head_tensors(state[name]["head"]) for name in networks},
         source=workdir.name,
+        mean=config.views.mean,
+        std=config.views.std,
+        window=reading_of(config.data).window,
         config=config,
         step=step,
         workdir=workdir,
@@ -86,5 +92,6 @@ def _read_file(path: Path, *, networks: Collection[NetworkName], told: dict[str,
         source=path.name,
         mean=first.mean,
         std=first.std,
+        window=first.window,
         notes=tuple(first.report().splitlines()),
     )

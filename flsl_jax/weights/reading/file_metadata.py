@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
@@ -13,6 +14,7 @@ from flsl_jax.weights.reading.weight_file import WeightFile
 
 # Layouts that are written here, and the source as whose files they are read.
 _SOURCE_OF_LAYOUT = {"flsl": "dino", "mmdet-vitdet": "deit"}
+_ASSUMED = "assumed ImageNet's mean and standard deviation"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class FileMetadata:
     """What is known of a network without looking at its tensors; None where the file does not give it.
 
     `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
-    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `notes`: what the user should know.
+    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of `data.levels.Reading`.
+    `notes`: what the user should know.
     """
 
     source: str | None = None
@@ -29,8 +32,9 @@ class FileMetadata:
     grid: tuple[int, int] | None = None
     pos_resize: PosResize | None = None
     activation: str | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    window: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -59,9 +63,39 @@ def read_file_metadata(file: WeightFile) -> FileMetadata:
                 "GELU is exact here, as in timm; Google's code has its tanh form, which differs by up to 0.0005",
             ),
         )
-    return FileMetadata(
-        notes=("the file does not give its normalisation; assumed ImageNet's mean and standard deviation",)
+    return FileMetadata(notes=(f"the file does not give its normalisation; {_ASSUMED}",))
+
+
+def fitted_normalisation(
+    metadata: FileMetadata, channels: int, *, path: Path, notes: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation for so many channels. Where the file gives none, 0.5 takes the place of ImageNet's; for one
+    channel, those of colour are averaged. `notes` then say so.
+
+    Raises:
+        UserError: the file gives those of another number of channels.
+    """
+    mean, std = metadata.mean, metadata.std
+    if len(mean) == len(std) == channels:
+        return mean, std
+    assumed = [place for place, note in enumerate(notes) if note.endswith(_ASSUMED)]
+    if assumed:
+        notes[assumed[0]] = notes[assumed[0]].replace(_ASSUMED, f"assumed 0.5 for its {channels} channel(s)")
+        return (0.5,) * channels, (0.5,) * channels
+    if channels == 1:
+        notes.append("its config has a normalisation for colour, and its images one channel: the average is taken")
+        return (sum(mean) / len(mean),), (sum(std) / len(std),)
+    raise UserError(
+        f"{path}: the network sees {channels} channels, and its config has a mean of {len(mean)} and a standard deviation of "
+        f"{len(std)} numbers; write one for each channel into that"
     )
+
+
+def _window(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
 
 
 def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
@@ -72,8 +106,9 @@ def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
         norm_eps=float(arch["norm_eps"]),
         grid=_pair(arch["grid"]),
         pos_resize=arch["pos_resize"],
-        mean=_triple(json.loads(metadata["mean"])),
-        std=_triple(json.loads(metadata["std"])),
+        mean=_numbers(json.loads(metadata["mean"])),
+        std=_numbers(json.loads(metadata["std"])),
+        window=_window(json.loads(metadata.get("window", "null"))),
     )
 
 
@@ -88,8 +123,8 @@ def _from_timm(config: Mapping[str, Any]) -> FileMetadata:
         num_heads=arguments.get("num_heads"),
         grid=_grid(image, patch_size=side) if image and side else None,
         activation=activation,
-        mean=_triple(cfg.get("mean", (0.5, 0.5, 0.5))),
-        std=_triple(cfg.get("std", (0.5, 0.5, 0.5))),
+        mean=_numbers(cfg.get("mean", (0.5, 0.5, 0.5))),
+        std=_numbers(cfg.get("std", (0.5, 0.5, 0.5))),
     )
 
 
@@ -101,16 +136,14 @@ def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any
             f"blocks {config['window_block_indices']} attend within windows in the source; here every block attends to all"
         )
     if "image_mean" not in preprocessor:
-        notes.append(
-            "no preprocessor_config.json for the normalisation; assumed ImageNet's mean and standard deviation"
-        )
+        notes.append(f"no preprocessor_config.json for the normalisation; {_ASSUMED}")
     return FileMetadata(
         num_heads=int(config["num_attention_heads"]) if "num_attention_heads" in config else None,
         norm_eps=float(config["layer_norm_eps"]) if "layer_norm_eps" in config else None,
         grid=_grid(image, patch_size=_pair(config["patch_size"])[0]) if "patch_size" in config else None,
         activation=config.get("hidden_act"),
-        mean=_triple(preprocessor.get("image_mean", IMAGENET_MEAN)),
-        std=_triple(preprocessor.get("image_std", IMAGENET_STD)),
+        mean=_numbers(preprocessor.get("image_mean", IMAGENET_MEAN)),
+        std=_numbers(preprocessor.get("image_std", IMAGENET_STD)),
         notes=tuple(notes),
     )
 
@@ -125,6 +158,5 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -10,7 +10,7 @@ from flsl_jax.config import check_grid
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.weights.canonical import NetworkName, Tensors
-from flsl_jax.weights.reading.file_metadata import FileMetadata, read_file_metadata
+from flsl_jax.weights.reading.file_metadata import FileMetadata, fitted_normalisation, read_file_metadata
 from flsl_jax.weights.reading.files import read_weights
 from flsl_jax.weights.reading.parts import listed, names_below, refuse_other_parts, split, unwrapped
 from flsl_jax.weights.reading.positions import place_tokens
@@ -32,7 +32,8 @@ class Imported:
             order, with their position embeddings.
         head: canonical tensors of a projection head like DINO's, float32; None: there is none.
         heads_known: whether the number of attention heads is given by the file, its config or the caller.
-        mean, std: of pixel levels from 0 to 1, as in its training; red, green and blue.
+        mean, std: of pixel levels from 0 to 1, as in its training, for each channel.
+        window: as of `data.levels.Reading`; only files written here say it.
         unused: names of tensors, or of other entries, that were not read, and what they are.
         notes: what was assumed, one line each.
     """
@@ -43,8 +44,9 @@ class Imported:
     backbone: Tensors
     head: Tensors | None
     heads_known: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    window: tuple[float, float] | None = None
     unused: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -109,6 +111,7 @@ def import_weights(
         raise UserError(f"{file.path} is not a complete backbone as {found.maker} names it: {listed(problems)}")
     heads_known = bool(metadata.num_heads)
     _note_assumptions(notes, architecture, heads_known=heads_known)
+    mean, std = fitted_normalisation(metadata, architecture.channels, path=file.path, notes=notes)
     return Imported(
         path=file.path,
         source=found.maker,
@@ -116,8 +119,9 @@ def import_weights(
         backbone=tensors,
         head=parts.head,
         heads_known=heads_known,
-        mean=metadata.mean,
-        std=metadata.std,
+        mean=mean,
+        std=std,
+        window=metadata.window,
         unused=unused,
         notes=tuple(notes),
     )

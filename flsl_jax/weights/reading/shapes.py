@@ -14,6 +14,7 @@ from flsl_jax.weights.reading.sources import WeightSource
 
 # ViTs whose heads are not 64 channels wide: ViT-H and DINO's ViT-g, by their width.
 _HEADS_OF_WIDTH = {1280: 16, 1408: 16}
+_MOST_CHANNELS = 16
 
 
 def refuse_not_finite(tensors: Tensors, path: Path) -> None:
@@ -58,9 +59,10 @@ def architecture_of(
 ) -> tuple[Architecture, list[str]]:
     """The architecture that tensors and config show, without prefix and grid, and a list of what is wrong with the tensors."""
     kernel = tensors["patch_embed.proj.weight"]
-    if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
+    if kernel.ndim != 4 or not 1 <= kernel.shape[1] <= _MOST_CHANNELS or kernel.shape[2] != kernel.shape[3]:
         raise UserError(
-            f"{path}: the patch projection is {kernel.shape}; expected (D, 3, p, p), square patches of RGB images"
+            f"{path}: the patch projection is {kernel.shape}; expected (D, C, p, p), square patches of images with "
+            f"{_MOST_CHANNELS} channels at most"
         )
     width, patch = kernel.shape[0], kernel.shape[2]
     blocks = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
@@ -88,6 +90,7 @@ def architecture_of(
         layer_scale=any(name.endswith("ls1.gamma") for name in tensors),
         norm_eps=metadata.norm_eps or source.norm_eps,
         final_norm=source.final_norm or bool(norms),
+        channels=kernel.shape[1],
     )
     return arch, _differences(tensors, expected_shapes(arch))
 
@@ -103,7 +106,7 @@ def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     if arch.layer_scale:
         block |= {"ls1.gamma": (width,), "ls2.gamma": (width,)}
     shapes = {f"blocks.{number}.{name}": shape for number in range(arch.depth) for name, shape in block.items()}
-    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
+    shapes |= {"patch_embed.proj.weight": (width, arch.channels, patch, patch), "patch_embed.proj.bias": (width,)}
     return shapes | ({"norm.weight": (width,), "norm.bias": (width,)} if arch.final_norm else {})
 
 

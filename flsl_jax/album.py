@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
-from flsl_jax.data.levels import Reading
+from flsl_jax.data.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
 from flsl_jax.evaluation.results import check_writable
@@ -58,14 +58,14 @@ def make_album(album: Album) -> list[Path]:
     subjects = [_subject(model, name) for model, name in zip(models, short_names(models))]
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)
-    reading = _one_reading(subjects)
-    images = read_images(album.images, limit=album.limit, size=size, multiple=multiple, reading=reading)
+    decoding = _one_decoding(subjects)
+    images = read_images(album.images, limit=album.limit, size=size, multiple=multiple, decoding=decoding)
     for image in images:
         queries(image, album.settings.places)
     settings = album.settings
     if album.search:
         search = read_images(
-            album.search, limit=album.search_limit, size=size, multiple=multiple, flag="--search", reading=reading
+            album.search, limit=album.search_limit, size=size, multiple=multiple, flag="--search", decoding=decoding
         )
         settings = dataclasses.replace(settings, search=search)
     names = choose_pictures(album.pictures, subjects, images, settings)
@@ -82,17 +82,17 @@ def make_album(album: Album) -> list[Path]:
     return written
 
 
-def _one_reading(subjects: Sequence[Subject]) -> Reading:
+def _one_decoding(subjects: Sequence[Subject]) -> Decoding:
     """How the images of one sheet are read.
 
     Raises:
         UserError: the networks see other bands, or other levels of the same files.
     """
-    readings = {subject.encoder.reading: subject.name for subject in subjects}
-    if len(readings) > 1:
-        named = " and ".join(f"{name}: {reading.describe()}" for reading, name in list(readings.items())[:2])
+    decodings = {subject.encoder.decoding: subject.name for subject in subjects}
+    if len(decodings) > 1:
+        named = " and ".join(f"{name}: {decoding.describe()}" for decoding, name in list(decodings.items())[:2])
         raise UserError(f"--model names networks that read images in different ways ({named}); draw them one at a time")
-    return next(iter(readings))
+    return next(iter(decodings))
 
 
 def narrow_path(sheet: Path) -> Path:

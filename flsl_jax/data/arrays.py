@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 
-from flsl_jax.data.levels import DecodeError, Reading, adapted, to_levels
+from flsl_jax.data.levels import DecodeError, Decoding, adapted, to_levels
 from flsl_jax.errors import first_line
 
 _MAGIC = b"\x93NUMPY"
@@ -17,7 +17,7 @@ def is_array(data: bytes) -> bool:
     return data.startswith(_MAGIC)
 
 
-def read(data: bytes, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+def read(data: bytes, decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "H W C"]:
     """The image in a `.npy` file: [H, W], or [H, W, bands] with the bands last, of whole or floating-point numbers.
 
     Raises:
@@ -25,11 +25,11 @@ def read(data: bytes, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W 
     """
     values = values_of(data, name=name)
     bands = values[..., None] if values.ndim == 2 else values
-    if bands.shape[-1] not in (reading.channels, 1, 3) and bands.shape[0] == reading.channels:
+    if bands.shape[-1] not in (decoding.channels, 1, 3) and bands.shape[0] == decoding.channels:
         raise DecodeError(
             f"{name}: an array of shape {values.shape} has its bands first; save it as [height, width, bands]"
         )
-    return adapted(to_levels(bands, reading, name=name), reading, name=name)
+    return adapted(to_levels(bands, decoding, name=name), decoding, name=name)
 
 
 def values_of(data: bytes, *, name: str) -> np.ndarray:

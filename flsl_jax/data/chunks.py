@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flsl_jax.data.decode import RGB, DecodeError, Reading, base_crop, pixels_of
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, base_crop, pixels_of
 from flsl_jax.data.order import GlobalOrder, sample_rng, substitutes
 from flsl_jax.data.records import Source
 
@@ -41,12 +41,12 @@ class ChunkReader:
     area: tuple[float, float]
     aspect: tuple[float, float]
     flip: bool
-    reading: Reading = RGB
+    decoding: Decoding = RGB
 
     @property
     def chunk_bytes(self) -> int:
         """Of the images in a chunk."""
-        return self.chunk_size * self.reading.channels * self.crop_size**2
+        return self.chunk_size * self.decoding.channels * self.crop_size**2
 
     @property
     def chunks_per_batch(self) -> int:
@@ -58,7 +58,7 @@ class ChunkReader:
         start = self.first + chunk * self.chunk_size
         stop = min(start + self.chunk_size, self.first + self.local_size)
         records = self.order.records(step, start, stop)
-        images = np.empty((stop - start, self.crop_size, self.crop_size, self.reading.channels), np.uint8)
+        images = np.empty((stop - start, self.crop_size, self.crop_size, self.decoding.channels), np.uint8)
         replaced: list[Replacement] = []
         for i in range(stop - start):
             sample = (step * self.order.batch_size + start + i) % 2**32
@@ -105,4 +105,4 @@ class ChunkReader:
         # Large enough that every crop has at least twice its final size in pixels, whatever area and aspect are drawn.
         narrowest = math.sqrt(self.area[0] * min(self.aspect[0], 1 / self.aspect[1], 1.0))
         min_side = math.ceil(2 * self.crop_size / narrowest)
-        return pixels_of(item.image, name=item.name, reading=self.reading, min_side=min_side)
+        return pixels_of(item.image, name=item.name, decoding=self.decoding, min_side=min_side)

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from flsl_jax.data import arrays, tiff
-from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Reading, adapted, to_levels, wrong_bands
+from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Decoding, adapted, to_levels, wrong_bands
 from flsl_jax.data.resize import resize_square
 from flsl_jax.errors import first_line
 
-__all__ = ["MAX_PIXELS", "RGB", "BaseCrop", "DecodeError", "Reading", "base_crop", "decode_image", "pixels_of"]
+__all__ = ["MAX_PIXELS", "RGB", "BaseCrop", "DecodeError", "Decoding", "base_crop", "decode_image", "pixels_of"]
 
 ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
@@ -34,15 +34,15 @@ class BaseCrop:
 
 
 def pixels_of(
-    image: bytes | np.ndarray, *, name: str, reading: Reading = RGB, min_side: int = 0
+    image: bytes | np.ndarray, *, name: str, decoding: Decoding = RGB, min_side: int = 0
 ) -> UInt8[np.ndarray, "H W C"]:
     """The levels of a record's image, encoded or decoded; see `decode_image`."""
     if isinstance(image, np.ndarray):
-        return adapted(image, reading, name=name)
-    return decode_image(image, name=name, reading=reading, min_side=min_side)
+        return adapted(image, decoding, name=name)
+    return decode_image(image, name=name, decoding=decoding, min_side=min_side)
 
 
-def decode_image(data: bytes, *, name: str, reading: Reading = RGB, min_side: int = 0) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(data: bytes, *, name: str, decoding: Decoding = RGB, min_side: int = 0) -> UInt8[np.ndarray, "H W C"]:
     """Decodes one image to upright levels.
 
     RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), TIFF with more bands by tifffile, everything else, and whatever
@@ -56,7 +56,7 @@ def decode_image(data: bytes, *, name: str, reading: Reading = RGB, min_side: in
         data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W] or [H, W, bands] as NumPy saves it. Other
             formats are refused, EPS for one, for which Pillow would start Ghostscript.
         name: what an error calls the image.
-        reading: which channels are wanted; RGB by default.
+        decoding: which channels are wanted; RGB by default.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
             least so many pixels. With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on
             average, and by up to 1 if odd sides are rounded up.
@@ -70,30 +70,30 @@ def decode_image(data: bytes, *, name: str, reading: Reading = RGB, min_side: in
             most 8 bytes a pixel and 40 MB; with more than four bands, 3 times the bytes of all its values.
     """
     if data[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(data, name=name, reading=reading, min_side=min_side)
+        pixels = _decode_jpeg(data, name=name, decoding=decoding, min_side=min_side)
         if pixels is not None:
             return _upright(pixels, _exif_orientation(data))
     if arrays.is_array(data):
-        return arrays.read(data, reading, name=name)
+        return arrays.read(data, decoding, name=name)
     page = tiff.read_page(data)
-    if page is not None and tiff.beyond_pillow(page, reading):
-        return _upright(tiff.read(data, page, reading, name=name), page.orientation)
-    return _decode_any(data, name=name, reading=reading)
+    if page is not None and tiff.beyond_pillow(page, decoding):
+        return _upright(tiff.read(data, page, decoding, name=name), page.orientation)
+    return _decode_any(data, name=name, decoding=decoding)
 
 
-def _decode_jpeg(data: bytes, *, name: str, reading: Reading, min_side: int) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, *, name: str, decoding: Decoding, min_side: int) -> np.ndarray | None:
     """The levels; None if Pillow must decide, because the image is CMYK, too large, damaged, or merely unusual."""
     try:
         rows, columns, color, _ = simplejpeg.decode_jpeg_header(data)
         height, width = int(rows), int(columns)
         if color in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
-        if reading.channels not in (1, 3):
-            raise wrong_bands(1 if color == "Gray" else 3, reading, name=name)
+        if decoding.channels not in (1, 3):
+            raise wrong_bands(1 if color == "Gray" else 3, decoding, name=name)
         factor = _reduction(min(height, width), min_side=min_side)
         return simplejpeg.decode_jpeg(
             data,
-            "RGB" if reading.channels == 3 else "GRAY",
+            "RGB" if decoding.channels == 3 else "GRAY",
             min_height=math.ceil(height / factor),
             min_width=math.ceil(width / factor),
         )
@@ -109,13 +109,13 @@ def _reduction(side: int, *, min_side: int) -> int:
     return factor
 
 
-def _decode_any(data: bytes, *, name: str, reading: Reading) -> np.ndarray:
+def _decode_any(data: bytes, *, name: str, decoding: Decoding) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            pixels = levels_of(image, reading, name=name)
+            pixels = levels_of(image, decoding, name=name)
     except DecodeError:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
@@ -152,7 +152,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def levels_of(image: Image.Image, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+def levels_of(image: Image.Image, decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "H W C"]:
     """The channels of a loaded Pillow image of any mode, as `decode_image` has them, without its orientation.
 
     Raises:
@@ -161,18 +161,18 @@ def levels_of(image: Image.Image, reading: Reading, *, name: str) -> UInt8[np.nd
     width, height = image.size
     rows = STRIP_PIXELS // max(1, width)
     if rows >= height:
-        return _strip_levels(image, reading, name=name)
-    pixels = np.empty((height, width, reading.channels), np.uint8)
+        return _strip_levels(image, decoding, name=name)
+    pixels = np.empty((height, width, decoding.channels), np.uint8)
     for top in range(0, height, max(rows, 1)):
         bottom = min(top + max(rows, 1), height)
-        pixels[top:bottom] = _strip_levels(image.crop((0, top, width, bottom)), reading, name=name)
+        pixels[top:bottom] = _strip_levels(image.crop((0, top, width, bottom)), decoding, name=name)
     return pixels
 
 
-def _strip_levels(image: Image.Image, reading: Reading, *, name: str) -> np.ndarray:
-    mode, channels = image.mode, reading.channels
+def _strip_levels(image: Image.Image, decoding: Decoding, *, name: str) -> np.ndarray:
+    mode, channels = image.mode, decoding.channels
     if mode == "F" or mode.startswith("I"):
-        return adapted(to_levels(np.asarray(image)[..., None], reading, name=name), reading, name=name)
+        return adapted(to_levels(np.asarray(image)[..., None], decoding, name=name), decoding, name=name)
     bands = {"LA": 2, "RGBA": 4, "RGBX": 4}.get(mode)
     if channels == bands:
         return np.asarray(image)
@@ -183,7 +183,7 @@ def _strip_levels(image: Image.Image, reading: Reading, *, name: str) -> np.ndar
     if channels in (1, 3):
         converted = np.asarray(image.convert("RGB" if channels == 3 else "L"))
         return converted if channels == 3 else converted[..., None]
-    raise wrong_bands(1 if mode in ("1", "L", "LA", "La") else 3, reading, name=name)
+    raise wrong_bands(1 if mode in ("1", "L", "LA", "La") else 3, decoding, name=name)
 
 
 def base_crop(

@@ -24,7 +24,7 @@ class DecodeError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Decoding:
     """How files are read for a network.
 
     `channels`: of its images. `window`: the values, lowest and highest, that become black and white in files that hold more
@@ -39,7 +39,7 @@ class Reading:
     window: tuple[float, float] | None = None
 
     def describe(self) -> str:
-        """The reading in words, for messages."""
+        """The decoding in words, for messages."""
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         return channels + (f", values from {self.window[0]:g} to {self.window[1]:g}" if self.window else "")
 
@@ -49,23 +49,23 @@ class Reading:
 
 
 # How images are read where no network says anything else.
-RGB = Reading()
+RGB = Decoding()
 
 
-def reading_of(data: TrainingImagesConfig) -> Reading:
+def decoding_of(data: TrainingImagesConfig) -> Decoding:
     """How a run reads its images, and how they are read for its networks."""
-    return Reading(channels=data.channels)
+    return Decoding(channels=data.channels)
 
 
-def to_levels(values: np.ndarray, reading: Reading, *, name: str) -> UInt8[np.ndarray, "..."]:
+def to_levels(values: np.ndarray, decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "..."]:
     """Levels from 0 to 255 of values of any numeric type, of the same shape.
 
-    Bytes are levels already. Others are scaled, so that the reading's window becomes 0 … 255, cut off outside it and rounded;
+    Bytes are levels already. Others are scaled, so that the decoding's window becomes 0 … 255, cut off outside it and rounded;
     what is not a number becomes 0.
 
     Args:
         values: as the file has them.
-        reading: its window counts.
+        decoding: its window counts.
         name: what an error calls the image.
 
     Raises:
@@ -78,13 +78,13 @@ def to_levels(values: np.ndarray, reading: Reading, *, name: str) -> UInt8[np.nd
     levels = np.empty(values.shape, np.uint8)
     rows = max(1, STRIP_PIXELS * len(values) // max(1, values.size))
     for top in range(0, len(values), rows):
-        levels[top : top + rows] = _strip_levels(values[top : top + rows], reading, name=name)
+        levels[top : top + rows] = _strip_levels(values[top : top + rows], decoding, name=name)
     return levels
 
 
-def _strip_levels(values: np.ndarray, reading: Reading, *, name: str) -> np.ndarray:
-    if reading.window is not None:
-        low, high = reading.window
+def _strip_levels(values: np.ndarray, decoding: Decoding, *, name: str) -> np.ndarray:
+    if decoding.window is not None:
+        low, high = decoding.window
         kind = np.float32 if values.dtype.itemsize <= 2 else np.float64
         levels = (np.nan_to_num(values.astype(kind), nan=low) - kind(low)) * kind(255 / (high - low))
         return np.floor(np.clip(levels, 0, 255) + 0.5).astype(np.uint8)
@@ -98,26 +98,26 @@ def _strip_levels(values: np.ndarray, reading: Reading, *, name: str) -> np.ndar
     return ((values.astype(np.uint32) * 255 + 32767) // _LARGEST).astype(np.uint8)
 
 
-def adapted(levels: UInt8[np.ndarray, "H W b"], reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
-    """The channels that the reading wants of the bands of an image.
+def adapted(levels: UInt8[np.ndarray, "H W b"], decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+    """The channels that the decoding wants of the bands of an image.
 
     Raises:
         DecodeError: the image has another number of bands, and not grey for colour or colour for grey.
     """
     bands = levels.shape[-1]
-    if not reading.takes(bands):
-        raise wrong_bands(bands, reading, name=name)
-    if bands == reading.channels:
+    if not decoding.takes(bands):
+        raise wrong_bands(bands, decoding, name=name)
+    if bands == decoding.channels:
         return levels
     return np.repeat(levels, 3, axis=-1) if bands == 1 else luma(levels)
 
 
-def wrong_bands(bands: int, reading: Reading, *, name: str) -> DecodeError:
+def wrong_bands(bands: int, decoding: Decoding, *, name: str) -> DecodeError:
     """The error that an image has another number of bands than wanted."""
     number = "1 band" if bands == 1 else f"{bands} bands"
-    advice = f"set config.data.channels={bands} for a new network, or save it with {reading.channels}"
+    advice = f"set config.data.channels={bands} for a new network, or save it with {decoding.channels}"
     return DecodeError(
-        f"{name}: it has {number}, and {reading.channels} are wanted (channels of the network); {advice}"
+        f"{name}: it has {number}, and {decoding.channels} are wanted (channels of the network); {advice}"
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Int32, Integer, UInt8
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.box_names import match_names
-from flsl_jax.data.decode import RGB, DecodeError, Reading, decode_image, pixels_of
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, decode_image, pixels_of
 from flsl_jax.data.image_files import open_image, upright_size
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_class_names
@@ -77,14 +77,14 @@ class MaskedFiles:
         pairs: the files of every record.
         classes: the ids and their labels.
         name: for messages.
-        reading: which channels are read of the images.
+        decoding: which channels are read of the images.
 
     Raises:
         UserError: a file cannot be opened, the size of a mask is not that of its upright image, or its pixels are not ids.
     """
 
-    def __init__(self, pairs: Sequence[_Pair], *, classes: MaskClasses, name: str, reading: Reading = RGB) -> None:
-        self._reading = reading
+    def __init__(self, pairs: Sequence[_Pair], *, classes: MaskClasses, name: str, decoding: Decoding = RGB) -> None:
+        self._decoding = decoding
         self.name, self.class_names = name, classes.names
         self._pairs, self._classes = tuple(pairs), classes
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -106,7 +106,7 @@ class MaskedFiles:
         """
         pair = self._pairs[checked_index(index, len(self))]
         try:
-            image = decode_image(read_file(pair.image), name=str(pair.image), reading=self._reading)
+            image = decode_image(read_file(pair.image), name=str(pair.image), decoding=self._decoding)
         except (OSError, DecodeError) as error:
             raise UserError(f"image {pair.image} cannot be read ({reason(error)}); repair or remove it") from error
         return MaskedRecord(image=image, mask=self._classes.labels(self.ids(index), file=pair.mask), name=pair.name)
@@ -125,8 +125,8 @@ class MaskedFiles:
 class MaskedScenes:
     """The embedded scenes with their class masks; label 0 is the background."""
 
-    def __init__(self, scenes: Scenes, *, classes: MaskClasses, reading: Reading = RGB) -> None:
-        self._reading = reading
+    def __init__(self, scenes: Scenes, *, classes: MaskClasses, decoding: Decoding = RGB) -> None:
+        self._decoding = decoding
         self.name, self.class_names = scenes.name, classes.names
         self._scenes, self._classes = scenes, classes
 
@@ -140,12 +140,12 @@ class MaskedScenes:
 
     def __getitem__(self, index: int) -> MaskedRecord:
         record = self._scenes[index]
-        image = pixels_of(record.image, name=record.name, reading=self._reading)
+        image = pixels_of(record.image, name=record.name, decoding=self._decoding)
         mask = self._classes.labels(self._scenes.masks(index).classes, file=record.name)
         return MaskedRecord(image=image, mask=mask, name=record.name)
 
 
-def open_masked(config: MaskedSourceConfig, *, reading: Reading = RGB) -> MaskedSource:
+def open_masked(config: MaskedSourceConfig, *, decoding: Decoding = RGB) -> MaskedSource:
     """Opens what a config describes.
 
     Labels depend only on the class file (or the categories of the panoptic file) and on `ignore`, never on the ids that
@@ -162,7 +162,7 @@ def open_masked(config: MaskedSourceConfig, *, reading: Reading = RGB) -> Masked
         count = min(config.count, config.limit) if config.limit > 0 else config.count
         scenes = Scenes(count=count, size=config.scene_size, split=config.split, kind=config.scene_kind)
         names = dict(enumerate(("background", *scenes.class_names)))
-        return MaskedScenes(scenes, classes=MaskClasses(names, ignore=config.ignore), reading=reading)
+        return MaskedScenes(scenes, classes=MaskClasses(names, ignore=config.ignore), decoding=decoding)
     needed = ("images", "masks", "annotations") if config.name == "panoptic" else ("images", "masks")
     for key in needed:
         if not getattr(config, key):
@@ -174,7 +174,7 @@ def open_masked(config: MaskedSourceConfig, *, reading: Reading = RGB) -> Masked
         pairs = _named(pairs, Path(config.names))
     pairs = pairs[: config.limit] if config.limit > 0 else pairs
     classes = MaskClasses(names, ignore=config.ignore)
-    return MaskedFiles(pairs, classes=classes, name=config.masks, reading=reading)
+    return MaskedFiles(pairs, classes=classes, name=config.masks, decoding=decoding)
 
 
 def _listed(root: str) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from flsl_jax.data.chunks import ChunkReader, Replacement
 from flsl_jax.data.crew import Crew
-from flsl_jax.data.decode import RGB, Reading
+from flsl_jax.data.decode import RGB, Decoding
 from flsl_jax.data.order import GlobalOrder
 from flsl_jax.data.records import Source, name_of
 from flsl_jax.data.sharing import ChunkMemory, SharedChunk, SharingReader, open_memory
@@ -50,7 +50,7 @@ class Loader:
         crop_size: height and width of the base crops in pixels.
         seed: key of the order and of the crops; 0 to 2³² - 1.
         area, aspect, flip: of the base crop, see `decode.base_crop`.
-        reading: which channels are read of the files.
+        decoding: which channels are read of the files.
         workers: processes to start that read and decode; with 0, the calling thread does it.
         process_index, process_count: the number of this process, and how many there are.
         on_corrupt: "replace" logs a record that cannot be read and takes another: the next readable one in the data set's own
@@ -74,7 +74,7 @@ class Loader:
         area: tuple[float, float],
         aspect: tuple[float, float],
         flip: bool = False,
-        reading: Reading = RGB,
+        decoding: Decoding = RGB,
         workers: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -102,12 +102,12 @@ class Loader:
             order=GlobalOrder(num_records=len(source), batch_size=batch_size, seed=seed),
             first=process_index * local_size,
             local_size=local_size,
-            chunk_size=max(1, min(local_size, CHUNK_BYTES // (reading.channels * crop_size**2))),
+            chunk_size=max(1, min(local_size, CHUNK_BYTES // (decoding.channels * crop_size**2))),
             crop_size=crop_size,
             area=area,
             aspect=aspect,
             flip=flip,
-            reading=reading,
+            decoding=decoding,
         )
         self._workers, self._patience, self._reading = workers, patience, 0
         self.damage = Damage(source.name, on_corrupt=on_corrupt, max_share=max_corrupt_share)
@@ -172,7 +172,7 @@ class Loader:
     def _assemble(self, step: int, chunks: Iterator[dict[str, Any]], *, memory: ChunkMemory | None) -> HostBatch:
         """One batch from its chunks; those in shared memory are copied out, which frees their place."""
         reader = self._reader
-        images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, reader.reading.channels), np.uint8)
+        images = np.empty((reader.local_size, reader.crop_size, reader.crop_size, reader.decoding.channels), np.uint8)
         records = np.empty(reader.local_size, np.int64)
         replaced: list[Replacement] = []
         for first in range(0, reader.local_size, reader.chunk_size):

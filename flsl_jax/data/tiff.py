@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from flsl_jax.data.levels import DecodeError, Reading, adapted, on_white, to_levels, wrong_bands
+from flsl_jax.data.levels import DecodeError, Decoding, adapted, on_white, to_levels, wrong_bands
 from flsl_jax.errors import first_line
 
 # The first bytes, by byte order and size of offsets.
@@ -131,7 +131,7 @@ def _page(fields: dict[int, tuple[int, ...]], *, number: int) -> Page:
     )
 
 
-def beyond_pillow(page: Page, reading: Reading) -> bool:
+def beyond_pillow(page: Page, decoding: Decoding) -> bool:
     """Whether Pillow cannot read an image, or would leave something of it out: bands, or bits that the window needs."""
     if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or not page.samples:
         return False
@@ -139,29 +139,29 @@ def beyond_pillow(page: Page, reading: Reading) -> bool:
         return True
     if page.samples == 1:  # Pillow reads these as they are
         return page.kind == _FLOAT and page.bits != 32
-    return page.kind != _UNSIGNED or page.bits > 16 or (page.bits > 8 and reading.window is not None)
+    return page.kind != _UNSIGNED or page.bits > 16 or (page.bits > 8 and decoding.window is not None)
 
 
-def read(data: bytes, page: Page, reading: Reading, *, name: str) -> UInt8[np.ndarray, "H W C"]:
+def read(data: bytes, page: Page, decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "H W C"]:
     """The channels of an image that Pillow does not read, without its orientation; see `decode.decode_image`.
 
     Raises:
         DecodeError: it is damaged or too large, its bands are not those wanted, or tifffile, which reads it, is not installed.
     """
-    if page.samples != reading.channels and not reading.takes(page.bands):
-        raise wrong_bands(page.bands, reading, name=name)
+    if page.samples != decoding.channels and not decoding.takes(page.bands):
+        raise wrong_bands(page.bands, decoding, name=name)
     values = values_of(data, page, name=name)
-    levels = to_levels(values, reading, name=name)
+    levels = to_levels(values, decoding, name=name)
     if page.photometric == _WHITE_IS_ZERO:
         levels = 255 - levels
-    if page.samples == reading.channels or page.alpha is None:
-        return adapted(levels, reading, name=name)
+    if page.samples == decoding.channels or page.alpha is None:
+        return adapted(levels, decoding, name=name)
     alpha = values[..., page.alpha]
     shares = alpha.dtype.kind == "f"  # of 1
-    opaque = np.uint8(255 * np.clip(alpha, 0, 1) + 0.5) if shares else to_levels(alpha, Reading(), name=name)
+    opaque = np.uint8(255 * np.clip(alpha, 0, 1) + 0.5) if shares else to_levels(alpha, Decoding(), name=name)
     premultiplied = page.extra[page.alpha - page.colours] == _PREMULTIPLIED
     return adapted(
-        on_white(np.delete(levels, page.alpha, axis=-1), opaque, premultiplied=premultiplied), reading, name=name
+        on_white(np.delete(levels, page.alpha, axis=-1), opaque, premultiplied=premultiplied), decoding, name=name
     )
 
 

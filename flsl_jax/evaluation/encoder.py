@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax import parallel
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.models import ViT
 from flsl_jax.models.vit import AttentionInputs
@@ -42,7 +42,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def reading(self) -> Reading:
+    def decoding(self) -> Decoding:
         """How files are read for it: the number of its channels, and which values are black and white."""
         ...
 
@@ -93,7 +93,7 @@ class NetworkEncoder:
         model: the backbone, with parameters on any devices of this process.
         name: what tables and messages call it.
         mean, std: of the levels 0 to 1 that it was trained with, a number for each channel.
-        reading: how files are read for it; None: as colour, or with as many bands as the mean has numbers.
+        decoding: how files are read for it; None: as colour, or with as many bands as the mean has numbers.
         inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None where it is not known.
         image_size: height and width in pixels of the images that it was trained on; None: those of which its position
             embedding has the tokens.
@@ -106,7 +106,7 @@ class NetworkEncoder:
         name: str,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
-        reading: Reading | None = None,
+        decoding: Decoding | None = None,
         inv_temp: float | None = None,
         image_size: int | None = None,
     ) -> None:
@@ -118,7 +118,7 @@ class NetworkEncoder:
         self._batch = parallel.local_batch_sharding()
         self._params = jax.device_put(nnx.to_pure_dict(params), parallel.replicated(self._batch.mesh))
         self._mean, self._std = tuple(mean), tuple(std)
-        self.reading = reading or Reading(channels=len(self._mean))
+        self.decoding = decoding or Decoding(channels=len(self._mean))
 
     @property
     def blank(self) -> tuple[float, ...]:
@@ -149,9 +149,9 @@ class PixelEncoder:
     name = "raw pixels"
     inv_temp: float | None = None
 
-    def __init__(self, *, patch_size: int, image_size: int, reading: Reading = RGB) -> None:
-        self.patch_size, self.image_size, self.reading = patch_size, image_size, reading
-        self.blank = (127.5,) * reading.channels
+    def __init__(self, *, patch_size: int, image_size: int, decoding: Decoding = RGB) -> None:
+        self.patch_size, self.image_size, self.decoding = patch_size, image_size, decoding
+        self.blank = (127.5,) * decoding.channels
 
     def tokens(self, images: Images) -> Float[Array, "b h w E"]:
         """See `Encoder`; E = C p²."""
@@ -163,7 +163,7 @@ class NoEncoder:
 
     name = "no model"
     patch_size = image_size = 0
-    reading = RGB
+    decoding = RGB
     blank = (0.0, 0.0, 0.0)
     inv_temp: float | None = None
 
@@ -174,7 +174,7 @@ class NoEncoder:
 
 def as_trained(encoder: Encoder) -> dict[str, Any]:
     """What `task.OpenData` is told of an encoder: how the images of its training were."""
-    return {"patch_size": encoder.patch_size, "image_size": encoder.image_size, "reading": encoder.reading}
+    return {"patch_size": encoder.patch_size, "image_size": encoder.image_size, "decoding": encoder.decoding}
 
 
 def watched(encoder: Encoder, before: Callable[[int], None]) -> Encoder:
@@ -192,7 +192,7 @@ class _Watched:
 
     def __init__(self, encoder: Encoder, before: Callable[[int], None]) -> None:
         self.name, self.patch_size, self.image_size = encoder.name, encoder.patch_size, encoder.image_size
-        self.blank, self.reading, self.inv_temp = encoder.blank, encoder.reading, encoder.inv_temp
+        self.blank, self.decoding, self.inv_temp = encoder.blank, encoder.decoding, encoder.inv_temp
         self._encoder, self._before = encoder, before
 
     def tokens(self, images: Images) -> Float[Array, "b h w D"]:

@@ -113,7 +113,7 @@ class FeatureFiles:
 def probe_of(encoder: Encoder) -> np.ndarray:
     """What tells models apart: the tokens of one small picture of noise."""
     side = 4 * encoder.patch_size
-    picture = np.random.default_rng(0).integers(0, 256, (1, side, side, encoder.reading.channels), dtype=np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (1, side, side, encoder.decoding.channels), dtype=np.uint8)
     return np.asarray(encoder.tokens(picture), np.float32).reshape(16, -1)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, self_inv_temp
-from flsl_jax.data.levels import reading_of
+from flsl_jax.data.levels import decoding_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.models import ViT
@@ -97,7 +97,7 @@ def _baseline(kind: str, workdir: Path) -> OpenedModel:
     config = read_run_config(workdir, at_start=True)
     if kind == "pixels":
         sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
-        encoder = PixelEncoder(reading=reading_of(config.data), **sizes)
+        encoder = PixelEncoder(decoding=decoding_of(config.data), **sizes)
     else:
         encoder = open_start(config, workdir=workdir)
     step = 0 if kind == "untrained" else None
@@ -142,7 +142,7 @@ def _trained(source: str, *, reading: ReadingConfig) -> OpenedModel:
         results = workdir / "results"
     else:
         log.info("%s", loaded.report)
-        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std, reading=model.reading)
+        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std, decoding=model.decoding)
         return OpenedModel(encoder=encoder, source=source)
     config, name = read_run_config(workdir), f"{workdir}, step {loaded.step}"
     if reading.network == "student":
@@ -161,7 +161,7 @@ def encoder_of(model: ViT, config: Config, *, name: str) -> NetworkEncoder:
         name=name,
         mean=config.views.mean,
         std=config.views.std,
-        reading=reading_of(config.data),
+        decoding=decoding_of(config.data),
         inv_temp=self_inv_temp(config).end,
         image_size=config.views.size,
     )

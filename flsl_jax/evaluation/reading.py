@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.data.decode import RGB, DecodeError, Reading, pixels_of
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.records import Record, Source
 from flsl_jax.errors import UserError
 
@@ -39,7 +39,7 @@ class ImageStream:
         lacking: the end of the error message where no record is left: what is missing, and what to do.
         lacks: what those have not that are left out, for the log: "no label".
         on_corrupt: "fail" refuses an image that cannot be decoded; otherwise it is left out with a warning.
-        reading: which channels are read of the files.
+        decoding: which channels are read of the files.
 
     `warnings` are those of the source about its boxes.
 
@@ -56,9 +56,9 @@ class ImageStream:
         lacking: str,
         lacks: str,
         on_corrupt: str = "replace",
-        reading: Reading = RGB,
+        decoding: Decoding = RGB,
     ) -> None:
-        self._reading = reading
+        self._decoding = decoding
         self.name, self.class_names = source.name, source.class_names
         self.warnings: tuple[str, ...] = getattr(source, "warnings", ())
         self._source, self._prepare, self._wanted, self._on_corrupt = source, prepare, wanted, on_corrupt
@@ -115,7 +115,7 @@ class ImageStream:
             record = self._source[index]
             if not self._wanted(record):
                 return None
-            pixels = pixels_of(record.image, name=record.name, reading=self._reading)
+            pixels = pixels_of(record.image, name=record.name, decoding=self._decoding)
         except (DecodeError, OSError) as error:
             if self._on_corrupt == "fail":
                 raise UserError(f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace") from error

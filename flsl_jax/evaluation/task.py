@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.evaluation.encoder import Encoder
 
 _Settings = TypeVar("_Settings")
@@ -36,14 +36,16 @@ class Scores:
 class OpenData(Protocol[_SettingsIn, _DataOut]):
     """Opens the data of a task and finds bad input before anything is encoded."""
 
-    def __call__(self, settings: _SettingsIn, *, patch_size: int, image_size: int, reading: Reading = RGB) -> _DataOut:
+    def __call__(
+        self, settings: _SettingsIn, *, patch_size: int, image_size: int, decoding: Decoding = RGB
+    ) -> _DataOut:
         """The data, to be passed to `Evaluate` any number of times.
 
         Args:
             settings: of the protocol.
             patch_size: of the encoder, in pixels.
             image_size: height and width in pixels that the encoder was trained at.
-            reading: how files are read for the encoder.
+            decoding: how files are read for the encoder.
 
         Raises:
             UserError: bad input, as far as it can be told without encoding an image.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flsl_jax.config import nearest_key
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, watched
 from flsl_jax.evaluation.protocols import (
@@ -47,9 +47,9 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"there is no task {name!r}; {nearest_key(name, TASKS)}")
 
 
-def open_task(name: str, settings: Any, *, patch_size: int, image_size: int, reading: Reading = RGB) -> Any:
+def open_task(name: str, settings: Any, *, patch_size: int, image_size: int, decoding: Decoding = RGB) -> Any:
     """The data of a task, for `run_task`; see `OpenData`."""
-    return TASKS[name].open(settings, patch_size=patch_size, image_size=image_size, reading=reading)
+    return TASKS[name].open(settings, patch_size=patch_size, image_size=image_size, decoding=decoding)
 
 
 def run_task(

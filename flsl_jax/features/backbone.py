@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from flsl_jax.data.levels import Reading
+from flsl_jax.data.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.features.batching import map_by_shape
 from flsl_jax.features.fitting import Fit
@@ -41,7 +41,7 @@ class Backbone(ViT):
         image_size: height and width in pixels of the images that it was trained on.
         inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None for a weight file, which
             does not say it.
-        reading: how files are read for it: `reading.channels` C, 3 for colour, and `reading.window`, see docs/data.md, "Bands
+        decoding: how files are read for it: `decoding.channels` C, 3 for colour, and `decoding.window`; docs/data.md, "Bands
             and levels".
 
     All methods take `images`, float [B, H, W, C], normalised by `mean` and `std`, as `flsl_jax.preprocess` gives them;
@@ -64,11 +64,11 @@ class Backbone(ViT):
         std: tuple[float, ...],
         image_size: int,
         inv_temp: float | None = None,
-        reading: Reading | None = None,
+        decoding: Decoding | None = None,
         **computing: Any,
     ) -> None:
         super().__init__(architecture, **computing)
-        self.reading = reading or Reading(channels=architecture.channels)
+        self.decoding = decoding or Decoding(channels=architecture.channels)
         self.mean, self.std, self.image_size, self.inv_temp = tuple(mean), tuple(std), image_size, inv_temp
 
     @property
@@ -218,7 +218,7 @@ class Backbone(ViT):
         while window := [image for _, image in zip(range(8 * batch_size), remaining)]:
             found = map_by_shape(
                 lambda pixels: function(normalised(pixels, self)),
-                (fit.image(read_pixels(image, self.reading)) for image in window),
+                (fit.image(read_pixels(image, self.decoding)) for image in window),
                 batch_size=lambda shape: batch_size,
             )
             yield from (result for _, result in sorted(found, key=lambda item: item[0]))
@@ -236,7 +236,7 @@ def as_backbone(
     std: tuple[float, ...],
     image_size: int = 0,
     inv_temp: float | None = None,
-    reading: Reading | None = None,
+    decoding: Decoding | None = None,
 ) -> Backbone:
     """A ViT with the same parameters that knows its images; `image_size=0`: that of its position embedding."""
     size = image_size or vit.architecture.grid[0] * vit.architecture.patch_size
@@ -249,7 +249,7 @@ def as_backbone(
             std=std,
             image_size=size,
             inv_temp=inv_temp,
-            reading=reading,
+            decoding=decoding,
             **computing,
             rngs=nnx.Rngs(0),
         )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flsl_jax.data.decode import DecodeError, decode_image, levels_of
-from flsl_jax.data.levels import RGB, Reading, adapted, to_levels
+from flsl_jax.data.levels import RGB, Decoding, adapted, to_levels
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.normalisation import normalise
 from flsl_jax.errors import UserError, reason
@@ -27,7 +27,7 @@ class Normalised(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    reading: Reading
+    decoding: Decoding
 
     @property
     def patch_size(self) -> int: ...
@@ -38,7 +38,7 @@ def preprocess(images: Any, model: Any, *, size: int | None = None, crop: bool =
     if not isinstance(model, Normalised):
         raise UserError(f"model is a {type(model).__name__}; expected what flsl_jax.load returns")
     fit = Fit(patch_size=model.patch_size, size=model.image_size if size is None else size, crop=crop)
-    fitted = [fit.image(read_pixels(image, model.reading)) for image in _listed(images)]
+    fitted = [fit.image(read_pixels(image, model.decoding)) for image in _listed(images)]
     if not fitted:
         raise UserError("there is no image; expected one or more")
     sizes = sorted({image.shape[:2] for image in fitted})
@@ -58,38 +58,38 @@ def normalised(pixels: UInt8[np.ndarray, "B y x C"], model: Normalised) -> Float
     return jnp.pad(levels, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
 
-def read_pixels(image: Any, reading: Reading = RGB) -> UInt8[np.ndarray, "H W C"]:
-    """The levels of a file, a Pillow image or an array, upright, as the reading wants them.
+def read_pixels(image: Any, decoding: Decoding = RGB) -> UInt8[np.ndarray, "H W C"]:
+    """The levels of a file, a Pillow image or an array, upright, as the decoding wants them.
 
     Raises:
         UserError: it cannot be read, is an array of another kind, or has other bands.
     """
     if isinstance(image, str | os.PathLike):
         try:
-            return decode_image(read_file(image), name=os.fspath(image), reading=reading)
+            return decode_image(read_file(image), name=os.fspath(image), decoding=decoding)
         except DecodeError as error:
             raise UserError(f"{error}; give an image file") from error
         except OSError as error:
             raise UserError(f"{os.fspath(image)} cannot be read ({reason(error)}); give an image file") from error
     if isinstance(image, Image.Image):
         try:
-            return levels_of(ImageOps.exif_transpose(image), reading, name="a Pillow image")
+            return levels_of(ImageOps.exif_transpose(image), decoding, name="a Pillow image")
         except DecodeError as error:
             raise UserError(str(error)) from error
     pixels = np.asarray(image)
-    if reading.window is not None and pixels.dtype in _DEEP:
-        pixels = to_levels(pixels, reading, name="an image")
+    if decoding.window is not None and pixels.dtype in _DEEP:
+        pixels = to_levels(pixels, decoding, name="an image")
     if pixels.dtype != np.uint8:
         raise UserError(
             f"an image is an array of {pixels.dtype}; expected uint8, levels from 0 to 255 (levels from 0 to 1 become that by "
             "(255 * levels).round().astype('uint8'); images that are normalised already go to the model as they are)"
         )
     bands = pixels[..., None] if pixels.ndim == 2 else pixels
-    if bands.ndim != 3 or not reading.takes(bands.shape[-1]) or not bands.size:
+    if bands.ndim != 3 or not decoding.takes(bands.shape[-1]) or not bands.size:
         raise UserError(
-            f"an image has shape {pixels.shape}; expected [height, width, {reading.channels}], the channels last"
+            f"an image has shape {pixels.shape}; expected [height, width, {decoding.channels}], the channels last"
         )
-    return adapted(bands, reading, name="an image")
+    return adapted(bands, decoding, name="an image")
 
 
 def _listed(images: Any) -> Sequence[Any]:

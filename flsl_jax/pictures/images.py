@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flsl_jax.data.decode import RGB, DecodeError, Reading, pixels_of
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.kinds import kind_of
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.records import path_of
@@ -76,7 +76,7 @@ def as_colours(pixels: UInt8[np.ndarray, "*b H W C"]) -> UInt8[np.ndarray, "*b H
 
 
 def read_images(
-    spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images", reading: Reading = RGB
+    spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images", decoding: Decoding = RGB
 ) -> list[ShownImage]:
     """The first images of a file, a folder at any depth, a list, or the embedded scenes (held-out split), resized.
 
@@ -88,7 +88,7 @@ def read_images(
         size: of the shorter side, in pixels.
         multiple: what both sides are multiples of, such as the patch size.
         flag: the flag that error messages name.
-        reading: how files are read for the networks.
+        decoding: how files are read for the networks.
 
     Raises:
         UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
@@ -96,7 +96,7 @@ def read_images(
     images, problem = [], ""
     for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
         try:
-            pixels = pixels_of(read(), name=name, reading=reading)
+            pixels = pixels_of(read(), name=name, decoding=decoding)
         except (DecodeError, OSError) as error:
             problem = str(error)
             log.warning("left out: %s", error)

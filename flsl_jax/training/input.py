@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from flsl_jax.config import Config
-from flsl_jax.data.levels import reading_of
+from flsl_jax.data.levels import decoding_of
 from flsl_jax.data.pipeline import Batches, HostBatch, Loader
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
@@ -50,7 +50,7 @@ def open_loader(config: Config, *, source: Source | None = None) -> Loader:
         area=config.views.base_area,
         aspect=config.views.aspect,
         flip=config.views.flip,
-        reading=reading_of(config.data),
+        decoding=decoding_of(config.data),
         workers=config.compute.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.data.levels import RGB, Reading, reading_of
+from flsl_jax.data.levels import RGB, Decoding, decoding_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.open_model import encoder_of, open_start
@@ -37,7 +37,7 @@ class Validation:
     """The tasks of a run, with their data opened once. Every process measures all of them on its own devices.
 
     `settings` and `data` by the name of the task; `best_metric`: TASK/METRIC, which chooses the best checkpoint; `patch_size`
-    and `image_size` of the network, in pixels, and `reading`, how files are read for it; `told`: warnings that the log has
+    and `image_size` of the network, in pixels, and `decoding`, how files are read for it; `told`: warnings that the log has
     already, each with its task.
     """
 
@@ -47,7 +47,7 @@ class Validation:
     batch_size: int
     patch_size: int
     image_size: int
-    reading: Reading = RGB
+    decoding: Decoding = RGB
     told: set[tuple[str, str]] = dataclasses.field(default_factory=set, init=False)
 
     @classmethod
@@ -62,14 +62,14 @@ class Validation:
         check_names(config.evaluation.tasks)
         settings = {name: getattr(config.evaluation, name) for name in config.evaluation.tasks}
         sizes = {"patch_size": config.model.patch_size, "image_size": config.views.size}
-        reading = reading_of(config.data)
-        data = {name: open_task(name, values, reading=reading, **sizes) for name, values in settings.items()}
+        decoding = decoding_of(config.data)
+        data = {name: open_task(name, values, decoding=decoding, **sizes) for name, values in settings.items()}
         return cls(
             settings=settings,
             data=data,
             best_metric=config.evaluation.best_metric,
             batch_size=config.evaluation.batch_size,
-            reading=reading,
+            decoding=decoding,
             **sizes,
         )
 
@@ -111,7 +111,7 @@ class Validation:
                 f"one of these, such as {task}/{names[0]}"
             )
         if baseline:
-            pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size, reading=self.reading)
+            pixels = PixelEncoder(patch_size=self.patch_size, image_size=self.image_size, decoding=self.decoding)
             for name in self.settings:
                 values |= self._run(name, pixels, prefix=_prefix(name) + _PIXELS, poll=poll)
         return values

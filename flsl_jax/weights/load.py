@@ -11,7 +11,7 @@ from flax import nnx
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import parse_saved_config, self_inv_temp
-from flsl_jax.data.levels import Reading, reading_of
+from flsl_jax.data.levels import Decoding, decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.features import Backbone, as_backbone
@@ -91,7 +91,7 @@ def load_network(
             build_backbone(imported, dtype=dtype),
             mean=imported.mean,
             std=imported.std,
-            reading=Reading(channels=imported.architecture.channels, window=imported.window),
+            decoding=Decoding(channels=imported.architecture.channels, window=imported.window),
         ),
         mean=imported.mean,
         std=imported.std,
@@ -139,7 +139,7 @@ def _load_run(path: Path, *, network: str, dtype: str) -> Loaded:
         std=config.views.std,
         image_size=config.views.size,
         inv_temp=self_inv_temp(config).end,
-        reading=reading_of(config.data),
+        decoding=decoding_of(config.data),
     )
     report = f"{network} of {place.folder.parent}, step {step}"
     return Loaded(model=model, mean=model.mean, std=model.std, report=report, step=step)

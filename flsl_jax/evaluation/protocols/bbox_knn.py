@@ -9,7 +9,7 @@ import numpy as np
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
@@ -60,7 +60,7 @@ class BboxKnnResult:
     token_top5: float
 
 
-def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> BboxKnnData:
+def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB) -> BboxKnnData:
     """Opens train and val, or finds their stored features.
 
     Raises:
@@ -74,16 +74,16 @@ def open_data(settings: BboxKnnConfig, *, patch_size: int, image_size: int, read
     if stored is not None and stored.complete:
         return BboxKnnData(train=None, val=None, stored=stored)
     train, val = (
-        _open(source, size=size, patch_size=patch_size, reading=reading) for source in (settings.train, settings.val)
+        _open(source, size=size, patch_size=patch_size, decoding=decoding) for source in (settings.train, settings.val)
     )
     translation(train.class_names, val.class_names, what="bbox-aligned k-NN")
     require_labels(train.labels(_box_labels), name=train.name, key="bbox_knn.train")
     return BboxKnnData(train=train, val=val, stored=stored)
 
 
-def _open(config: SourceConfig, *, size: int, patch_size: int, reading: Reading) -> ImageStream:
+def _open(config: SourceConfig, *, size: int, patch_size: int, decoding: Decoding) -> ImageStream:
     source = open_source(config)
-    return boxed_images(source, size=size, patch_size=patch_size, on_corrupt=config.on_corrupt, reading=reading)
+    return boxed_images(source, size=size, patch_size=patch_size, on_corrupt=config.on_corrupt, decoding=decoding)
 
 
 def _box_labels(record: Record) -> Sequence[int]:
@@ -91,7 +91,7 @@ def _box_labels(record: Record) -> Sequence[int]:
 
 
 def boxed_images(
-    source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace", reading: Reading = RGB
+    source: Source, *, size: int, patch_size: int, on_corrupt: str = "replace", decoding: Decoding = RGB
 ) -> ImageStream:
     """Items (image uint8 [s, s, C], patches int32 [9], label int32 []) of every image that has a box.
 
@@ -110,7 +110,7 @@ def boxed_images(
         "this source, such as --bbox_knn.val.boxes",
         lacks="no box in the central square",
         on_corrupt=on_corrupt,
-        reading=reading,
+        decoding=decoding,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import ClusteringConfig
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, as_trained
@@ -89,14 +89,16 @@ def evaluate(
     return Scores(metrics=metrics, rows=rows, images=len(source), judged=judged.facts, warnings=warnings)
 
 
-def open_data(settings: ClusteringConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> MaskedSource:
+def open_data(
+    settings: ClusteringConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
+) -> MaskedSource:
     """The images and masks.
 
     Raises:
         UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    source = open_masked(settings.data, reading=reading)
+    source = open_masked(settings.data, decoding=decoding)
     require_classes(source, fit, key="clustering.data")
     return source
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import DiscoveryConfig
-from flsl_jax.data.decode import RGB, DecodeError, Reading, pixels_of
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.records import Record, Source
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
@@ -78,14 +78,16 @@ class _Tally:
         }
 
 
-def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int, reading: Reading = RGB) -> DiscoveryData:
+def open_data(
+    settings: DiscoveryConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
+) -> DiscoveryData:
     """The images that have boxes, grouped by their grid of patches: encoding compiles once for a grid, not for an image.
 
     Args:
         settings: of the protocol.
         patch_size: of the encoder, in pixels.
         image_size: not used: images keep their sizes.
-        reading: how files are read for the encoder.
+        decoding: how files are read for the encoder.
 
     Raises:
         UserError: the source cannot be opened, an image cannot be read, no image has a box, a box reaches beyond its image,
@@ -97,7 +99,7 @@ def open_data(settings: DiscoveryConfig, *, patch_size: int, image_size: int, re
     for index in tqdm(range(len(source)), desc="boxes", unit="image", leave=False, disable=hidden):
         record = source[index]
         if record.boxes is not None and record.boxes.labels.size:
-            height, width = _pixels(record, source=source, reading=reading).shape[:2]
+            height, width = _pixels(record, source=source, decoding=decoding).shape[:2]
             record.boxes.require_inside(width=width, height=height, name=record.name)
             groups[(-(-height // patch_size), -(-width // patch_size))].append(index)
             size = {"patch_size": patch_size, "width": width, "height": height}
@@ -249,7 +251,7 @@ def _encoded(
         for begin in range(0, len(indices), rows):
             numbers = indices[begin : begin + rows]
             records = [data.source[number] for number in numbers]
-            images = [_pixels(record, source=data.source, reading=encoder.reading) for record in records]
+            images = [_pixels(record, source=data.source, decoding=encoder.decoding) for record in records]
             padded = np.stack([_padded(image, size=size, blank=encoder.blank) for image in images])
             batch = padded[np.minimum(np.arange(rows), len(numbers) - 1)]
             tokens = np.asarray(encoder.tokens(batch))
@@ -289,9 +291,9 @@ def _padded(
     return large
 
 
-def _pixels(record: Record, *, source: Source, reading: Reading) -> UInt8[np.ndarray, "H W C"]:
+def _pixels(record: Record, *, source: Source, decoding: Decoding) -> UInt8[np.ndarray, "H W C"]:
     try:
-        return pixels_of(record.image, name=record.name, reading=reading)
+        return pixels_of(record.image, name=record.name, decoding=decoding)
     except DecodeError as error:
         raise UserError(f"{source.name}: {error}; repair or remove it") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.records import Record
 from flsl_jax.data.sources import open_source
 from flsl_jax.errors import UserError
@@ -25,7 +25,7 @@ from flsl_jax.typing import Array, Float, Int
 
 
 def open_data(
-    settings: ImageKnnConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+    settings: ImageKnnConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
 ) -> tuple[ImageStream, ImageStream]:
     """Opens train and val.
 
@@ -36,13 +36,13 @@ def open_data(
     size = settings.size or image_size
     if size < patch_size or size % patch_size:
         raise UserError(f"image_knn.size is {size}; expected a multiple of the model's patch of {patch_size} px")
-    train, val = (_open(source, size=size, reading=reading) for source in (settings.train, settings.val))
+    train, val = (_open(source, size=size, decoding=decoding) for source in (settings.train, settings.val))
     require_labels(train.labels(_labels), name=train.name, key="image_knn.train")
     translation(train.class_names, val.class_names, what="image k-NN")
     return train, val
 
 
-def _open(config: SourceConfig, *, size: int, reading: Reading) -> ImageStream:
+def _open(config: SourceConfig, *, size: int, decoding: Decoding) -> ImageStream:
     return ImageStream(
         open_source(config),
         functools.partial(_prepare, transform=ResizeCrop(size)),
@@ -50,7 +50,7 @@ def _open(config: SourceConfig, *, size: int, reading: Reading) -> ImageStream:
         lacking="no image has a label, which the image k-NN needs; lay images out in one folder per class",
         lacks="no label",
         on_corrupt=config.on_corrupt,
-        reading=reading,
+        decoding=decoding,
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flsl_jax.config import RetrievalConfig
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def open_data(
-    settings: RetrievalConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+    settings: RetrievalConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
 ) -> tuple[MaskedSource, MaskedSource]:
     """Train and val.
 
@@ -95,7 +95,7 @@ def open_data(
             multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    train, val = (open_masked(source, reading=reading) for source in (settings.train, settings.val))
+    train, val = (open_masked(source, decoding=decoding) for source in (settings.train, settings.val))
     check_same_classes(train, val)
     require_classes(train, fit, key="retrieval.train")
     require_classes(val, fit, key="retrieval.val")

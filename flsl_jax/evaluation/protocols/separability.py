@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from flsl_jax.config import SeparabilityConfig
-from flsl_jax.data.levels import RGB, Reading
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.mask_fit import class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def open_data(
-    settings: SeparabilityConfig, *, patch_size: int, image_size: int, reading: Reading = RGB
+    settings: SeparabilityConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
 ) -> MaskedSource:
     """The images with masks.
 
@@ -90,7 +90,7 @@ def open_data(
         UserError: the source cannot be opened or shows fewer than two classes, or the size is not a multiple of the patch.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
-    source = open_masked(settings.data, reading=reading)
+    source = open_masked(settings.data, decoding=decoding)
     require_classes(source, fit, key="separability.data")
     return source
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config
-from flsl_jax.data.levels import reading_of
+from flsl_jax.data.levels import decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
@@ -27,7 +27,7 @@ class Trained:
         heads: canonical tensors of the heads, likewise; empty without heads.
         source: name of the run's folder or of the weight file.
         mean, std: of pixel levels from 0 to 1, for each channel.
-        window: as of `data.levels.Reading`.
+        window: as of `data.levels.Decoding`.
         config, step, workdir: of the run; None where the source is a weight file.
         notes: what was left out or assumed when a weight file was read.
     """
@@ -75,7 +75,7 @@ def read_trained(
         source=workdir.name,
         mean=config.views.mean,
         std=config.views.std,
-        window=reading_of(config.data).window,
+        window=decoding_of(config.data).window,
         config=config,
         step=step,
         workdir=workdir,

@@ -22,7 +22,7 @@ class FileMetadata:
     """What is known of a network without looking at its tensors; None where the file does not give it.
 
     `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
-    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of `data.levels.Reading`.
+    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of `data.levels.Decoding`.
     `notes`: what the user should know.
     """
 

@@ -33,7 +33,7 @@ class Imported:
         head: canonical tensors of a projection head like DINO's, float32; None: there is none.
         heads_known: whether the number of attention heads is given by the file, its config or the caller.
         mean, std: of pixel levels from 0 to 1, as in its training, for each channel.
-        window: as of `data.levels.Reading`; only files written here say it.
+        window: as of `data.levels.Decoding`; only files written here say it.
         unused: names of tensors, or of other entries, that were not read, and what they are.
         notes: what was assumed, one line each.
     """

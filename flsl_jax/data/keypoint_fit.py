@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+
+from flsl_jax.data.resize import resize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,11 @@ class KeypointFit:
         """Patches in a row and in a column."""
         return self.size // self.patch_size
 
-    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "s s 3"]:
+    def image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "s s C"]:
         """The square that the network sees."""
         (width, height), (left, top) = self._placed(image.shape[1], image.shape[0])
-        square = np.zeros((self.size, self.size, 3), np.uint8)
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        square[top : top + height, left : left + width] = np.asarray(resized)
+        square = np.zeros((self.size, self.size, image.shape[-1]), np.uint8)
+        square[top : top + height, left : left + width] = resize(image, height=height, width=width)
         return square
 
     def to_patches(self, points: Float[np.ndarray, "P 2"], *, width: int, height: int) -> Float[np.ndarray, "P 2"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from flsl_jax.config import KeypointSourceConfig, nearest_key
 from flsl_jax.data.annotation_files import load_json
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, decode_image, pixels_of
 from flsl_jax.data.image_files import upright_size
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.scenes import Scenes
@@ -49,7 +49,7 @@ class KeypointSource(Protocol):
     name: str
     pairs: Sequence[KeypointPair]
 
-    def image(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, name: str) -> UInt8[np.ndarray, "H W C"]:
         """An image of a pair, decoded and upright."""
         ...
 
@@ -63,12 +63,14 @@ class KeypointFiles:
         root: the folder that holds the layout.
         files: the annotations to read, in order.
         limit: of the pairs with a point, the first so many of each category; 0: all.
+        decoding: which channels are read of the images.
 
     Raises:
         UserError: a file is missing, unreadable or has the wrong content, or no pair has a point.
     """
 
-    def __init__(self, root: Path, files: Sequence[Path], *, limit: int) -> None:
+    def __init__(self, root: Path, files: Sequence[Path], *, limit: int, decoding: Decoding = RGB) -> None:
+        self._decoding = decoding
         self.name, self._images = str(root), root / "JPEGImages"
         with ThreadPoolExecutor(_THREADS) as threads:
             read = list(threads.map(_read_pair, files))
@@ -86,7 +88,7 @@ class KeypointFiles:
             sizes = {name: (size, pair.name) for pair, both in read for name, size in both.items() if name in used}
             list(threads.map(self._check_size, sizes.items()))
 
-    def image(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, name: str) -> UInt8[np.ndarray, "H W C"]:
         """See `KeypointSource`.
 
         Raises:
@@ -94,7 +96,7 @@ class KeypointFiles:
         """
         path = self._images / name
         try:
-            return decode_image(read_file(path), name=str(path))
+            return decode_image(read_file(path), name=str(path), decoding=self._decoding)
         except (OSError, DecodeError) as error:
             raise UserError(f"image {path} cannot be read ({reason(error)}); repair it") from error
 
@@ -117,7 +119,8 @@ class SceneKeypointPairs:
     Points are places that all objects of a class have, those of them that are seen in both scenes.
     """
 
-    def __init__(self, scenes: Scenes, *, limit: int, categories: Sequence[str]) -> None:
+    def __init__(self, scenes: Scenes, *, limit: int, categories: Sequence[str], decoding: Decoding = RGB) -> None:
+        self._decoding = decoding
         self.name, self._scenes = scenes.name, scenes
         self._numbers = {scenes.name_of(index): index for index in range(len(scenes))}
         objects = [scenes.keypoints(index) for index in range(len(scenes))]
@@ -146,14 +149,12 @@ class SceneKeypointPairs:
             )
         self.pairs: Sequence[KeypointPair] = _first_of_each(_of_categories(pairs, categories), limit)
 
-    def image(self, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, name: str) -> UInt8[np.ndarray, "H W C"]:
         """See `KeypointSource`."""
-        image = self._scenes[self._numbers[name]].image
-        assert isinstance(image, np.ndarray), "scenes are drawn, not encoded"
-        return image
+        return pixels_of(self._scenes[self._numbers[name]].image, name=name, decoding=self._decoding)
 
 
-def open_keypoints(config: KeypointSourceConfig) -> KeypointSource:
+def open_keypoints(config: KeypointSourceConfig, *, decoding: Decoding = RGB) -> KeypointSource:
     """Opens what a config describes.
 
     Raises:
@@ -161,7 +162,7 @@ def open_keypoints(config: KeypointSourceConfig) -> KeypointSource:
     """
     if config.name == "scenes":
         scenes = Scenes(count=config.count, size=config.scene_size, split=config.split, kind=config.scene_kind)
-        return SceneKeypointPairs(scenes, limit=config.limit, categories=config.categories)
+        return SceneKeypointPairs(scenes, limit=config.limit, categories=config.categories, decoding=decoding)
     if not config.root:
         raise UserError("root of the key points is empty; name the folder that holds SPair-71k, or use name=scenes")
     root, split = Path(config.root), {"train": "trn"}.get(config.split, config.split)
@@ -171,7 +172,7 @@ def open_keypoints(config: KeypointSourceConfig) -> KeypointSource:
             "PairAnnotation, Layout) and a split of train, val or test"
         )
     files = _listed(root, split, config.layout) if config.layout else _all_files(root / "PairAnnotation" / split)
-    return KeypointFiles(root, _chosen(files, config.categories), limit=config.limit)
+    return KeypointFiles(root, _chosen(files, config.categories), limit=config.limit, decoding=decoding)
 
 
 def _listed(root: Path, split: str, layout: str) -> list[Path]:

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from flsl_jax.config import CorrespondenceConfig
 from flsl_jax.data.keypoint_fit import KeypointFit
 from flsl_jax.data.keypoints import KeypointPair, KeypointSource, open_keypoints
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.evaluation.batches import images_at_once, map_stream
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.masked_tokens import whole_patches
 from flsl_jax.evaluation.meaning import Judged, judged_points
 from flsl_jax.evaluation.reading import computed_ahead
@@ -63,7 +64,7 @@ def evaluate(
     Raises:
         UserError: as `open_data`.
     """
-    data = data or open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    data = data or open_data(settings, **as_trained(encoder))
     pairs: dict[str, list[KeypointPair]] = {}
     for pair in data.source.pairs:
         pairs.setdefault(pair.category, []).append(pair)
@@ -89,7 +90,9 @@ def evaluate(
     )
 
 
-def open_data(settings: CorrespondenceConfig, *, patch_size: int, image_size: int) -> CorrespondenceData:
+def open_data(
+    settings: CorrespondenceConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB
+) -> CorrespondenceData:
     """The pairs.
 
     Raises:
@@ -98,7 +101,7 @@ def open_data(settings: CorrespondenceConfig, *, patch_size: int, image_size: in
     """
     size = whole_patches(settings.size or image_size, patch_size=patch_size, key="correspondence.size")
     fit = KeypointFit(how=settings.fit, size=size, patch_size=patch_size)
-    source = open_keypoints(settings.data)
+    source = open_keypoints(settings.data, decoding=decoding)
     centres = functools.partial(_centres, fit) if settings.search == "patches" else None
     judged = judged_points(source, alpha=settings.alpha, answers=centres)
     return CorrespondenceData(source=source, fit=fit, judged=judged)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from flsl_jax.data.decode import ORIENTATION_TAG, READ_FORMATS
+from flsl_jax.data import arrays, tiff
+from flsl_jax.data.decode import ORIENTATION_TAG, READ_FORMATS, RGB, DecodeError
 from flsl_jax.data.listing import open_file
 from flsl_jax.errors import UserError, reason
 
 # EXIF orientations that exchange width and height.
 _TURNED = (5, 6, 7, 8)
+_HEAD = 16
 
 
 def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image.Image:
@@ -40,6 +42,9 @@ def upright_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file cannot be read.
     """
+    found = _size_beyond_pillow(path)
+    if found is not None:
+        return found
     image = open_image(path, exif=True)
     width, height = image.size
     try:
@@ -47,3 +52,19 @@ def upright_size(path: Path) -> tuple[int, int]:
     except Exception:  # as in decode_image: without a readable tag, an image counts as upright
         turned = False
     return (height, width) if turned else (width, height)
+
+
+def _size_beyond_pillow(path: Path) -> tuple[int, int] | None:
+    """Upright width and height of an array, or of a TIFF with other bands than Pillow reads; None for other images."""
+    try:
+        with open_file(path) as file:
+            head = file.read(_HEAD)
+            if arrays.is_array(head):
+                height, width = arrays.values_of(head + file.read(), name=str(path)).shape[:2]
+                return width, height
+            page = tiff.read_page(head + file.read()) if tiff.is_tiff(head) else None
+    except (OSError, DecodeError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); repair or replace it") from error
+    if page is None or not tiff.beyond_pillow(page, RGB):
+        return None
+    return (page.height, page.width) if page.orientation in _TURNED else (page.width, page.height)

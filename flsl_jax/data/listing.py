@@ -13,8 +13,11 @@ from flsl_jax.errors import UserError, one_line
 NAMED_FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
-IMAGE_SUFFIXES = tuple(NAMED_FORMATS)
+# Formats that are often something else than images: below a folder they are images if no file there has another format.
+RARE_FORMATS = {".npy": "NumPy"}
+IMAGE_SUFFIXES = (*NAMED_FORMATS, *RARE_FORMATS)
 _SUFFIXES = tuple(suffix.encode() for suffix in NAMED_FORMATS)
+_RARE_SUFFIXES = tuple(suffix.encode() for suffix in RARE_FORMATS)
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -79,8 +82,8 @@ def joined(listings: Sequence[Listing], *, names: Sequence[str]) -> Listing:
 def list_images(root: str) -> Listing:
     """All image files below `root`, at any depth.
 
-    Links are followed, each folder once. What is no regular file is never opened: a FIFO, a socket or a device could make
-    a reader wait for ever.
+    Arrays (`.npy`) are images if there are no others. Links are followed, each folder once. What is no regular file is never
+    opened: a FIFO, a socket or a device could make a reader wait for ever.
 
     Raises:
         UserError: `root` or a folder below it cannot be read.
@@ -88,7 +91,7 @@ def list_images(root: str) -> Listing:
     if not root:
         raise UserError("config.data.root is empty; name the folder that holds the images")
     found = Listing(paths=[], formats=Counter(), others=Counter(), hidden=0, unusable=())
-    hidden, unusable = 0, list[tuple[str, str]]()
+    hidden, unusable, rare = 0, list[tuple[str, str]](), list[bytes]()
     visited: set[tuple[int, int]] = set()
     folders = [b""]
     while folders:
@@ -107,11 +110,12 @@ def list_images(root: str) -> Listing:
                     elif _is_folder(entry):
                         folders.append(path + b"/")
                     else:
-                        problem = _add_file(entry, path, found)
+                        problem = _add_file(entry, path, found, rare)
                         unusable += [(one_line(os.fsdecode(path)), problem)] if problem else []
         except OSError as error:
             where = one_line(os.path.join(root, os.fsdecode(folder)) if folder else root)
             raise UserError(f"{where} cannot be read ({error.strerror}); name a folder of images") from error
+    _add_rare(rare, found)
     found.paths.sort()
     return dataclasses.replace(found, hidden=hidden, unusable=tuple(sorted(unusable)))
 
@@ -123,7 +127,19 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing) -> str:
+def _add_rare(rare: list[bytes], found: Listing) -> None:
+    """Counts files of rare formats: as images if there are no others."""
+    alone = not found.paths
+    for path in rare:
+        suffix = os.path.splitext(path.lower())[1].decode()
+        if alone:
+            found.paths.append(path)
+            found.formats[RARE_FORMATS[suffix]] += 1
+        else:
+            found.others[suffix] += 1
+
+
+def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing, rare: list[bytes]) -> str:
     """Counts a file, and keeps its path if it is an image; otherwise says what it is, if it should have been one."""
     suffix = os.path.splitext(entry.name.lower())[1]
     named_image = suffix in _SUFFIXES
@@ -134,6 +150,8 @@ def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing) -> str:
     if named_image:
         found.paths.append(path)
         found.formats[NAMED_FORMATS[suffix.decode()]] += 1
+    elif suffix in _RARE_SUFFIXES and not problem:
+        rare.append(path)
     else:
         found.others[one_line(os.fsdecode(suffix))] += 1
     return ""

@@ -222,3 +222,28 @@ def test_jitter_without_hue_skips_the_rounding_through_hsv() -> None:
 def test_where() -> None:
     chosen = pixels.where(jnp.asarray([True, False]), _levels(_noise(), _noise()), _levels(_smooth(), _smooth()))
     np.testing.assert_array_equal(chosen, _levels(_noise(), _smooth()))
+
+
+def test_without_colour_brightness_and_contrast_act_on_each_channel_as_on_a_grey_image() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 9, 8, 5)).astype(np.float32)
+    order = np.stack([rng.permutation(4) for _ in range(3)]).astype(np.int32)
+    factors = np.array([0.7, 1.0, 1.4], np.float32)
+    jittered = pixels.color_jitter(
+        jnp.asarray(images),
+        order=jnp.asarray(order),
+        brightness=jnp.asarray(factors),
+        contrast=jnp.asarray(factors[::-1].copy()),
+        saturation=jnp.asarray(factors),
+        hue=None,
+    )
+    for number, channel in np.ndindex(3, 5):
+        image = Image.fromarray(images[number, ..., channel].astype(np.uint8))
+        for turn in order[number]:
+            if turn < 2:
+                kind, factor = (
+                    (ImageEnhance.Brightness, factors[number]),
+                    (ImageEnhance.Contrast, factors[2 - number]),
+                )[turn]
+                image = kind(image).enhance(float(factor))
+        np.testing.assert_array_equal(np.asarray(jittered[number, ..., channel]), np.asarray(image))

@@ -80,3 +80,38 @@ def test_a_file_that_is_no_image_is_one_line(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(flsl_jax.UserError, match=r"text.jpg: not an image in a known format; give an image file"):
         flsl_jax.preprocess(tmp_path / "text.jpg", MODEL)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pillow_images_lie_on_white_as_their_files_do(mode, tmp_path):
+    shape = (32, 44, 4) if mode == "RGBA" else (32, 44, 2)
+    levels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(PIXELS).quantize(8) if mode == "P" else Image.fromarray(levels, mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    image.save(tmp_path / "image.png", **({"transparency": 3} if mode == "P" else {}))
+    np.testing.assert_array_equal(flsl_jax.preprocess(image, MODEL), flsl_jax.preprocess(tmp_path / "image.png", MODEL))
+
+
+def test_a_model_of_other_bands_takes_those(tmp_path):
+    architecture = Architecture(patch_size=8, width=16, depth=1, num_heads=2, grid=(4, 4), channels=5)
+    model = as_backbone(ViT(architecture, rngs=nnx.Rngs(0)), mean=(0.1, 0.2, 0.3, 0.4, 0.5), std=(0.5,) * 5)
+    levels = np.random.default_rng(1).integers(0, 256, (32, 40, 5), np.uint8)
+    np.save(tmp_path / "image.npy", levels)
+    found = flsl_jax.preprocess(tmp_path / "image.npy", model, size=0)
+    np.testing.assert_allclose(found[0], (levels / 255 - model.mean) / model.std, atol=1e-5)
+    np.testing.assert_array_equal(flsl_jax.preprocess(levels, model, size=0), found)
+    assert model(found).shape == (1, 4, 5, 16)
+    with pytest.raises(flsl_jax.UserError, match=r"shape \(32, 44, 3\); expected \[height, width, 5\]"):
+        flsl_jax.preprocess(PIXELS, model)
+    with pytest.raises(flsl_jax.UserError, match="it has 3 bands, and 5 are wanted"):
+        flsl_jax.preprocess(Image.fromarray(PIXELS), model)
+
+
+def test_a_model_of_one_channel_takes_grey_and_the_luma_of_colour():
+    architecture = Architecture(patch_size=8, width=16, depth=1, num_heads=2, grid=(4, 4), channels=1)
+    model = as_backbone(ViT(architecture, rngs=nnx.Rngs(0)), mean=(0.5,), std=(0.5,))
+    luma = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    expected = flsl_jax.preprocess(luma, model)
+    for images in (PIXELS, Image.fromarray(PIXELS), Image.fromarray(luma), luma[..., None]):
+        np.testing.assert_array_equal(flsl_jax.preprocess(images, model), expected)

@@ -132,27 +132,17 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
 def rounding_effect(tensors: Tensors, architecture: Architecture, *, dtype: str) -> float:
     """Largest difference of the tokens, at the training size, that rounding the tensors to `dtype` makes."""
     rounded = {name: tensor.astype(DTYPES[dtype]).astype(np.float32) for name, tensor in tensors.items()}
-    return _token_distance(
-        forward(tensors, architecture),
-        forward(rounded, architecture),
-        own_size(architecture),
-        channels=architecture.channels,
-    )
+    images = random_images(own_size(architecture), channels=architecture.channels)
+    return _token_distance(forward(tensors, architecture), forward(rounded, architecture), images=images)
 
 
 def resize_effect(tensors: Tensors, architecture: Architecture, *, other: Architecture) -> float:
     """Largest difference of the tokens, at an odd size, between two ways to resize the position embedding."""
-    return _token_distance(
-        forward(tensors, architecture), forward(tensors, other), odd_size(architecture), channels=architecture.channels
-    )
+    images = random_images(odd_size(architecture), channels=architecture.channels)
+    return _token_distance(forward(tensors, architecture), forward(tensors, other), images=images)
 
 
 def _token_distance(
-    first: Callable[[np.ndarray], Outputs],
-    second: Callable[[np.ndarray], Outputs],
-    *,
-    size: tuple[int, int],
-    channels: int,
+    first: Callable[[np.ndarray], Outputs], second: Callable[[np.ndarray], Outputs], *, images: np.ndarray
 ) -> float:
-    images = random_images(size, channels=channels)
     return float(np.abs(first(images).tokens - second(images).tokens).max())

@@ -92,8 +92,7 @@ def import_weights(
     """
     file = unwrapped(read_weights(path))
     metadata = _told(read_file_metadata(file), num_heads=num_heads or file.num_heads, grid=grid)
-    names = names_below(file, prefix)
-    found = _source_of(file, metadata, names=names, chosen=source)
+    found = _source_of(file, metadata, names=names_below(file, prefix), chosen=source)
     parts = split(file, found, network=network, asked=prefix)
     tensors, unknown = original_names(parts.backbone, found.names)
     refuse_other_parts(file.path, unknown, metadata)
@@ -109,8 +108,7 @@ def import_weights(
         )
     if problems:
         raise UserError(f"{file.path} is not a complete backbone as {found.maker} names it: {listed(problems)}")
-    heads_known = bool(metadata.num_heads)
-    _note_assumptions(notes, architecture, heads_known=heads_known)
+    _note_assumptions(notes, architecture, heads_known=bool(metadata.num_heads))
     mean, std = fitted_normalisation(metadata, architecture.channels, path=file.path, notes=notes)
     return Imported(
         path=file.path,
@@ -118,7 +116,7 @@ def import_weights(
         architecture=architecture,
         backbone=tensors,
         head=parts.head,
-        heads_known=heads_known,
+        heads_known=bool(metadata.num_heads),
         mean=mean,
         std=std,
         window=metadata.window,

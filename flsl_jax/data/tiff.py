@@ -158,10 +158,12 @@ def read(data: bytes, page: Page, decoding: Decoding, *, name: str) -> UInt8[np.
         return adapted(levels, decoding, name=name)
     alpha = values[..., page.alpha]
     shares = alpha.dtype.kind == "f"  # of 1
-    opaque = np.uint8(255 * np.clip(alpha, 0, 1) + 0.5) if shares else to_levels(alpha, Decoding(), name=name)
+    opaque = np.asarray(255 * np.clip(alpha, 0, 1) + 0.5) if shares else to_levels(alpha, Decoding(), name=name)
     premultiplied = page.extra[page.alpha - page.colours] == _PREMULTIPLIED
     return adapted(
-        on_white(np.delete(levels, page.alpha, axis=-1), opaque, premultiplied=premultiplied), decoding, name=name
+        on_white(np.delete(levels, page.alpha, axis=-1), opaque.astype(np.uint8), premultiplied=premultiplied),
+        decoding,
+        name=name,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from flsl_jax.config.parsing import require
 from flsl_jax.evaluation import results
+from flsl_jax.evaluation.encoder import as_trained
 from flsl_jax.evaluation.open_model import open_model
 from flsl_jax.evaluation.tasks import open_task, run_task
 from flsl_jax.loop import summary, train
@@ -66,8 +67,7 @@ def _measure(cell: Cell, interrupt: Interrupt) -> None:
         for task in missing:
             settings, batch_size = getattr(cell.config.evaluation, task), cell.config.evaluation.batch_size
             if task not in data:
-                sizes = {"patch_size": model.encoder.patch_size, "image_size": model.encoder.image_size}
-                data[task] = open_task(task, settings, **sizes)
+                data[task] = open_task(task, settings, **as_trained(model.encoder))
             poll()
             scores = run_task(task, settings, encoder=model.encoder, batch_size=batch_size, data=data[task], poll=poll)
             values = results.result(task, settings, scores, model=model.description(), batch_size=batch_size)

@@ -81,7 +81,7 @@ def export_onnx(
         )
     with whole_or_not(output) as temporary:
         temporary.write_bytes(content)
-    reads = _reads(arch.channels, size=own[::-1])
+    reads = _reads(arch.channels, size=(own[1], own[0]))
     snippet = _SNIPPET.format(path=output, patch=arch.patch_size, width=arch.width, **reads)
     return OnnxReport(path=output, differences=differences, notes=trained.notes, snippet=snippet)
 

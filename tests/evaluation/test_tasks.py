@@ -20,6 +20,7 @@ from flsl_jax.config import (
     VideoConfig,
 )
 from flsl_jax.config.evaluation import BEST_METRICS
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, PixelEncoder
 from flsl_jax.evaluation.task import Scores, Task
@@ -76,7 +77,8 @@ def test_every_image_counts_once_however_often_it_is_encoded(name: str) -> None:
 def test_each_batch_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, polled = [], []
 
-    def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int) -> tuple[int, int]:
+    def open_data(settings: ImageKnnConfig, *, patch_size: int, image_size: int, decoding: Decoding) -> tuple[int, int]:
+        assert decoding == RGB
         return patch_size, image_size
 
     def evaluate(encoder: Encoder, settings: ImageKnnConfig, *, batch_size: int, data: tuple[int, int]) -> Scores:

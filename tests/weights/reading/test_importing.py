@@ -304,8 +304,8 @@ def adding(**shapes):
         (adding(norm_pre__weight=(64,)), "a norm before the first block"),
         (adding(blocks__0__attn__rel_pos_h=(27, 16)), "relative positions"),
         (
-            lambda state: state | {"patch_embed.proj.weight": np.zeros((64, 1, 8, 8), np.float32)},
-            r"\(64, 1, 8, 8\); expected \(D, 3, p, p\)",
+            lambda state: state | {"patch_embed.proj.weight": np.zeros((64, 17, 8, 8), np.float32)},
+            r"\(64, 17, 8, 8\); expected \(D, C, p, p\), square patches of images with 16 channels at most",
         ),
     ],
 )
@@ -380,3 +380,13 @@ def test_two_backbones_of_which_none_is_meant(tmp_path):
     save_file({f"{side}.{name}": value for side in "ab" for name, value in state.items()}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"holds 2 backbones \(a.; b.\); choose one by its prefix, such as b."):
         import_weights(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_file_of_other_channels_says_how_it_is_normalised_or_half_is_assumed(channels, tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(64, channels, 8, 8)).astype(np.float32)
+    save_file(random_state(published.MAE_ENCODER) | {"patch_embed.proj.weight": kernel}, tmp_path / "x.safetensors")
+    imported = import_weights(tmp_path / "x.safetensors")
+    assert imported.architecture.channels == channels
+    assert (imported.mean, imported.std) == ((0.5,) * channels,) * 2
+    assert any(note.endswith(f"assumed 0.5 for its {channels} channel(s)") for note in imported.notes)

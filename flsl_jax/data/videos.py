@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from flsl_jax.config import VideoConfig
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, decode_image, pixels_of
 from flsl_jax.data.image_files import open_image
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.scenes import Scenes
@@ -62,14 +62,15 @@ class FileVideo:
         name: the name of the video.
         images: its folder of frames, in any format of images, in the order of their names, in which numbers count as numbers.
         masks: its folder of .png masks, named as their frames.
+        decoding: which channels are read of the frames.
 
     Raises:
         UserError: there is no frame, two have one name, the first one has no mask, a mask has no frame, a size is not that of
             the first frame, or a mask does not hold ids.
     """
 
-    def __init__(self, name: str, *, images: Path, masks: Path) -> None:
-        self.name = name
+    def __init__(self, name: str, *, images: Path, masks: Path, decoding: Decoding = RGB) -> None:
+        self.name, self._decoding = name, decoding
         self._images = _ordered(images)
         self.frames, self.gap = tuple(self._images), _gap(list(self._images))
         self.width, self.height = open_image(self._images[self.frames[0]]).size
@@ -91,7 +92,7 @@ class FileVideo:
         """See `Video`."""
         path = self._images[self.frames[index]]
         try:
-            return decode_image(read_file(path), name=str(path))
+            return decode_image(read_file(path), name=str(path), decoding=self._decoding)
         except (OSError, DecodeError) as error:
             raise UserError(f"frame {path} cannot be read ({error}); repair it") from error
 
@@ -107,7 +108,8 @@ class FileVideo:
 class SceneVideo:
     """A film of one embedded scene; its objects have the numbers that `Scenes` gives them."""
 
-    def __init__(self, scenes: Scenes, index: int, *, frames: int) -> None:
+    def __init__(self, scenes: Scenes, index: int, *, frames: int, decoding: Decoding = RGB) -> None:
+        self._decoding = decoding
         film = scenes.sequence(index, frames=frames)
         self.name = scenes[index].name.replace("/", "-")
         self.frames = tuple(f"{number:05d}" for number in range(frames))
@@ -117,7 +119,7 @@ class SceneVideo:
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """See `Video`."""
-        return self._film.images[index]
+        return pixels_of(self._film.images[index], name=self.name, decoding=self._decoding)
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """See `Video`."""
@@ -138,19 +140,22 @@ class VideoSet:
         return iter(self.videos)
 
 
-def open_videos(config: VideoConfig, *, check: Callable[[Video], None] = lambda video: None) -> VideoSet:
+def open_videos(
+    config: VideoConfig, *, check: Callable[[Video], None] = lambda video: None, decoding: Decoding = RGB
+) -> VideoSet:
     """Opens the videos that a config describes; each has at least one object in its first frame.
 
     Args:
         config: which videos; with `on_error="skip"`, those that cannot be used are left out.
         check: raises a `UserError` where more is wrong with a video.
+        decoding: which channels are read of their frames.
 
     Raises:
         UserError: a file is missing or has the wrong content, a video is too short to be judged or has no object, all videos
             are left out, or the config lacks a value.
     """
     videos, left_out = list[Video](), dict[str, str]()
-    for name, opening in _scene_videos(config) if config.name == "scenes" else _davis_videos(config):
+    for name, opening in (_scene_videos if config.name == "scenes" else _davis_videos)(config, decoding):
         try:
             video = opening()
             _check(video)
@@ -190,14 +195,14 @@ def _check(video: Video) -> None:
         )
 
 
-def _scene_videos(config: VideoConfig) -> Iterator[tuple[str, Callable[[], Video]]]:
+def _scene_videos(config: VideoConfig, decoding: Decoding) -> Iterator[tuple[str, Callable[[], Video]]]:
     count = min(config.count, config.limit) if config.limit > 0 else config.count
     scenes = Scenes(count=count, size=config.scene_size, split=config.split, kind=config.scene_kind)
     for index in range(count):
-        yield str(index), functools.partial(SceneVideo, scenes, index, frames=config.frames)
+        yield str(index), functools.partial(SceneVideo, scenes, index, frames=config.frames, decoding=decoding)
 
 
-def _davis_videos(config: VideoConfig) -> Iterator[tuple[str, Callable[[], Video]]]:
+def _davis_videos(config: VideoConfig, decoding: Decoding) -> Iterator[tuple[str, Callable[[], Video]]]:
     if not config.root:
         raise UserError(
             "root of the video task is empty; name the folder that holds DAVIS-2017 (ImageSets, JPEGImages, Annotations), or "
@@ -215,7 +220,8 @@ def _davis_videos(config: VideoConfig) -> Iterator[tuple[str, Callable[[], Video
         raise UserError(f"{listing} names no video; list one name per line")
     images, masks = (root / kind / config.resolution for kind in ("JPEGImages", "Annotations"))
     for name in names[: config.limit] if config.limit > 0 else names:
-        yield name, functools.partial(FileVideo, name, images=images / name, masks=masks / name)
+        folders = {"images": images / name, "masks": masks / name}
+        yield name, functools.partial(FileVideo, name, decoding=decoding, **folders)
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import VideoConfig
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.videos import (
     FileVideo,
     Video,
@@ -25,7 +26,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.davis_metric import ObjectScores, score_objects
-from flsl_jax.evaluation.encoder import Encoder
+from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.typing import Array, Float, UInt8
 
@@ -35,13 +36,14 @@ log = logging.getLogger(__name__)
 _CHANNELS = 8
 
 
-def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> VideoSet:
+def open_data(settings: VideoConfig, *, patch_size: int, image_size: int, decoding: Decoding = RGB) -> VideoSet:
     """The videos of the protocol, after a check of every file that will be read.
 
     Args:
         settings: of the protocol; with `predictions` those files are checked too, and the patch size does not matter.
         patch_size: of the encoder, in pixels.
         image_size: not used: frames have the protocol's size.
+        decoding: how frames are read for the encoder.
 
     Raises:
         UserError: as `open_videos`; the frames' size is not a multiple of the patch; a prediction is missing or has another
@@ -55,7 +57,7 @@ def open_data(settings: VideoConfig, *, patch_size: int, image_size: int) -> Vid
         for path in _predicted_files(video, settings):
             check_mask(path, width=video.width, height=video.height)
 
-    data = open_videos(settings, check=check)
+    data = open_videos(settings, check=check, decoding=decoding)
     if not any(map(judged_frames, data)) and (settings.predictions or not settings.output):
         raise UserError(
             f"no video has a mask beside that of its first frame, such as {data.videos[0].name}: there is nothing to judge; "
@@ -87,7 +89,7 @@ def evaluate(encoder: Encoder, settings: VideoConfig, *, batch_size: int, data: 
             every video is left out.
     """
     if data is None:
-        data = open_data(settings, patch_size=encoder.patch_size, image_size=encoder.image_size)
+        data = open_data(settings, **as_trained(encoder))
     found, left_out, images = dict[str, list[ObjectScores]](), dict(data.left_out), 0
     for video in tqdm(data, desc="videos", unit="video", disable=None if settings.predictions else True):
         if not judged_frames(video) and (settings.predictions or not settings.output):

@@ -120,6 +120,7 @@ def source(*, name: str, split: str = "train") -> ConfigDict:
             "split": split,
             "image_column": "",
             "label_column": "",
+            "frame_stride": 1,
             "boxes": "",
             "count": 0,
             "scene_size": 0,

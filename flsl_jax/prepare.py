@@ -15,12 +15,14 @@ from flsl_jax.data.sources import open_any
 _INPUT = flags.DEFINE_string(
     "input",
     None,
-    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), a file that lists images (.txt, .csv, .tsv, .jsonl), or "
-    "tar files; several with commas between them. With one folder per class, or classes in a list, these become labels.",
+    "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), a file that lists images (.txt, .csv, .tsv, .jsonl), "
+    "tar files or videos; several with commas between them. With one folder per class, or classes in a list, these become "
+    "labels.",
 )
 _IMAGE_COLUMN = flags.DEFINE_string(
     "image_column", "", "Which column of a list has the path; by default the one with a usual name."
 )
+_FRAME_STRIDE = flags.DEFINE_integer("frame_stride", 1, "Of how many frames of a video one is packed.", lower_bound=1)
 _LABEL_COLUMN = flags.DEFINE_string(
     "label_column", "", "Which column of a list has the class; by default label or class."
 )
@@ -55,7 +57,9 @@ def main() -> int:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")
         return 0
     try:
-        columns = SourceConfig(image_column=_IMAGE_COLUMN.value, label_column=_LABEL_COLUMN.value)
+        columns = SourceConfig(
+            image_column=_IMAGE_COLUMN.value, label_column=_LABEL_COLUMN.value, frame_stride=_FRAME_STRIDE.value
+        )
         manifest = pack(
             open_any(required(_INPUT, "photos"), config=columns),
             output,

@@ -13,8 +13,9 @@ class SourceConfig:
 
     Attributes:
         name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tar": tar files
-            that stay packed, as WebDataset writes them; "tfds": a prepared TensorFlow data set; "shards": a folder written by
-            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each root by what it is.
+            that stay packed, as WebDataset writes them; "video": frames of video files; "tfds": a prepared TensorFlow data
+            set; "shards": a folder written by `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each
+            root by what it is.
         root: the folder or file, or several with commas between them; for "tfds" the data_dir, which may be empty.
         dataset: the name of a "tfds" data set.
         split: the part of a "tfds" data set, or of "scenes": train, val or test.
@@ -22,6 +23,7 @@ class SourceConfig:
             "tar" whose samples have several images, the ending of the one to use, such as jpg.
         label_column: the column of a "list" with the class; empty: the one named label or class. Of a "tar", a key of its
             .json files; empty: .cls files.
+        frame_stride: of how many frames of a "video" one is used.
         boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
         count: the number of "scenes".
         scene_size: their height and width.
@@ -33,12 +35,13 @@ class SourceConfig:
             could not be read and were replaced; 1: never.
     """
 
-    name: Literal["folder", "list", "tar", "tfds", "shards", "scenes", "auto"] = "folder"
+    name: Literal["folder", "list", "tar", "video", "tfds", "shards", "scenes", "auto"] = "folder"
     root: str = dataclasses.field(default="", metadata=SEVERAL)
     dataset: str = ""
     split: str = "train"
     image_column: str = ""
     label_column: str = ""
+    frame_stride: Annotated[int, Range(1, unit="frames")] = 1
     boxes: str = ""
     count: Annotated[int, Range(0, unit="images")] = 0
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0

@@ -11,6 +11,7 @@ from flsl_jax.errors import UserError
 ROOT_OF = {
     "folder": "folder that holds the images",
     "list": "file that lists the images",
+    "video": "video file, or the folder of video files",
     "tar": "tar file, or the folder of tar files, that holds the images",
     "shards": "folder that python -m flsl_jax.prepare wrote",
     "auto": "folder or file of the images",
@@ -20,7 +21,11 @@ OTHER_KINDS = {
     "shards": "shards of python -m flsl_jax.prepare",
     "list": "a list of images",
     "tar": "tar files",
+    "video": "video files",
 }
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
+)  # fmt: skip
 # Endings of tar files, and of packed ones, which are refused by name.
 TAR_SUFFIXES = (
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4",
@@ -50,11 +55,13 @@ def kind_of(root: str, *, other: str = "") -> str:
         return "image"
     if root.lower().endswith(TAR_SUFFIXES):
         return "tar"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
     if other:
         return other
     raise UserError(
         f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}), no list of images ({' '.join(LIST_SUFFIXES)}) "
-        "and no tar file; name a folder"
+        "no tar file and no video; name a folder"
     )
 
 
@@ -69,6 +76,6 @@ def _kind_below(folder: str) -> str:
                 continue
             if lower.endswith(IMAGE_SUFFIXES):
                 return "folder"
-            if not found and lower.endswith(TAR_SUFFIXES):
-                found = "tar"
+            if not found:
+                found = "tar" if lower.endswith(TAR_SUFFIXES) else "video" if lower.endswith(VIDEO_SUFFIXES) else ""
     return found or "folder"

@@ -9,6 +9,7 @@ from pathlib import Path
 from flsl_jax.config import SourceConfig
 from flsl_jax.config.roots import root_names, split_roots
 from flsl_jax.data.boxed_source import with_boxes
+from flsl_jax.data.clip_source import ClipSource
 from flsl_jax.data.files import FilesSource, classes_of_folders
 from flsl_jax.data.joined import join
 from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, kind_of
@@ -119,13 +120,13 @@ def _open(config: SourceConfig) -> Source:
     groups = [list(group) for _, group in groupby(range(len(roots)), key=lambda i: -1 if kinds[i] == "tar" else i)]
     parts = [_open_root([roots[i] for i in group], kinds[group[0]], config, several=len(roots) > 1) for group in groups]
     # Classes of folders that lie side by side are those of one folder with all that is in them.
-    fewest = 2 if set(kinds) == {"folder"} else 1
+    fewest = 2 if set(kinds) <= {"folder", "video"} else 1
     names = root_names([roots[group[0]] for group in groups])
     return join(parts, names=names, name=", ".join(roots), fewest_classes=fewest)
 
 
 def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bool) -> Source:
-    root = roots[0]
+    root, fewest = roots[0], 1 if several else 2
     if kind == "shards":
         return ShardSource(root)
     if kind == "image":
@@ -133,14 +134,17 @@ def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bo
     columns = {"image_column": config.image_column, "label_column": config.label_column}
     if kind == "list":
         share = config.max_corrupt_share
-        source: FilesSource | TarSource = ListSource(
+        source: FilesSource | TarSource | ClipSource = ListSource(
             root, **columns, on_corrupt=config.on_corrupt, max_corrupt_share=share
         )
     elif kind == "tar":
         paths = [path for root in roots for path in tar_files(root)]
         name = root if len(roots) == 1 else f"{root} and {len(roots) - 1} more"
         source = TarSource(paths, name=name, **columns, on_corrupt=config.on_corrupt)
+    elif kind == "video":
+        stride = config.frame_stride
+        source = ClipSource(root, frame_stride=stride, on_corrupt=config.on_corrupt, fewest_classes=fewest)
     else:
-        source = FolderSource(root, on_corrupt=config.on_corrupt, fewest_classes=1 if several else 2)
+        source = FolderSource(root, on_corrupt=config.on_corrupt, fewest_classes=fewest)
     log.info("%s: %s", source.name, source.listing)
     return source

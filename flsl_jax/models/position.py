@@ -1,4 +1,4 @@
-"""Position embeddings: the fixed sin-cos one, and resizing an embedding to another grid of tokens."""
+"""Positions: the fixed sin-cos embedding, resizing an embedding to another grid of tokens, and rotary positions."""
 
 import functools
 from typing import Literal
@@ -25,6 +25,34 @@ def sincos_embedding(*, grid: tuple[int, int], width: int) -> Float[np.ndarray, 
     y, x = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     x, y = x[..., None] * frequency, y[..., None] * frequency
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
+
+
+def rotation(*, grid: tuple[int, int], periods: tuple[float, ...]) -> Float[np.ndarray, "2 N d"]:
+    """Sine and cosine of the angles by which the N = h·w patches turn their queries and keys, row by row, as in DINOv3.
+
+    Coordinates are those of the patches' centres, from -1 at one edge of the image to 1 at the other, along y and along x. The
+    angle is 2π times the coordinate over the period; of the d channels, the first quarter has those of y, the second those of
+    x, and the second half the same again. The size of the image in pixels does not matter.
+
+    Args:
+        grid: h and w.
+        periods: d / 4 of them.
+    """
+    y, x = (2 * (np.arange(side) + 0.5) / side - 1 for side in grid)
+    coordinates = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = 2 * np.pi * coordinates[:, :, None] / np.asarray(periods)
+    angles = np.tile(angles.reshape(len(coordinates), -1), 2)
+    return np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
+
+
+def turned(x: Float[Array, "B M heads d"], turn: Float[np.ndarray, "2 N d"]) -> Float[Array, "B M heads d"]:
+    """Queries or keys turned by `rotation`, computed in float32; the M - N tokens before the patches stay as they are."""
+    patches = x[:, x.shape[1] - turn.shape[1] :]
+    first, second = jnp.split(patches.astype(jnp.float32), 2, axis=-1)
+    sine, cosine = jnp.asarray(turn)[:, None, :, None]
+    across = jnp.concatenate([-second, first], axis=-1)
+    placed = jnp.concatenate([first, second], axis=-1) * cosine + across * sine
+    return jnp.concatenate([x[:, : x.shape[1] - turn.shape[1]], placed.astype(x.dtype)], axis=1)
 
 
 def resize_embedding(

@@ -15,7 +15,7 @@ from flsl_jax.models.architecture import Architecture
 from flsl_jax.models.attention import attend, attend_by_cudnn
 from flsl_jax.models.layers import Init, LayerNorm, Linear, layer_norm, linear, linear_of_gelu, plus, times
 from flsl_jax.models.placement import Placement
-from flsl_jax.models.position import resize_embedding, sincos_embedding
+from flsl_jax.models.position import resize_embedding, rotation, sincos_embedding, turned
 from flsl_jax.typing import Array, Float
 
 _REMAT = {
@@ -33,10 +33,10 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Parameters of the MLP branches of all blocks."""
+    """Parameters of the MLP branches of all blocks; `gated` ones have a gate before the hidden channels."""
 
-    def __init__(self, width: int, hidden: int, *, depth: int, init_std: float, rngs: nnx.Rngs) -> None:
-        self.fc1 = Linear(width, hidden, stack=depth, init_std=init_std, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, gated: bool, depth: int, init_std: float, rngs: nnx.Rngs) -> None:
+        self.fc1 = Linear(width, 2 * hidden if gated else hidden, stack=depth, init_std=init_std, rngs=rngs)
         self.fc2 = Linear(hidden, width, stack=depth, init_std=init_std, rngs=rngs)
 
 
@@ -55,7 +55,7 @@ class Blocks(nnx.Module):
         self.norm1 = LayerNorm(width, stack=depth)
         self.attn = Attention(width, depth=depth, init_std=init_std, rngs=rngs)
         self.norm2 = LayerNorm(width, stack=depth)
-        self.mlp = Mlp(width, arch.mlp_ratio * width, depth=depth, init_std=init_std, rngs=rngs)
+        self.mlp = Mlp(width, arch.hidden, gated=arch.mlp == "swiglu", depth=depth, init_std=init_std, rngs=rngs)
         if arch.layer_scale:
             self.ls1 = LayerScale(width, depth=depth)
             self.ls2 = LayerScale(width, depth=depth)
@@ -121,7 +121,7 @@ class ViT(nnx.Module):
         self.patch_embed = PatchEmbed(arch, init=patch_init, init_std=init_std, rngs=rngs)
         if arch.pos_embed == "sincos":
             sincos_embedding(grid=arch.grid, width=arch.width)
-        else:
+        elif arch.pos_embed == "learned":
             self.pos_embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), (*arch.grid, arch.width), jnp.float32))
         if arch.num_prefix:
             self.prefix = nnx.Param(0.02 * jax.random.normal(rngs.params(), (arch.num_prefix, arch.width), jnp.float32))
@@ -145,14 +145,14 @@ class ViT(nnx.Module):
             ValueError: the patch size does not divide H and W, or the images do not have the shape [B, H, W, C].
         """
         stream, grid = self._embed(images)
-        tokens, _ = self._apply(stream, self._block_params(), draws=drop_path_draws)
+        tokens, _ = self._apply(stream, self._block_params(), grid=grid, draws=drop_path_draws)
         patches = self._patches(tokens, grid)
         return (self.norm(patches) if self.architecture.final_norm else patches).astype(jnp.float32)
 
     def intermediates(self, images: Float[Array, "B H W C"]) -> Float[Array, "S B h w D"]:
         """The residual stream, float32, S = L + 1: patches with their positions, then each block's output; no final norm."""
         embedded, grid = self._embed(images)
-        _, outputs = self._apply(embedded, self._block_params(), collect=True)
+        _, outputs = self._apply(embedded, self._block_params(), grid=grid, collect=True)
         assert outputs is not None
         stream = jnp.concatenate([embedded[None], outputs])
         return jax.vmap(lambda tokens: self._patches(tokens, grid))(stream).astype(jnp.float32)
@@ -163,19 +163,25 @@ class ViT(nnx.Module):
         Raises:
             IndexError: there is no such block.
         """
-        tokens, _ = self._embed(images)
+        tokens, grid = self._embed(images)
         params, number = self._block_params(), range(self.architecture.depth)[block]
         if number:
-            tokens, _ = self._apply(tokens, jax.tree.map(lambda leaf: leaf[:number], params))
+            tokens, _ = self._apply(tokens, jax.tree.map(lambda leaf: leaf[:number], params), grid=grid)
         own = jax.tree.map(lambda leaf: leaf[number], params)
         qkv = linear(self._normalised(tokens, own["norm1"]), **own["attn"]["qkv"]).astype(jnp.float32)
-        return AttentionInputs(*self._heads(qkv))
+        return AttentionInputs(*self._heads(qkv, self._rotation(grid)))
 
     def _block_params(self) -> Any:
         return nnx.to_pure_dict(nnx.state(self.blocks, nnx.Param))
 
     def _apply(
-        self, x: Float[Array, "B M D"], params: Any, *, draws: Array | None = None, collect: bool = False
+        self,
+        x: Float[Array, "B M D"],
+        params: Any,
+        *,
+        grid: tuple[int, int],
+        draws: Array | None = None,
+        collect: bool = False,
     ) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"] | None]:
         """Runs the blocks whose parameters are given; with `collect`, every block's output is returned too.
 
@@ -186,7 +192,7 @@ class ViT(nnx.Module):
         if draws is not None:
             rates = np.linspace(0.0, self.drop_path, self.architecture.depth, dtype=np.float32)
             scales = jnp.repeat(_branch_scales(draws, rates).astype(self.dtype), tokens, axis=1)
-        body = functools.partial(self._block, batch=batch)
+        body = functools.partial(self._block, batch=batch, turn=self._rotation(grid))
         if self.remat != "none":
             body = jax.checkpoint(body, policy=_REMAT[self.remat])
         rows = x.reshape(batch * tokens, width)
@@ -216,7 +222,9 @@ class ViT(nnx.Module):
         rows = images.astype(self.dtype).reshape(*images.shape[:2], width * channels)
         patches = rearrange(rows, "b (h y) (w x) -> b h w (y x)", y=patch, x=channels * patch)
         grid = (height // patch, width // patch)
-        x = plus(self.patch_embed.proj(patches), self._positions(grid))
+        x = self.patch_embed.proj(patches)
+        if self.architecture.pos_embed != "rope":
+            x = plus(x, self._positions(grid))
         x = rearrange(x, "b h w d -> b (h w) d")
         if self.architecture.num_prefix:
             prefix = self.prefix[...]
@@ -231,8 +239,18 @@ class ViT(nnx.Module):
             embedding = self.pos_embed[...]
         return resize_embedding(embedding, grid=grid, mode=arch.pos_resize)
 
+    def _rotation(self, grid: tuple[int, int]) -> Float[np.ndarray, "2 N d"] | None:
+        periods = self.architecture.rope_periods
+        return rotation(grid=grid, periods=periods) if periods else None
+
     def _block(
-        self, x: Float[Array, "R D"], params: Any, scales: Float[Array, "R 2"] | None, *, batch: int
+        self,
+        x: Float[Array, "R D"],
+        params: Any,
+        scales: Float[Array, "R 2"] | None,
+        *,
+        batch: int,
+        turn: Float[np.ndarray, "2 N d"] | None,
     ) -> Float[Array, "R D"]:
         if self.placement is not None:
             place = self.placement
@@ -240,24 +258,31 @@ class ViT(nnx.Module):
             x, params = place.rows(x), jax.tree.map(lambda leaf: place.whole(leaf) if leaf.ndim == 1 else leaf, params)
         attention, mlp = params["attn"], params["mlp"]
         qkv = self._linear(self._normalised(x, params["norm1"]), attention["qkv"])
-        mixed = self._attend(qkv.reshape(batch, -1, qkv.shape[-1])).reshape(x.shape)
+        mixed = self._attend(qkv.reshape(batch, -1, qkv.shape[-1]), turn).reshape(x.shape)
         x = x + _scaled(self._linear(mixed, attention["proj"]), params.get("ls1"), scales, branch=0)
         hidden = self._linear(self._normalised(x, params["norm2"]), mlp["fc1"])
-        narrow = linear_of_gelu(hidden, **mlp["fc2"], placement=self.placement)
+        if self.architecture.mlp == "swiglu":
+            gate, wide = jnp.split(hidden, 2, axis=-1)
+            narrow = self._linear(jax.nn.silu(gate.astype(jnp.float32)).astype(gate.dtype) * wide, mlp["fc2"])
+        else:
+            narrow = linear_of_gelu(hidden, **mlp["fc2"], placement=self.placement)
         return x + _scaled(narrow, params.get("ls2"), scales, branch=1)
 
     def _linear(self, x: Float[Array, "R i"], params: Any) -> Float[Array, "R o"]:
         return linear(x, **params, placement=self.placement)
 
-    def _heads(self, qkv: Float[Array, "B M E"]) -> list[Float[Array, "B M heads d"]]:
-        """Query, key and value."""
+    def _heads(
+        self, qkv: Float[Array, "B M E"], turn: Float[np.ndarray, "2 N d"] | None
+    ) -> list[Float[Array, "B M heads d"]]:
+        """Query, key and value; the first two turned by their places where the network has rotary positions."""
         # Split along the heads: with a split along channels, XLA on a CPU copies the gradient twice, once very slowly.
-        return jnp.split(
+        query, key, value = jnp.split(
             rearrange(qkv, "b m (heads d) -> b m heads d", heads=3 * self.architecture.num_heads), 3, axis=2
         )
+        return [query, key, value] if turn is None else [turned(query, turn), turned(key, turn), value]
 
-    def _attend(self, qkv: Float[Array, "B M E"]) -> Float[Array, "B M D"]:
-        query, key, value = self._heads(qkv)
+    def _attend(self, qkv: Float[Array, "B M E"], turn: Float[np.ndarray, "2 N d"] | None) -> Float[Array, "B M D"]:
+        query, key, value = self._heads(qkv, turn)
         if self.attended_by == "cudnn":
             mixed = attend_by_cudnn(query, key, value)
         else:

@@ -82,15 +82,17 @@ def forward_flops(
 
 def _network_flops(architecture: Architecture, *, tokens: int) -> int:
     arch = architecture
-    return forward_flops(
+    without_mlp = forward_flops(
         tokens=tokens,
         patch_size=arch.patch_size,
         width=arch.width,
         depth=arch.depth,
-        mlp_ratio=arch.mlp_ratio,
+        mlp_ratio=0,
         num_prefix=arch.num_prefix,
         channels=arch.channels,
     )
+    kernels = 3 if arch.mlp == "swiglu" else 2
+    return without_mlp + arch.depth * 2 * kernels * (tokens + arch.num_prefix) * arch.width * arch.hidden
 
 
 def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> int:

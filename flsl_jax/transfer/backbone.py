@@ -47,6 +47,12 @@ def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence
             f"--backbone sees {arch.channels} channel(s), and detectors and segmenters are trained on colour images here; "
             "convert it for a framework that takes others (flsl convert --format=timm or detectron2)"
         )
+    if arch.mlp != "gelu" or arch.pos_embed == "rope":
+        kind = "rotary positions" if arch.pos_embed == "rope" else "SwiGLU MLPs"
+        raise UserError(
+            f"the backbone has {kind}, which detectors here cannot be trained with; take one with GELU's MLPs and an "
+            "embedding of its positions"
+        )
     try:
         network = DetectorViT(arch, options=options, blocks=blocks)
     except ValueError as error:

@@ -37,7 +37,7 @@ def describe_model(
     backbone: Backbone, *, class_names: tuple[str, ...], category_ids: tuple[int, ...]
 ) -> dict[str, Any]:
     """What is needed to build the model again, besides its config; plain JSON."""
-    architecture = dataclasses.asdict(backbone.network.architecture)
+    architecture = backbone.network.architecture.as_dict()
     values = {"architecture": architecture, "mean": backbone.mean, "std": backbone.std}
     return json.loads(json.dumps(values | {"class_names": class_names, "category_ids": category_ids}))
 

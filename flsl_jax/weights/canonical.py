@@ -1,10 +1,11 @@
 """Parameters as named tensors in timm's layout, the common form of every weight format, and back; bit-exact.
 
-A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, C, p, p), `pos_embed` (1, N, D), `prefix` (1, P, D) where
-there are prefix tokens, `blocks.{0 … L-1}.{norm1,attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `ls1.gamma` and
-`ls2.gamma` with LayerScale, and `norm.{weight,bias}` unless there is no final norm. Linear weights are (outputs, inputs),
-as in torch. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v` (K, bottleneck) and
-`last_layer.weight_g` (K, 1).
+A backbone of L blocks has `patch_embed.proj.{weight,bias}` (D, C, p, p), `pos_embed` (1, N, D) or, with rotary positions,
+`rope_periods` (d/4) that are no parameter, `prefix` (1, P, D) where there are prefix tokens, `blocks.{0 … L-1}.{norm1,
+attn.qkv,attn.proj,norm2,mlp.fc1,mlp.fc2}.{weight,bias}`, `ls1.gamma` and `ls2.gamma` with LayerScale, and
+`norm.{weight,bias}` unless there is no final norm. Linear weights are (outputs, inputs), as in torch; `mlp.fc1` of a SwiGLU
+MLP is its gate, then what the gate multiplies. A head has DINO's names: `mlp.{0,2,4}.{weight,bias}`, `last_layer.weight_v`
+(K, bottleneck) and `last_layer.weight_g` (K, 1).
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,12 +27,14 @@ def backbone_tensors(params: Mapping[str, Any], architecture: Architecture) -> T
     arch = architecture
     kernel = np.asarray(params["patch_embed"]["proj"]["kernel"])
     conv = kernel.reshape(arch.patch_size, arch.patch_size, arch.channels, arch.width).transpose(3, 2, 0, 1)
+    tensors = {}
     if arch.pos_embed == "sincos":
-        positions = sincos_embedding(grid=arch.grid, width=arch.width)
+        tensors["pos_embed"] = sincos_embedding(grid=arch.grid, width=arch.width).reshape(1, -1, arch.width)
+    elif arch.pos_embed == "learned":
+        tensors["pos_embed"] = np.asarray(params["pos_embed"]).reshape(1, -1, arch.width)
     else:
-        positions = np.asarray(params["pos_embed"])
-    tensors = {
-        "pos_embed": positions.reshape(1, -1, arch.width),
+        tensors["rope_periods"] = np.float32(arch.rope_periods)
+    tensors |= {
         "patch_embed.proj.weight": np.ascontiguousarray(conv),
         "patch_embed.proj.bias": np.asarray(params["patch_embed"]["proj"]["bias"]),
     }
@@ -86,6 +89,14 @@ def head_params(tensors: Mapping[str, np.ndarray], *, norm_last_layer: bool) -> 
     if not norm_last_layer:
         params["last_layer"]["gain"] = tensors["last_layer.weight_g"][:, 0]
     return params
+
+
+def is_gated(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the MLPs of canonical tensors are SwiGLU's: `fc1` gives twice the channels that `fc2` takes."""
+    first, second = (tensors.get(f"blocks.0.mlp.{layer}.weight") for layer in ("fc1", "fc2"))
+    if first is None or second is None or first.ndim != 2 or second.ndim != 2:
+        return False
+    return first.shape[0] == 2 * second.shape[1] and first.shape[1] == second.shape[0]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -121,6 +121,10 @@ def _check(config: Config, found: _Found) -> None:
         differences.append(
             f"config.data.channels is {wanted.channels}, the source has {arch.channels}, and its patch projection is for those"
         )
+    if arch.mlp == "swiglu":
+        differences.append("the source has SwiGLU MLPs, and networks trained here have GELU's")
+    if arch.pos_embed == "rope":
+        differences.append("the source has rotary positions, and networks trained here have an embedding of them")
     differences += _lacking(wanted, arch)
     if wanted.pos_embed == "sincos" and not differences and not _is_sincos(found):
         differences.append(

@@ -16,7 +16,7 @@ from flsl_jax.config import nearest_key
 from flsl_jax.errors import UserError
 from flsl_jax.models.position import PosResize
 
-Names = Mapping[str, str | tuple[str, str, str]]
+Names = Mapping[str, str | tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class Layout:
         final_norm: whether the target has the norm after the last block; else it is left out.
         min_prefix, max_prefix: how many prefix tokens (class token, registers) it must have, and can hold.
         layer_scale: whether it can hold LayerScale.
+        swiglu: names of the layers of a SwiGLU MLP, where they are not those of `names`; two of them if gate and what it
+            multiplies are separate; None: the target has no such MLP.
+        rotary: whether its positions are rotary; else it has an embedding of them.
         norm_eps: epsilon that is fixed in the target; None: it is in a config that is written or shown with the file.
         pos_resize: how the target resizes the position embedding for other image sizes.
         kind: "file" (.safetensors or .pth), or "folder" with config.json and model.safetensors.
@@ -57,6 +60,8 @@ class Layout:
     min_prefix: int = 0
     max_prefix: int = 0
     layer_scale: bool = False
+    swiglu: Names | None = None
+    rotary: bool = False
     norm_eps: float | None = None
     pos_resize: PosResize = "bicubic"
     kind: Literal["file", "folder"] = "file"
@@ -83,6 +88,9 @@ _CANONICAL = {
     "norm.": "norm.",
 }
 _TIMM = _CANONICAL | {"blocks.{n}.ls1.": "blocks.{n}.ls1.", "blocks.{n}.ls2.": "blocks.{n}.ls2."}
+_DINOV2_SWIGLU = {"blocks.{n}.mlp.fc1.": "blocks.{n}.mlp.w12.", "blocks.{n}.mlp.fc2.": "blocks.{n}.mlp.w3."}
+_DINOV3 = {("rope_periods" if key == "pos_embed" else key): name for key, name in _TIMM.items()}
+_DINOV3 |= {"rope_periods": "rope_embed.periods"}
 _MMPRETRAIN = {
     "pos_embed": "pos_embed",
     "patch_embed.proj.": "patch_embed.projection.",
@@ -155,6 +163,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             min_prefix=1,
             max_prefix=1,
             layer_scale=True,
+            swiglu=_DINOV2_SWIGLU,
             norm_eps=1e-6,
             pos_resize="bicubic_dino",
             suffix=".pth",
@@ -169,8 +178,25 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             min_prefix=2,
             max_prefix=1_000,
             layer_scale=True,
+            swiglu=_DINOV2_SWIGLU,
             norm_eps=1e-6,
             pos_resize="bicubic_antialias",
+            suffix=".pth",
+            wrapper="bare",
+        ),
+        "dinov3": Layout(
+            target="DINOv3",
+            names=_DINOV3,
+            mask_token=True,
+            registers="storage_tokens",
+            min_prefix=1,
+            max_prefix=1_000,
+            layer_scale=True,
+            swiglu={
+                "blocks.{n}.mlp.fc1.": ("blocks.{n}.mlp.w1.", "blocks.{n}.mlp.w2."),
+                "blocks.{n}.mlp.fc2.": "blocks.{n}.mlp.w3.",
+            },
+            rotary=True,
             suffix=".pth",
             wrapper="bare",
         ),
@@ -179,6 +205,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             names=_TIMM,
             max_prefix=1_000,
             layer_scale=True,
+            swiglu={},
             norm_eps=1e-6,
             pos_resize="bicubic_antialias",
             kind="folder",
@@ -250,6 +277,10 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 )
 
 
+# What `convert` writes that is no file of tensors.
+PROGRAMS = ("onnx", "stablehlo")
+
+
 def find_layout(name: str) -> Layout:
     """The layout of a format.
 
@@ -259,5 +290,6 @@ def find_layout(name: str) -> Layout:
     if name in REFUSED:
         raise UserError(f"format {name!r} cannot be written: {REFUSED[name]}")
     if name not in LAYOUTS:
-        raise UserError(f"unknown format {name!r}; {nearest_key(name, LAYOUTS).replace('valid keys', 'formats')}")
+        near = nearest_key(name, (*LAYOUTS, *PROGRAMS)).replace("valid keys", "formats")
+        raise UserError(f"unknown format {name!r}; {near}")
     return LAYOUTS[name]

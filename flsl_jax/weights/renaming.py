@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from flsl_jax.errors import UserError
-from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.canonical import Tensors, is_gated
 from flsl_jax.weights.layouts import Layout, Names
 
 
@@ -17,8 +17,9 @@ def to_layout(tensors: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
         UserError: the target has no place for some tensors; names all of them.
     """
     tensors = dict(tensors)
-    width = tensors["pos_embed"].shape[-1]
-    zeros = np.zeros((1, 1, width), tensors["pos_embed"].dtype)
+    bias = tensors["patch_embed.proj.bias"]
+    zeros = np.zeros((1, 1, len(bias)), bias.dtype)
+    names = _names_of(layout, gated=is_gated(tensors))
     prefix = tensors.pop("prefix", None)
     if not layout.final_norm:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("norm.")}
@@ -33,7 +34,7 @@ def to_layout(tensors: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
         tensors["pos_embed"] = np.concatenate([zeros, tensors["pos_embed"]], axis=1)
     homeless = []
     for name, tensor in tensors.items():
-        targets = _renamed(name, layout.names)
+        targets = _renamed(name, names)
         if not targets:
             homeless.append(name)
         parts = np.split(tensor, len(targets)) if len(targets) > 1 else [tensor]
@@ -58,7 +59,9 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
     extra = {name: plain.pop(name, None) for name in ("cls_token", layout.registers)}
     if layout.mask_token:
         plain.pop("mask_token", None)
-    result, unknown = original_names(plain, layout.names)
+    gated = [_renamed(f"blocks.0.{part}.weight", _names_of(layout, gated=True)) for part in ("mlp.fc1", "mlp.fc2")]
+    is_gated = all(name in plain for names in gated for name in names) and layout.swiglu is not None
+    result, unknown = original_names(plain, _names_of(layout, gated=is_gated))
     if unknown:
         raise UserError(f"not a backbone as {layout.target} names it: {', '.join(sorted(unknown))}")
     token = None if "cls_token" in layout.unused else extra["cls_token"]
@@ -69,10 +72,14 @@ def from_layout(tensors: Mapping[str, np.ndarray], layout: Layout, *, num_patche
     return result | ({"prefix": np.concatenate(prefix, axis=1)} if prefix else {})
 
 
+def _names_of(layout: Layout, *, gated: bool) -> Names:
+    return {**layout.names, **(layout.swiglu or {})} if gated else layout.names
+
+
 def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Tensors, list[str]]:
     """Tensors under their canonical names, with query, key and value joined, and a list of the problems.
 
-    A problem is the name of an unknown tensor, or a phrase about a tensor that lacks its query, key or value.
+    A problem is the name of an unknown tensor, or a phrase about a tensor that lacks one of its parts.
     """
     split: dict[str, dict[int, np.ndarray]] = {}
     unknown = []
@@ -82,7 +89,7 @@ def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Ten
             unknown.append(name)
         else:
             split.setdefault(found[0], {})[found[1]] = tensor
-    parts = {name: 3 if isinstance(names.get(_generic(name)), tuple) else 1 for name in split}
+    parts = {name: len(found) if isinstance(found := names.get(_generic(name)), tuple) else 1 for name in split}
     unknown += [
         f"{name} in {len(split[name])} of {count} parts" for name, count in parts.items() if len(split[name]) < count
     ]

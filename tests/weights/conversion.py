@@ -24,6 +24,8 @@ SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 16, "side": 14}
 PLAIN = [name for name, layout in LAYOUTS.items() if not layout.min_prefix]
 _DINOV2 = {"patch_size": 14, "grid": (37, 37), "layer_scale": True}
 _PUBLISHED = {"dinov2": {"num_prefix": 1, **_DINOV2}, "dinov2-registers": {"num_prefix": 5, **_DINOV2}}
+_PUBLISHED["dinov3"] = {"num_prefix": 5, "layer_scale": True, "norm_eps": 1e-5, "pos_embed": "rope"}
+_PUBLISHED["dinov3"]["rope_periods"] = tuple(100.0 ** (n / 16) for n in range(16))
 
 
 def vit_small(name):

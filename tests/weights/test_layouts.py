@@ -37,7 +37,10 @@ def test_names_and_shapes_of_a_vit_s16_are_the_golden_ones(name):
 @pytest.mark.parametrize("changes", [{}, {"grid": (4, 4)}, {"pos_embed": "sincos"}], ids=["oblong", "square", "sincos"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_there_and_back_is_bit_exact(name, changes):
-    architecture, layout = Architecture(**ARCHITECTURE | changes), LAYOUTS[name]
+    layout = LAYOUTS[name]
+    if layout.rotary:
+        changes = changes | {"pos_embed": "rope", "rope_periods": (1.0, 7.0)}
+    architecture = Architecture(**ARCHITECTURE | changes)
     params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
     written = to_layout(backbone_tensors(params, architecture), layout)
     back = from_layout(written, layout, num_patches=None if changes.get("grid") else 15)
@@ -54,6 +57,12 @@ def test_there_and_back_is_bit_exact(name, changes):
         ("dino", {"num_prefix": 1}),
         ("dinov2", {"num_prefix": 1, "layer_scale": True}),
         ("dinov2-registers", {"num_prefix": 5, "layer_scale": True}),
+        ("timm", {"mlp": "swiglu", "mlp_hidden": 24}),
+        ("dinov2", {"num_prefix": 1, "mlp": "swiglu", "mlp_hidden": 24}),
+        (
+            "dinov3",
+            {"num_prefix": 3, "mlp": "swiglu", "mlp_hidden": 24, "pos_embed": "rope", "rope_periods": (2.0, 7.0)},
+        ),
     ],
 )
 def test_prefix_tokens_and_layer_scale_go_round_where_they_have_a_place(name, changes):
@@ -103,5 +112,5 @@ def test_formats_with_a_class_token_are_refused_and_name_another(name):
 def test_an_unknown_format_names_the_nearest():
     with pytest.raises(UserError, match="unknown format 'detectron'; did you mean \"detectron2\""):
         find_layout("detectron")
-    with pytest.raises(UserError, match="formats: detectron2, dino, dinov2, dinov2-registers, flsl"):
+    with pytest.raises(UserError, match="formats: detectron2, dino, dinov2, dinov2-registers, dinov3, flsl"):
         find_layout("xyz")

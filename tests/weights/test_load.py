@@ -1,5 +1,6 @@
 """`flsl_jax.load`: one model from a run, its checkpoint, a weight file or a folder; what is none of these is refused."""
 
+import dataclasses
 import json
 
 import chex
@@ -71,6 +72,8 @@ def test_workdir_checkpoint_safetensors_and_pth_give_the_same_model(run, tmp_pat
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_format_that_is_written_is_read_back_bit_exactly(tmp_path, name):
     architecture = Architecture(patch_size=4, width=16, depth=2, num_heads=2, grid=(3, 3))
+    if LAYOUTS[name].rotary:
+        architecture = dataclasses.replace(architecture, pos_embed="rope", rope_periods=(1.0, 10.0))
     params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
     tensors = to_layout(backbone_tensors(params, architecture), LAYOUTS[name])
     save_file(tensors, tmp_path / "model.safetensors")

@@ -28,6 +28,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "dinov2": ("dinov2.models.vision_transformer", "dinov2"),
         "dinov2-registers": ("dinov2.models.vision_transformer", "dinov2"),
+        "dinov3": ("dinov3.models.vision_transformer", "dinov3"),
         "detectron2": ("detectron2.modeling.backbone.vit", "detectron2"),
         "mmdet-vitdet": ("projects.ViTDet.vitdet", "mmdet"),
         "mmseg": ("mmseg.models.backbones.vit", "mmseg"),

@@ -17,7 +17,7 @@ from flsl_jax.weights.export.counterparts import network_prefix, read_canonical
 from flsl_jax.weights.export.metadata import file_metadata, folder_config, snippet_fields
 from flsl_jax.weights.export.snippets import load_snippet
 from flsl_jax.weights.export.trained import Trained, read_trained
-from flsl_jax.weights.layouts import LAYOUTS, Layout, find_layout
+from flsl_jax.weights.layouts import LAYOUTS, PROGRAMS, Layout, find_layout
 from flsl_jax.weights.renaming import to_layout
 
 
@@ -142,7 +142,8 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
     """Checks that the format can hold the networks; one error gives all reasons why it cannot.
 
     Raises:
-        UserError: prefix tokens, too many or too few, LayerScale, an oblong grid, a missing norm or a missing head.
+        UserError: prefix tokens, too many or too few, LayerScale, SwiGLU, rotary positions or none, an oblong grid, a missing
+            norm or a missing head.
     """
     arch, problems = trained.architecture, []
     if arch.num_prefix > layout.max_prefix:
@@ -153,7 +154,16 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
         problems.append(f"{layout.target} always has {needed}, and the network has {arch.num_prefix or 'none'}")
     if arch.layer_scale and not layout.layer_scale:
         problems.append("it has no LayerScale")
-    if arch.grid[0] != arch.grid[1] and options.format != "timm":
+    if arch.mlp == "swiglu" and layout.swiglu is None:
+        problems.append("its MLPs are GELU's, and the network's are SwiGLU's")
+    if arch.mlp == "swiglu" and options.format.startswith("dinov") and arch.hidden % 8:
+        problems.append(f"its SwiGLU MLPs have a multiple of 8 hidden channels, and the network's have {arch.hidden}")
+    if layout.rotary != (arch.pos_embed == "rope"):
+        kinds = ("an embedding", "rotary")
+        problems.append(f"its positions are {kinds[layout.rotary]}, and the network's are {kinds[not layout.rotary]}")
+    elif layout.rotary and arch.norm_eps not in (1e-5, 1e-6):
+        problems.append(f"the epsilon of its norms is 1e-5 or 1e-6, and the network's is {arch.norm_eps:g}")
+    if arch.grid[0] != arch.grid[1] and options.format != "timm" and not layout.rotary:
         problems.append(f"its position embedding is square, and the network's is {arch.grid[0]}×{arch.grid[1]}")
     if layout.final_norm and not arch.final_norm:
         problems.append("it has a norm after the last block, and the network has none")
@@ -165,24 +175,29 @@ def check_fits(trained: Trained, layout: Layout, *, options: ExportOptions) -> N
             for name, other in LAYOUTS.items()
             if other.min_prefix <= arch.num_prefix <= other.max_prefix
             and (other.layer_scale or not arch.layer_scale)
+            and (other.swiglu is not None or arch.mlp == "gelu")
+            and other.rotary == (arch.pos_embed == "rope")
             and name != options.format
         )
         advice = f"; formats that hold its tokens and branches: {fitting}" if fitting else ""
+        advice += f"; {' and '.join(PROGRAMS)} hold every network"
         raise UserError(f"--format={options.format} cannot hold {trained.source}: {'; '.join(problems)}{advice}")
 
 
 def _as_computed(architecture: Architecture, layout: Layout) -> Architecture:
     """The network as the target is told to compute it. Its epsilon stays, although some targets have fixed another one."""
     return dataclasses.replace(
-        architecture,
-        pos_embed="learned",
+        architecture.written_out(),
         pos_resize=layout.pos_resize,
         final_norm=layout.final_norm,
     )
 
 
 def _rounded(tensors: Tensors, dtype: str) -> Tensors:
-    rounded = {name: tensor.astype(writing.DTYPES[dtype]) for name, tensor in tensors.items()}
+    rounded = {
+        name: tensor if name == "rope_periods" else tensor.astype(writing.DTYPES[dtype])
+        for name, tensor in tensors.items()
+    }
     infinite = [name for name, tensor in rounded.items() if not np.isfinite(np.asarray(tensor, np.float32)).all()]
     if infinite:
         raise UserError(
@@ -286,8 +301,8 @@ def list_allowances(
         lines.append("the fixed sin-cos position embedding is written out; the target trains it unless it is frozen")
     if layout.norm_eps not in (None, arch.norm_eps):
         lines.append(f"LayerNorm's epsilon is {layout.norm_eps:g} there and {arch.norm_eps:g} here")
-    if arch.pos_resize != target.pos_resize:
-        plain = dataclasses.replace(arch, pos_embed="learned")
+    if arch.pos_resize != target.pos_resize and not layout.rotary:
+        plain = arch.written_out()
         moved = parity.resize_effect(tensors, plain, other=dataclasses.replace(plain, pos_resize=layout.pos_resize))
         height, side = parity.odd_size(arch)
         lines.append(

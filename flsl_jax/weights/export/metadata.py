@@ -1,12 +1,12 @@
 """What is written beside the tensors: metadata of every file, and the config.json of timm and transformers."""
 
-import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from flsl_jax._version import __version__
+from flsl_jax.models import Architecture
 from flsl_jax.weights.export.trained import Trained
 from flsl_jax.weights.layouts import LAYOUTS
 
@@ -37,7 +37,7 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
         "networks": list(networks),
         "what": what,
         "dtype": dtype,
-        "architecture": dataclasses.asdict(arch),
+        "architecture": arch.as_dict(),
         "image_size": list(image_size(trained)),
         "mean": trained.mean,
         "std": trained.std,
@@ -84,7 +84,8 @@ def _timm(trained: Trained) -> dict[str, Any]:
         "embed_dim": arch.width,
         "depth": arch.depth,
         "num_heads": arch.num_heads,
-        "mlp_ratio": arch.mlp_ratio,
+        # Of a SwiGLU MLP, timm counts the gate too; half a channel more guards its rounding down.
+        "mlp_ratio": (2 * arch.hidden + 0.5) / arch.width if arch.mlp == "swiglu" else arch.mlp_ratio,
         "class_token": arch.num_prefix > 0,
         "reg_tokens": max(arch.num_prefix - 1, 0),
         "no_embed_class": arch.num_prefix > 0,
@@ -95,7 +96,7 @@ def _timm(trained: Trained) -> dict[str, Any]:
         "in_chans": arch.channels if arch.channels != _COLOUR else None,
     }
     return {
-        "architecture": _TIMM_NAMES.get((arch.width, arch.patch_size), "vit_small_patch16_224"),
+        "architecture": _timm_name(trained.architecture),
         "num_classes": 0,
         "num_features": arch.width,
         "global_pool": "",
@@ -114,6 +115,12 @@ def _timm(trained: Trained) -> dict[str, Any]:
             "classifier": "head",
         },
     }
+
+
+def _timm_name(arch: Architecture) -> str:
+    if arch.mlp == "swiglu":  # no argument of timm says so, only the name
+        return "vit_giant_patch14_dinov2"
+    return _TIMM_NAMES.get((arch.width, arch.patch_size), "vit_small_patch16_224")
 
 
 def _transformers(trained: Trained) -> dict[str, Any]:
@@ -186,14 +193,21 @@ def snippet_fields(trained: Trained) -> Mapping[str, str]:
         "width": str(arch.width),
         "depth": str(arch.depth),
         "heads": str(arch.num_heads),
-        "ratio": str(arch.mlp_ratio),
-        "hidden": str(arch.mlp_ratio * arch.width),
+        "ratio": _ratio(arch),
+        "hidden": str(arch.hidden),
         "eps": repr(arch.norm_eps),
         "class_token": str(arch.num_prefix > 0).lower(),
         "registers": str(max(arch.num_prefix - 1, 0)),
+        "ffn": '\n    ffn_layer="swiglu",' if arch.mlp == "swiglu" else "",
+        "norm_layer": "layernorm" if arch.norm_eps == 1e-6 else "layernormbf16",
         "init_values": "1.0" if arch.layer_scale else "None",
         "in_chans": "" if arch.channels == _COLOUR else f" in_chans={arch.channels},",
         "in_channels": "" if arch.channels == _COLOUR else f" in_channels={arch.channels},",
         "pixel_mean": _levels(trained.mean),
         "pixel_std": _levels(trained.std),
     }
+
+
+def _ratio(arch: Architecture) -> str:
+    """Hidden channels over D; of SwiGLU's as DINOv2's classes take it, which use two thirds, rounded up to a multiple of 8."""
+    return repr(1.5 * arch.hidden / arch.width) if arch.mlp == "swiglu" else str(arch.mlp_ratio)

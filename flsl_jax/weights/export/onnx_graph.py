@@ -86,20 +86,29 @@ def onnx_model(tensors: Tensors, architecture: Architecture, *, mean: Sequence[f
 
 
 def _tokens(graph: _Graph, tensors: Tensors, arch: Architecture) -> str:
-    weights = {name: graph.constant(tensor, name=name) for name, tensor in tensors.items() if tensor.ndim < 2}
+    weights = {
+        name: graph.constant(tensor, name=name)
+        for name, tensor in tensors.items()
+        if tensor.ndim < 2 and name != "rope_periods"
+    }
     patch = [arch.patch_size, arch.patch_size]
     kernel = graph.constant(tensors["patch_embed.proj.weight"], name="patch_embed.proj.weight")
     patches = graph("Conv", "images", kernel, weights["patch_embed.proj.bias"], kernel_shape=patch, strides=patch)
     shape = graph("Shape", patches)
     batch, rows, columns = (graph("Gather", shape, graph.sizes(axis)) for axis in (0, 2, 3))
-    x = graph("Add", graph("Transpose", patches, perm=[0, 2, 3, 1]), _positions(graph, tensors, arch, rows, columns))
+    x = graph("Transpose", patches, perm=[0, 2, 3, 1])
+    turn = None
+    if arch.pos_embed == "rope":
+        turn = _rotation(graph, arch, rows, columns)
+    else:
+        x = graph("Add", x, _positions(graph, tensors, arch, rows, columns))
     x = graph("Reshape", x, graph.sizes(0, -1, arch.width))
     if arch.num_prefix:
         prefix = graph.constant(tensors["prefix"], name="prefix")
         wanted = graph("Concat", batch, graph.sizes(arch.num_prefix, arch.width), axis=0)
         x = graph("Concat", graph("Expand", prefix, wanted), x, axis=1)
     for number in range(arch.depth):
-        x = _block(graph, x, tensors, arch, prefix=f"blocks.{number}.")
+        x = _block(graph, x, tensors, arch, prefix=f"blocks.{number}.", turn=turn)
     if arch.final_norm:
         x = _norm(graph, x, tensors, arch, name="norm")
     if arch.num_prefix:
@@ -107,21 +116,73 @@ def _tokens(graph: _Graph, tensors: Tensors, arch: Architecture) -> str:
     return graph("Reshape", x, graph("Concat", batch, rows, columns, graph.sizes(arch.width), axis=0))
 
 
-def _block(graph: _Graph, x: str, tensors: Tensors, arch: Architecture, *, prefix: str) -> str:
+def _block(
+    graph: _Graph, x: str, tensors: Tensors, arch: Architecture, *, prefix: str, turn: tuple[str, str] | None
+) -> str:
     channels = arch.width // arch.num_heads
     qkv = _linear(graph, _norm(graph, x, tensors, arch, name=f"{prefix}norm1"), tensors, name=f"{prefix}attn.qkv")
     parts = graph("Reshape", qkv, graph.sizes(0, -1, 3, arch.num_heads, channels))
     parts = graph("Transpose", parts, perm=[2, 0, 3, 1, 4])
     query, key, value = (graph("Gather", parts, graph.constant(part, np.int64), axis=0) for part in range(3))
+    if turn is not None:
+        query, key = (_turned(graph, part, arch, turn) for part in (query, key))
     query = graph("Mul", query, graph.constant(channels**-0.5))
     logits = graph("MatMul", query, graph("Transpose", key, perm=[0, 1, 3, 2]))
     mixed = graph("MatMul", graph("Softmax", logits, axis=-1), value)
     mixed = graph("Reshape", graph("Transpose", mixed, perm=[0, 2, 1, 3]), graph.sizes(0, -1, arch.width))
     x = _added(graph, x, _linear(graph, mixed, tensors, name=f"{prefix}attn.proj"), tensors, f"{prefix}ls1.gamma")
     hidden = _linear(graph, _norm(graph, x, tensors, arch, name=f"{prefix}norm2"), tensors, name=f"{prefix}mlp.fc1")
-    bent = graph("Erf", graph("Mul", hidden, graph.constant(math.sqrt(0.5))))
-    hidden = graph("Mul", hidden, graph("Mul", graph("Add", bent, graph.constant(1)), graph.constant(0.5)))
+    hidden = _gated(graph, hidden, arch) if arch.mlp == "swiglu" else _gelu(graph, hidden)
     return _added(graph, x, _linear(graph, hidden, tensors, name=f"{prefix}mlp.fc2"), tensors, f"{prefix}ls2.gamma")
+
+
+def _gelu(graph: _Graph, x: str) -> str:
+    bent = graph("Erf", graph("Mul", x, graph.constant(math.sqrt(0.5))))
+    return graph("Mul", x, graph("Mul", graph("Add", bent, graph.constant(1)), graph.constant(0.5)))
+
+
+def _gated(graph: _Graph, x: str, arch: Architecture) -> str:
+    """The gate of a SwiGLU MLP times what it lets through."""
+    gate, wide = (_channels(graph, x, start, start + arch.hidden) for start in (0, arch.hidden))
+    return graph("Mul", graph("Mul", gate, graph("Sigmoid", gate)), wide)
+
+
+def _channels(graph: _Graph, x: str, start: int, stop: int) -> str:
+    return graph("Slice", x, graph.sizes(start), graph.sizes(stop), graph.sizes(-1))
+
+
+def _rotation(graph: _Graph, arch: Architecture, rows: str, columns: str) -> tuple[str, str]:
+    """Sine and cosine of `position.rotation`, [rows * columns, d]."""
+    zero, one = graph.constant(0, np.int64), graph.constant(1, np.int64)
+    quarter = len(arch.rope_periods)
+    grid = graph("Concat", rows, columns, graph.sizes(quarter), axis=0)
+    angles = []
+    for count, shape in ((rows, (-1, 1, 1)), (columns, (1, -1, 1))):
+        places = graph("Cast", graph("Range", zero, graph("Squeeze", count), one), to=1)
+        share = graph("Div", graph("Add", places, graph.constant(0.5)), graph("Cast", count, to=1))
+        coordinates = graph("Sub", graph("Mul", share, graph.constant(2)), graph.constant(1))
+        factors = graph.constant(2 * np.pi / np.asarray(arch.rope_periods))
+        angles.append(graph("Expand", graph("Mul", graph("Reshape", coordinates, graph.sizes(*shape)), factors), grid))
+    flat = graph("Reshape", graph("Concat", *angles, *angles, axis=-1), graph.sizes(-1, 4 * quarter))
+    return graph("Sin", flat), graph("Cos", flat)
+
+
+def _turned(graph: _Graph, x: str, arch: Architecture, turn: tuple[str, str]) -> str:
+    """`position.turned` of [B, heads, M, d]."""
+    half, end = 2 * len(arch.rope_periods), 2**62
+    first, patches = (
+        graph("Slice", x, graph.sizes(start), graph.sizes(stop), graph.sizes(2))
+        for start, stop in ((0, arch.num_prefix), (arch.num_prefix, end))
+    )
+    across = graph(
+        "Concat",
+        graph("Neg", _channels(graph, patches, half, end)),
+        _channels(graph, patches, 0, half),
+        axis=-1,
+    )
+    sine, cosine = turn
+    placed = graph("Add", graph("Mul", patches, cosine), graph("Mul", across, sine))
+    return graph("Concat", first, placed, axis=2) if arch.num_prefix else placed
 
 
 def _added(graph: _Graph, x: str, branch: str, tensors: Tensors, gamma: str) -> str:

@@ -81,7 +81,7 @@ def canonical_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 def forward(tensors: Tensors, architecture: Architecture) -> Callable[[np.ndarray], Outputs]:
     """Our own network with canonical tensors, which include the position embedding, as a function of images."""
-    arch = dataclasses.replace(architecture, pos_embed="learned")
+    arch = architecture.written_out()
     params = jax.tree.map(jnp.asarray, backbone_params(tensors, arch))
 
     def run(images: np.ndarray) -> Outputs:

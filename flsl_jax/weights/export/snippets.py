@@ -55,7 +55,7 @@ from dinov2.models.vision_transformer import DinoVisionTransformer
 $read
 model = DinoVisionTransformer(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, mlp_ratio=$ratio,
-    init_values=$init_values, block_chunks=0,$options$in_chans
+    init_values=$init_values, block_chunks=0,$options$in_chans$ffn
 )
 model.load_state_dict(state, strict=True)
 model.eval()
@@ -63,12 +63,27 @@ tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm, 
 """
 _REGISTERS = " num_register_tokens=$registers, interpolate_antialias=True, interpolate_offset=0.0,"
 
+_DINOV3 = """
+import torch
+from dinov3.models.vision_transformer import DinoVisionTransformer
+
+$read
+model = DinoVisionTransformer(
+    img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, ffn_ratio=$ratio,
+    layerscale_init=$init_values, norm_layer="$norm_layer", n_storage_tokens=$registers, pos_embed_rope_dtype="fp32",$in_chans$ffn
+)
+model.load_state_dict(state, strict=True)
+model.eval()
+tokens = model.get_intermediate_layers(images, n=1)[0]  # after the final norm, patches alone
+"""
+
 _SNIPPETS: Mapping[str, str] = MappingProxyType(
     {
         "flsl": _FLSL,
         "dino": _DINO,
         "dinov2": _DINOV2.replace("$options", ""),
         "dinov2-registers": _DINOV2.replace("$options", _REGISTERS),
+        "dinov3": _DINOV3,
         "timm": """
 import timm
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
+from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention, silu
 
 from flsl_jax.models import Architecture
-from flsl_jax.models.position import PosResize
+from flsl_jax.models.position import PosResize, rotation
 
 # Height and width of an image or of its grid of tokens: symbols while torch.export reads a network, which PyTorch's own types
 # call int too.
@@ -35,26 +35,45 @@ class TwinBlock(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        width, hidden = architecture.width, architecture.mlp_ratio * architecture.width
+        width, hidden = architecture.width, architecture.hidden
         self.num_heads = architecture.num_heads
         self.norm1 = nn.LayerNorm(width, eps=architecture.norm_eps)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.norm2 = nn.LayerNorm(width, eps=architecture.norm_eps)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
+        self.gated = architecture.mlp == "swiglu"
+        outputs = 2 * hidden if self.gated else hidden
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, outputs), "fc2": nn.Linear(hidden, width)})
         if architecture.layer_scale:
             self.ls1 = nn.ParameterDict({"gamma": torch.ones(width)})
             self.ls2 = nn.ParameterDict({"gamma": torch.ones(width)})
         self.scaled = architecture.layer_scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, turn: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens to tokens; `turn` [2, N, d] has sine and cosine of rotary positions."""
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1)
         )
+        if turn is not None:
+            query, key = _turned(query, turn), _turned(key, turn)
         mixed = self.attn["proj"](scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
         x = x + (mixed * self.ls1["gamma"] if self.scaled else mixed)
-        hidden = self.mlp["fc2"](gelu(self.mlp["fc1"](self.norm2(x))))
+        hidden = self.mlp["fc2"](self._bent(self.mlp["fc1"](self.norm2(x))))
         return x + (hidden * self.ls2["gamma"] if self.scaled else hidden)
+
+    def _bent(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.gated:
+            return gelu(x)
+        gate, wide = x.chunk(2, dim=-1)
+        return silu(gate) * wide
+
+
+def _turned(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    """The last N of [B, heads, M, d], turned by their angles."""
+    prefix = x.shape[2] - turn.shape[1]
+    first, second = x[:, :, prefix:].chunk(2, dim=-1)
+    placed = torch.cat([first, second], dim=-1) * turn[1] + torch.cat([-second, first], dim=-1) * turn[0]
+    return torch.cat([x[:, :, :prefix], placed], dim=2)
 
 
 class TorchViT(nn.Module):
@@ -73,7 +92,10 @@ class TorchViT(nn.Module):
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(arch.channels, arch.width, arch.patch_size, stride=arch.patch_size)}
         )
-        self.pos_embed = nn.Parameter(torch.zeros(1, arch.grid[0] * arch.grid[1], arch.width))
+        if arch.pos_embed == "rope":
+            self.register_buffer("rope_periods", torch.tensor(arch.rope_periods))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, arch.grid[0] * arch.grid[1], arch.width))
         if arch.num_prefix:
             self.prefix = nn.Parameter(torch.zeros(1, arch.num_prefix, arch.width))
         self.blocks = nn.ModuleList([TwinBlock(arch) for _ in range(arch.depth)])
@@ -87,12 +109,17 @@ class TorchViT(nn.Module):
         """
         prefix = self.architecture.num_prefix
         x = self.patch_embed["proj"](images)
-        x = (x + self._positions(tuple(x.shape[2:]))).flatten(2).transpose(1, 2)
+        turn = None
+        if self.architecture.pos_embed == "rope":
+            turn = torch.from_numpy(rotation(grid=tuple(x.shape[2:]), periods=self.architecture.rope_periods))
+        else:
+            x = x + self._positions(tuple(x.shape[2:]))
+        x = x.flatten(2).transpose(1, 2)
         if prefix:
             x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
         blocks = []
         for block in self.blocks:
-            x = block(x)
+            x = block(x, turn)
             blocks.append(x[:, prefix:])
         return TwinOutputs(blocks=blocks, tokens=self.norm(x)[:, prefix:])
 

@@ -21,9 +21,9 @@ _ASSUMED = "assumed ImageNet's mean and standard deviation"
 class FileMetadata:
     """What is known of a network without looking at its tensors; None where the file does not give it.
 
-    `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `mean`,
-    `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of `data.levels.Decoding`.
-    `notes`: what the user should know.
+    `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `rope_base`:
+    of rotary positions. `mean`, `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of
+    `data.levels.Decoding`. `notes`: what the user should know.
     """
 
     source: str | None = None
@@ -32,6 +32,7 @@ class FileMetadata:
     grid: tuple[int, int] | None = None
     pos_resize: PosResize | None = None
     activation: str | None = None
+    rope_base: float | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     window: tuple[float, float] | None = None
@@ -117,7 +118,7 @@ def _from_timm(config: Mapping[str, Any]) -> FileMetadata:
     patch = re.search(r"patch(\d+)", name)
     image = arguments.get("img_size")
     side = int(arguments.get("patch_size", patch.group(1) if patch else 0))
-    activation = arguments.get("act_layer", "quick_gelu" if "quickgelu" in name else "gelu")
+    activation = arguments.get("act_layer", "quick_gelu" if "quickgelu" in name else None)
     return FileMetadata(
         source="timm",
         num_heads=arguments.get("num_heads"),
@@ -142,6 +143,7 @@ def _from_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any
         norm_eps=float(config["layer_norm_eps"]) if "layer_norm_eps" in config else None,
         grid=_grid(image, patch_size=_pair(config["patch_size"])[0]) if "patch_size" in config else None,
         activation=config.get("hidden_act"),
+        rope_base=float(config["rope_theta"]) if "rope_theta" in config else None,
         mean=_numbers(preprocessor.get("image_mean", IMAGENET_MEAN)),
         std=_numbers(preprocessor.get("image_std", IMAGENET_STD)),
         notes=tuple(notes),

@@ -9,7 +9,7 @@ import numpy as np
 from flsl_jax.config import check_grid
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.weights.canonical import NetworkName, Tensors
+from flsl_jax.weights.canonical import NetworkName, Tensors, is_gated
 from flsl_jax.weights.reading.file_metadata import FileMetadata, fitted_normalisation, read_file_metadata
 from flsl_jax.weights.reading.files import read_weights
 from flsl_jax.weights.reading.parts import listed, names_below, refuse_other_parts, split, unwrapped
@@ -73,7 +73,7 @@ def import_weights(
     grid: tuple[int, int] | None = None,
     assumed_heads: int | None = None,
 ) -> Imported:
-    """Reads a backbone of timm, DINO, DINOv2, DeiT, MAE, iBOT, FLSL, I-JEPA, Google, torchvision, transformers or OpenMMLab.
+    """Reads a backbone of timm, DINO to DINOv3, DeiT, MAE, iBOT, FLSL, I-JEPA, Google, torchvision, transformers or OpenMMLab.
 
     Args:
         path: a weight file, or a folder of timm or transformers; see `read_weights`.
@@ -95,7 +95,7 @@ def import_weights(
     found = _source_of(file, metadata, names=names_below(file, prefix), chosen=source)
     parts = split(file, found, network=network, asked=prefix)
     tensors, unknown = original_names(parts.backbone, found.names)
-    refuse_other_parts(file.path, unknown, metadata)
+    refuse_other_parts(file.path, unknown, metadata, source=found, gated=is_gated(tensors))
     notes, unused = [*metadata.notes, *parts.notes], dict(parts.unused)
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     refuse_not_finite(tensors, file.path)

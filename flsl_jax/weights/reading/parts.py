@@ -9,6 +9,7 @@ import numpy as np
 
 from flsl_jax.errors import UserError
 from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.reading.branches import gates_joined, key_biases_settled
 from flsl_jax.weights.reading.file_metadata import FileMetadata
 from flsl_jax.weights.reading.sources import ALLOWED, REFUSED, WeightSource
 from flsl_jax.weights.reading.weight_file import WeightFile
@@ -20,7 +21,7 @@ _HEAD_NAMES |= {"last_layer.weight_g", "last_layer.weight_v"}
 _NEWER_WEIGHT_NORM = {f"last_layer.parametrizations.weight.original{n}": f"last_layer.weight_{'gv'[n]}" for n in (0, 1)}
 
 _WORDS = {"teacher": r"(^|\.)(teacher|target_encoder|\w*ema)\.", "student": r"(^|\.)(student|encoder)\."}
-_WRAPPED = r"(backbone\.net|backbone|vit|deit|ijepa|dinov2|dinov2_with_registers|trunk)\.$"
+_WRAPPED = r"(backbone\.net|backbone|vit|deit|ijepa|dinov2|dinov2_with_registers|dinov3_vit|trunk)\.$"
 # The patch projection of any source, for messages.
 _ANCHORED = re.compile(
     r"(^|\.)((patch_embed\.proj(ection)?|conv_proj|embeddings\.(patch_embeddings(\.projection)?|projection))\.weight)$"
@@ -105,7 +106,9 @@ def split(file: WeightFile, source: WeightSource, *, network: str, asked: str | 
             backbone[relative] = tensor
         else:
             backbone[name] = tensor
-    backbone = _unchunked(backbone)
+    backbone = gates_joined(_unchunked(backbone))
+    if source.rotary:
+        backbone = key_biases_settled(backbone)
     head = _head(inner, file.tensors)
     if head:
         unused = {name: reason for name, reason in unused.items() if name not in head.values()}
@@ -162,7 +165,9 @@ def _head(names: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[s
     return {}
 
 
-def refuse_other_parts(path: Path, unknown: list[str], metadata: FileMetadata) -> None:
+def refuse_other_parts(
+    path: Path, unknown: list[str], metadata: FileMetadata, *, source: WeightSource, gated: bool
+) -> None:
     """Refuses a transformer that computes something else in one line, instead of a list of its names."""
     for pattern, kind in REFUSED:
         names = [name for name in unknown if re.search(pattern, name)]
@@ -170,9 +175,12 @@ def refuse_other_parts(path: Path, unknown: list[str], metadata: FileMetadata) -
             raise UserError(
                 f"{path} is a ViT with {kind} ({names[0]}), which the backbone here lacks; expected a plain ViT"
             )
-    if metadata.activation not in (None, "gelu", "gelu_python"):
+    # transformers' DINOv2 gates by SiLU whatever its config says.
+    known = ("gelu", "gelu_python", *(("silu", "swish") if gated else ()))
+    known = ("silu", "swish") if gated and source.rotary else known
+    if metadata.activation not in (None, *known):
         raise UserError(
-            f"{path} uses the activation {metadata.activation!r}; the backbone here has only the exact GELU"
+            f"{path} uses the activation {metadata.activation!r}; the backbone here has only the exact GELU, and SiLU in SwiGLU"
         )
 
 

@@ -10,6 +10,9 @@ from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.reading.file_metadata import FileMetadata
 from flsl_jax.weights.reading.sources import WeightSource
 
+# Height and width of images of a network with rotary positions that does not say it, as DINOv3's hub has it.
+_ROTARY_SIZE = 224
+
 
 def place_tokens(
     tensors: Tensors,
@@ -23,6 +26,11 @@ def place_tokens(
     """Adds their position embeddings to the prefix tokens, and finds the grid of the other positions."""
     tensors = dict(tensors)
     own = {name: tensors.pop(name) for name in ("cls_token", "dist_token", "reg_token") if name in tensors}
+    if arch.pos_embed == "rope":
+        side = _ROTARY_SIZE // arch.patch_size
+        prefix = np.concatenate(list(own.values()), axis=1) if own else np.zeros((1, 0, arch.width), np.float32)
+        placed = dataclasses.replace(arch, grid=metadata.grid or (side, side), num_prefix=prefix.shape[1])
+        return tensors | ({"prefix": prefix} if own else {}), placed, []
     positions = tensors["pos_embed"]
     count = sum(token.shape[1] for token in own.values())
     candidates = [count, *([1] if "cls_token" in own and count > 1 else []), 0, *([1] if source.spare_row else [])]

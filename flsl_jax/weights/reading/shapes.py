@@ -8,7 +8,7 @@ import numpy as np
 
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
-from flsl_jax.weights.canonical import Tensors
+from flsl_jax.weights.canonical import Tensors, is_gated
 from flsl_jax.weights.reading.file_metadata import FileMetadata
 from flsl_jax.weights.reading.sources import WeightSource
 
@@ -67,25 +67,34 @@ def architecture_of(
     width, patch = kernel.shape[0], kernel.shape[2]
     blocks = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
     depth = max(blocks, default=-1) + 1
-    hidden = tensors.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, 0))).shape[0]
-    if hidden % width:
+    gated = is_gated(tensors)
+    hidden = tensors.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, 0))).shape[0] // (2 if gated else 1)
+    if hidden % width and not gated:
         raise UserError(f"{path} has {hidden} hidden channels at a width of {width}; expected a multiple of it")
+    stored = tensors.get("rope_periods")
     by_convention = _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
     if assumed_heads and width % assumed_heads == 0:
         by_convention = assumed_heads
+    if stored is not None and stored.size and width % (4 * stored.size) == 0:
+        by_convention = width // (4 * stored.size)
     heads = metadata.num_heads or by_convention
     if not heads or width % heads:
         raise UserError(
             f"{path} has a width of {width} and does not give its number of attention heads"
             f"{f'; {heads} do not divide it' if heads else ''}; pass num_heads"
         )
+    periods = _rope_periods(tensors, source, metadata, channels=width // heads, path=path)
     norms = {"norm.weight", "norm.bias"} & tensors.keys()
     arch = Architecture(
         patch_size=patch,
         width=width,
         depth=depth,
         num_heads=heads,
-        mlp_ratio=hidden // width,
+        mlp_ratio=4 if gated else hidden // width,
+        mlp="swiglu" if gated else "gelu",
+        mlp_hidden=hidden if gated else 0,
+        pos_embed="rope" if periods else "learned",
+        rope_periods=periods,
         pos_resize=metadata.pos_resize or source.pos_resize,
         layer_scale=any(name.endswith("ls1.gamma") for name in tensors),
         norm_eps=metadata.norm_eps or source.norm_eps,
@@ -95,11 +104,30 @@ def architecture_of(
     return arch, _differences(tensors, expected_shapes(arch))
 
 
+def _rope_periods(
+    tensors: Tensors, source: WeightSource, metadata: FileMetadata, *, channels: int, path: Path
+) -> tuple[float, ...]:
+    """The periods of rotary positions, as the file or its config gives them; also put among the tensors. Empty: none."""
+    if not source.rotary:
+        return ()
+    if "rope_periods" not in tensors:
+        # DINOv3's are powers of 100, from 1 on, for a quarter of a head's channels.
+        powers = np.arange(channels // 4, dtype=np.float32) / np.float32(channels / 4)
+        tensors["rope_periods"] = np.float32(metadata.rope_base or 100.0) ** powers
+    periods = tensors["rope_periods"]
+    if channels % 4 or periods.shape != (channels // 4,) or not np.all(periods > 0):
+        raise UserError(
+            f"{path} has rotary periods of shape {periods.shape}; expected {channels / 4:g} numbers above 0, a quarter of a "
+            f"head's {channels} channels; pass num_heads if that is wrong"
+        )
+    return tuple(float(period) for period in periods)
+
+
 def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a backbone's canonical tensors, without prefix and position embedding."""
-    width, hidden, patch = arch.width, arch.mlp_ratio * arch.width, arch.patch_size
+    width, hidden, patch = arch.width, arch.hidden, arch.patch_size
     linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
-    linear |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    linear |= {"mlp.fc1": (2 * hidden if arch.mlp == "swiglu" else hidden, width), "mlp.fc2": (width, hidden)}
     block: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in linear.items()}
     block |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
     block |= {f"{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
@@ -120,4 +148,4 @@ def _differences(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> l
         shape = tensors[name].shape if name in tensors else None
         if shape is not None and (len(shape) != 3 or (shape[0], shape[2]) != (1, width)):
             problems.append(f"{name} {shape} instead of (1, …, {width})")
-    return problems if "pos_embed" in tensors else [*problems, "no position embedding"]
+    return problems if {"pos_embed", "rope_periods"} & tensors.keys() else [*problems, "no position embedding"]

@@ -30,6 +30,7 @@ class WeightSource:
         pos_resize: how it resizes the position embedding.
         final_norm: whether it always has a norm after the last block; if not, tokens of a file without it are not normalised.
         placeless_token: whether its class token may lack a position; elsewhere n² positions beside one are ambiguous.
+        rotary: whether its positions are rotary.
         spare_row: whether the position embedding may have a first row for a class token that the file lacks.
     """
 
@@ -43,12 +44,14 @@ class WeightSource:
     pos_resize: PosResize = "bicubic"
     final_norm: bool = True
     spare_row: bool = False
+    rotary: bool = False
     placeless_token: bool = False
 
 
 _TOKENS = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_token": "reg_token"}
 _TIMM = {**LAYOUTS["timm"].names, **_TOKENS}
 _DINOV2 = _TIMM | {"reg_token": "register_tokens"}
+_DINOV3 = LAYOUTS["dinov3"].names | {"cls_token": "cls_token", "reg_token": "storage_tokens"}
 # DeiT III and BEiT keep LayerScale's factors in the block itself.
 _GAMMAS = ((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),)
 _HF_TOKENS = {
@@ -63,6 +66,8 @@ _HF_DINOV2 = _HF_VIT | {
     "blocks.{n}.norm2.": "layers.{n}.norm2.",
     "blocks.{n}.ls2.gamma": "layers.{n}.layer_scale2.lambda1",
 }
+_HF_DINOV3 = {key: name for key, name in _HF_DINOV2.items() if key != "pos_embed"}
+_HF_DINOV3 |= {"patch_embed.proj.": "embeddings.patch_embeddings.", "norm.": "norm."}
 # The names of transformers 4, which transformers 5 still writes, and what 5 itself calls them.
 _HF_OLDER = (
     (r"^encoder\.layer\.", "layers."),
@@ -120,6 +125,15 @@ SOURCES: tuple[WeightSource, ...] = (
         marks=(r"(^|\.)net\.patch_embed\.",),
         final_norm=False,
         spare_row=True,
+    ),
+    WeightSource(
+        name="dinov3",
+        maker="DINOv3",
+        names=_DINOV3,
+        anchor=_TIMM_ANCHOR,
+        marks=(r"(^|\.)rope_embed\.periods$",),
+        norm_eps=1e-5,
+        rotary=True,
     ),
     WeightSource(
         name="dinov2-registers",
@@ -204,6 +218,15 @@ SOURCES: tuple[WeightSource, ...] = (
         final_norm=False,
     ),
     WeightSource(
+        name="transformers-dinov3",
+        maker="transformers' DINOv3ViTModel",
+        names=_HF_DINOV3,
+        anchor="embeddings.patch_embeddings.weight",
+        older=((r"^(model\.)?layer\.", "layers."),),
+        norm_eps=1e-5,
+        rotary=True,
+    ),
+    WeightSource(
         name="google",
         maker="Google's ViT (vision_transformer, AugReg, big_vision)",
         names=_GOOGLE,
@@ -262,6 +285,8 @@ ALLOWED: tuple[tuple[str, str], ...] = (
         r"(heads?(_dist)?|pre_logits|fc_norm|attn_pool|pooler|MAPHead_\d+|(cls_|distillation_)?classifier)\.",
         "pooling and classification",
     ),
+    (r"(local_)?cls_norm\.", "norm of the class token alone"),
+    (r"rope_embeddings\.inv_freq$", "frequencies that its config gives too"),
     (r"(dino_head|ibot_head|predictor)\.", "head of its training"),
     (r"(dino|ibot\w*|koleo)_loss\.|center2?$", "state of its loss"),
     (r"((decode|auxiliary|roi|rpn|bbox|mask)_heads?|proposal_generator|neck|simfp_\d\.\w+)\.", "detector or segmenter"),
@@ -270,12 +295,12 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 
 # Names of parts that the backbone here lacks, and the networks that have them.
 REFUSED: tuple[tuple[str, str], ...] = (
-    (r"mlp\.(w12|w3|weights_in|gate_proj|fc1_g|w1)\.", "a SwiGLU MLP, as DINOv2's giant and EVA02 have"),
+    (r"(mlp|attn)\.norm\.", "norms inside its branches, as EVA02 has"),
     (r"attn\.[qk]_norm\.", "normalised queries and keys"),
     (r"(^|\.)norm_pre\.", "a norm before the first block, as CLIP has"),
     (r"(^|\.)(conv_root|gn_root|block\d+\.unit\d+)\.", "convolutions before its patches, as hybrid ViTs have"),
     (r"rel(ative)?_pos", "relative positions, as BEiT, Swin and detectors after fine-tuning have"),
-    (r"(^|\.)(rope|storage_tokens|rope_embed)(\.|$)", "rotary positions, as DINOv3 has"),
+    (r"(^|\.)(rope|storage_tokens|rope_embed)(\.|$)", "rotary positions of a kind that is not known here"),
 )
 
 

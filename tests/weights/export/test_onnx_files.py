@@ -28,6 +28,11 @@ NETWORKS = {
     "dino": dataclasses.replace(PLAIN, pos_resize="bicubic_dino", num_prefix=1),
     "timm": dataclasses.replace(PLAIN, pos_resize="bicubic_antialias", num_prefix=5, layer_scale=True, norm_eps=1e-5),
     "sincos": dataclasses.replace(PLAIN, pos_embed="sincos"),
+    "gated": dataclasses.replace(PLAIN, mlp="swiglu", mlp_hidden=24),
+    "dinov3": dataclasses.replace(
+        PLAIN, pos_embed="rope", rope_periods=(1.0, 7.0), num_prefix=5, layer_scale=True, mlp="swiglu", mlp_hidden=24
+    ),
+    "rotary alone": dataclasses.replace(PLAIN, pos_embed="rope", rope_periods=(1.0, 7.0)),
     "detector": dataclasses.replace(PLAIN, final_norm=False),
 }
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -50,7 +55,7 @@ def test_tokens_are_ours_at_any_size_and_length_of_a_batch(name):
         (tokens,) = session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})
         assert tokens.shape == (batch, height // 4, width // 4, 16)
         expected = ours(images).tokens.reshape(tokens.shape)
-        np.testing.assert_allclose(tokens, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+        np.testing.assert_allclose(tokens, expected, atol=3e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.fixture

@@ -299,7 +299,6 @@ def adding(**shapes):
             "21 positions, which are not a square of patches and 1 other tokens",
         ),
         (without(*(f"blocks.0.{name}" for name in ("norm1.weight", "norm1.bias"))), "no blocks.0.norm1.weight"),
-        (adding(blocks__0__mlp__w12__weight=(8, 64)), "SwiGLU"),
         (adding(blocks__0__attn__q_norm__weight=(16,)), "normalised queries and keys"),
         (adding(norm_pre__weight=(64,)), "a norm before the first block"),
         (adding(blocks__0__attn__rel_pos_h=(27, 16)), "relative positions"),

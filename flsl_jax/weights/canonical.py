@@ -33,7 +33,7 @@ def backbone_tensors(params: Mapping[str, Any], architecture: Architecture) -> T
     elif arch.pos_embed == "learned":
         tensors["pos_embed"] = np.asarray(params["pos_embed"]).reshape(1, -1, arch.width)
     else:
-        tensors["rope_periods"] = np.float32(arch.rope_periods)
+        tensors["rope_periods"] = np.asarray(arch.rope_periods, np.float32)
     tensors |= {
         "patch_embed.proj.weight": np.ascontiguousarray(conv),
         "patch_embed.proj.bias": np.asarray(params["patch_embed"]["proj"]["bias"]),

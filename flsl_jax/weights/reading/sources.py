@@ -51,7 +51,7 @@ class WeightSource:
 _TOKENS = {"cls_token": "cls_token", "dist_token": "dist_token", "reg_token": "reg_token"}
 _TIMM = {**LAYOUTS["timm"].names, **_TOKENS}
 _DINOV2 = _TIMM | {"reg_token": "register_tokens"}
-_DINOV3 = LAYOUTS["dinov3"].names | {"cls_token": "cls_token", "reg_token": "storage_tokens"}
+_DINOV3 = {**LAYOUTS["dinov3"].names, "cls_token": "cls_token", "reg_token": "storage_tokens"}
 # DeiT III and BEiT keep LayerScale's factors in the block itself.
 _GAMMAS = ((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),)
 _HF_TOKENS = {

@@ -70,7 +70,8 @@ from dinov3.models.vision_transformer import DinoVisionTransformer
 $read
 model = DinoVisionTransformer(
     img_size=$size, patch_size=$patch, embed_dim=$width, depth=$depth, num_heads=$heads, ffn_ratio=$ratio,
-    layerscale_init=$init_values, norm_layer="$norm_layer", n_storage_tokens=$registers, pos_embed_rope_dtype="fp32",$in_chans$ffn
+    layerscale_init=$init_values, norm_layer="$norm_layer", n_storage_tokens=$registers,
+    pos_embed_rope_dtype="fp32",$in_chans$ffn
 )
 model.load_state_dict(state, strict=True)
 model.eval()

@@ -106,6 +106,22 @@ def get_config() -> ConfigDict:
                 "search": "pixels",
                 "alpha": 0.1,
             },
+            "depth": {
+                "train": depth_source(split="train"),
+                "val": depth_source(split="val"),
+                "size": 480,
+                "fit": "ratio",
+                "min_depth": 1e-3,
+                "max_depth": 10.0,
+                "bins": 256,
+                "crop": "eigen",
+                "steps": 38400,
+                "batch_size": 16,
+                "lr": 1e-2,
+                "weight_decay": 1e-4,
+                "keep_gib": 16.0,
+                "seed": 0,
+            },
         }
     )
 
@@ -161,6 +177,24 @@ def keypoint_source() -> ConfigDict:
             "split": "test",
             "layout": "large",
             "categories": (),
+            "count": 0,
+            "scene_size": 0,
+            "scene_kind": "hues",
+            "limit": 0,
+        }
+    )
+
+
+def depth_source(*, split: str) -> ConfigDict:
+    """Where images with depth maps come from; see `DepthSourceConfig` in `flsl_jax/config/source.py`."""
+    return ConfigDict(
+        {
+            "name": "folder",
+            "images": "",
+            "depths": "",
+            "names": "",
+            "scale": 1000.0,
+            "split": split,
             "count": 0,
             "scene_size": 0,
             "scene_kind": "hues",

@@ -17,6 +17,7 @@ from absl import flags
 
 from flsl_jax.command_line import run_main, show_log
 from flsl_jax.config import (
+    DepthSourceConfig,
     KeypointSourceConfig,
     MaskedSourceConfig,
     SourceConfig,
@@ -56,9 +57,8 @@ _TASK_HELP = "".join(
     f"\n=== {name} ===\n{task.judges}\nNeeds: {task.needs}.\n{describe_group(name, task.settings)}\n"
     for name, task in TASKS.items()
 )
-_SOURCE_HELP = "".join(
-    f"\n{describe_kind(kind)}\n" for kind in (SourceConfig, MaskedSourceConfig, KeypointSourceConfig)
-)
+_SOURCES = (SourceConfig, MaskedSourceConfig, KeypointSourceConfig, DepthSourceConfig)
+_SOURCE_HELP = "".join(f"\n{describe_kind(kind)}\n" for kind in _SOURCES)
 # What --help prints.
 __doc__ = f"{__doc__}\nTasks, each with its flags and their defaults:\n{_TASK_HELP}{_SOURCE_HELP}"
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flsl_jax.config import MaskedSourceConfig
+from flsl_jax.data.decode import RGB
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import open_masked
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
@@ -49,6 +50,7 @@ class PerfectEncoder:
     """Tokens are the class shares of their patch, of images that these sources have."""
 
     name, patch_size, image_size, blank, inv_temp = "perfect", PATCH, SIZE, (0.0, 0.0, 0.0), None
+    decoding = RGB
 
     def __init__(self, *configs: MaskedSourceConfig, how: str = "square", size: int = SIZE) -> None:
         fit = MaskFit(how=how, size=size, patch_size=PATCH)
@@ -66,6 +68,7 @@ class NoiseEncoder:
     """Tokens say nothing; the same image has the same ones."""
 
     name, patch_size, image_size, blank, inv_temp = "noise", PATCH, SIZE, (0.0, 0.0, 0.0), None
+    decoding = RGB
 
     def tokens(self, images):
         grid = (images.shape[1] // PATCH, images.shape[2] // PATCH)

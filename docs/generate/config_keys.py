@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from docs.generate.text import filled
-from flsl_jax.config import Config, KeypointSourceConfig, MaskedSourceConfig, ScheduleConfig, SourceConfig
+from flsl_jax.config import (
+    Config,
+    DepthSourceConfig,
+    KeypointSourceConfig,
+    MaskedSourceConfig,
+    ScheduleConfig,
+    SourceConfig,
+)
 from flsl_jax.config.files import load_config
 from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.ranges import Range, range_of
@@ -20,6 +27,7 @@ _SHARED = {
     SourceConfig: "Sources of images",
     MaskedSourceConfig: "Sources of images with masks",
     KeypointSourceConfig: "Sources of pairs with key points",
+    DepthSourceConfig: "Sources of images with depth maps",
     DetectionSourceConfig: "Sources of images with objects",
 }
 _PRETRAINING = """\
@@ -59,7 +67,7 @@ class _Group:
 
 def pretraining() -> str:
     """The whole of docs/config.md."""
-    shared = (ScheduleConfig, SourceConfig, MaskedSourceConfig, KeypointSourceConfig)
+    shared = (ScheduleConfig, SourceConfig, MaskedSourceConfig, KeypointSourceConfig, DepthSourceConfig)
     return _page(_PRETRAINING, Config, example="vits16", shared=shared)
 
 

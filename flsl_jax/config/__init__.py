@@ -13,6 +13,7 @@ from flsl_jax.config.evaluation import (
     BboxKnnConfig,
     ClusteringConfig,
     CorrespondenceConfig,
+    DepthConfig,
     DiscoveryConfig,
     EvaluationConfig,
     ImageKnnConfig,
@@ -39,6 +40,7 @@ from flsl_jax.config.run import (
 )
 from flsl_jax.config.saved import parse_saved_config
 from flsl_jax.config.source import (
+    DepthSourceConfig,
     KeypointSourceConfig,
     MaskedSourceConfig,
     SourceConfig,
@@ -56,6 +58,8 @@ __all__ = [
     "ComputeConfig",
     "Config",
     "CorrespondenceConfig",
+    "DepthConfig",
+    "DepthSourceConfig",
     "DiscoveryConfig",
     "EvaluationConfig",
     "GuideConfig",

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from flsl_jax.config.ranges import Range, Seed
-from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig
+from flsl_jax.config.source import DepthSourceConfig, KeypointSourceConfig, MaskedSourceConfig, SourceConfig
 
 # From which cosine on two modes are one, wherever clusters are measured or drawn: of several thresholds, the one that agrees
 # best with the masks of scenes (docs/objects.md).
@@ -29,6 +29,7 @@ BEST_METRICS: Mapping[str, str] = MappingProxyType(
         "clustering": "miou",
         "linear_probe": "miou",
         "correspondence": "pck_point",
+        "depth": "delta1",
     }
 )
 
@@ -288,6 +289,47 @@ class CorrespondenceConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthConfig:
+    """Monocular depth by one linear layer (DINOv2's linear protocol): from frozen tokens to weights of bins of depth.
+
+    Logits are interpolated four times as fine as the patches; the depth of a place is the mean of the bins, weighted by
+    max(logit, 0) + 0.1. Pixels whose true depth is not between `min_depth` and `max_depth` count nowhere.
+
+    Attributes:
+        train: images with depth maps.
+        val: images with depth maps.
+        size: the size of the images.
+        fit: how images are brought to `size`; docs/segmentation.md, "Images with masks".
+        min_depth: the depth of the first bin.
+        max_depth: the depth of the last bin: 10 for NYUv2, 80 for KITTI.
+        bins: their number, equally far apart.
+        crop: which pixels are judged: all; "eigen": rows 45 to 470 and columns 41 to 600 of NYUv2's 480 × 640; "garg": the
+            part of KITTI's images that the laser reaches, in shares of the sides.
+        steps: of the training.
+        batch_size: images of a step.
+        lr: AdamW's learning rate; it falls to 0 by a cosine.
+        weight_decay: AdamW's weight decay.
+        keep_gib: tokens of `train` that take at most so much are kept, others are computed again in every pass over them.
+        seed: decides the order of the images.
+    """
+
+    train: DepthSourceConfig = DepthSourceConfig()
+    val: DepthSourceConfig = DepthSourceConfig(split="val")
+    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 480
+    fit: Literal["square", "crop", "ratio"] = "ratio"
+    min_depth: Annotated[float, Range(0, above=True, unit="metres")] = 1e-3
+    max_depth: Annotated[float, Range(0, above=True, unit="metres")] = 10.0
+    bins: Annotated[int, Range(2, 65536, unit="bins")] = 256
+    crop: Literal["none", "eigen", "garg"] = "eigen"
+    steps: Annotated[int, Range(1, unit="steps")] = 38400
+    batch_size: Annotated[int, Range(1, unit="images")] = 16
+    lr: Annotated[float, Range(0, above=True, unit="learning rate")] = 1e-2
+    weight_decay: Annotated[float, Range(0, unit="times the learning rate, a step")] = 1e-4
+    keep_gib: Annotated[float, Range(0, unit="GiB of host memory")] = 16.0
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured of a run's features during training: the `tasks`, each with its own group.
 
@@ -307,6 +349,7 @@ class EvaluationConfig:
         image_knn: k-NN of whole images.
         separability: tokens against masks, block by block.
         correspondence: key points found again in other images.
+        depth: one linear layer to metres.
     """
 
     every_epochs: Annotated[float, Range(0, unit="epochs; 0: never")] = 0.0
@@ -323,3 +366,4 @@ class EvaluationConfig:
     image_knn: ImageKnnConfig = ImageKnnConfig()
     separability: SeparabilityConfig = SeparabilityConfig()
     correspondence: CorrespondenceConfig = CorrespondenceConfig()
+    depth: DepthConfig = DepthConfig()

@@ -135,3 +135,33 @@ class KeypointSourceConfig:
     scene_size: Annotated[int, Range(0, unit="pixels")] = 0
     scene_kind: Literal["hues", "textures"] = "hues"
     limit: Annotated[int, Range(0, unit="pairs of a category; 0: all")] = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthSourceConfig:
+    """Where images with depth maps come from; docs/data.md has the layouts.
+
+    Attributes:
+        name: "folder": a depth file for each image; "scenes": embedded synthetic images.
+        images: the folder of the images.
+        depths: the folder of the depth files: PNG of 16 bits, float TIFF, .npy or .npz; may be the folder of the images.
+        names: a text file with an image and its depth file a line, such as NYUv2's nyu_test.txt; empty: files whose relative
+            names are equal up to the suffix.
+        scale: how many of the whole numbers in a file are a metre; numbers with a fraction are metres.
+        split: the part of "scenes": train, val or test.
+        count: the number of "scenes".
+        scene_size: their height and width.
+        scene_kind: see `SourceConfig`.
+        limit: only the first so many are used.
+    """
+
+    name: Literal["folder", "scenes"] = "folder"
+    images: str = ""
+    depths: str = ""
+    names: str = ""
+    scale: Annotated[float, Range(0, above=True, unit="whole numbers a metre")] = 1000.0
+    split: str = "train"
+    count: Annotated[int, Range(0, unit="images")] = 0
+    scene_size: Annotated[int, Range(0, unit="pixels")] = 0
+    scene_kind: Literal["hues", "textures"] = "hues"
+    limit: Annotated[int, Range(0, unit="images; 0: all")] = 0

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from flsl_jax.config.evaluation import ClusteringConfig, VideoConfig
+from flsl_jax.config.evaluation import ClusteringConfig, DepthConfig, VideoConfig
 from flsl_jax.config.parsing import require
 from flsl_jax.config.ranges import check_ranges
-from flsl_jax.config.source import KeypointSourceConfig, MaskedSourceConfig, SourceConfig
+from flsl_jax.config.source import DepthSourceConfig, KeypointSourceConfig, MaskedSourceConfig, SourceConfig
 
-_Source: TypeAlias = SourceConfig | MaskedSourceConfig | KeypointSourceConfig | VideoConfig
+_Source: TypeAlias = SourceConfig | MaskedSourceConfig | KeypointSourceConfig | DepthSourceConfig | VideoConfig
 
 
 def check_task(settings: Any, *, path: str) -> None:
@@ -27,6 +27,16 @@ def check_together(settings: Any, *, path: str) -> None:
     """Refuses values of a task that are in their ranges but cannot be used, by their names below `path`."""
     if isinstance(settings, ClusteringConfig):
         require(bool(settings.clusters), f"{path}.clusters is empty; expected numbers such as (0, 27)")
+    if isinstance(settings, DepthConfig):
+        require(
+            settings.min_depth < settings.max_depth,
+            f"{path}.min_depth is {settings.min_depth}; expected less than {path}.max_depth, {settings.max_depth} (metres)",
+        )
+        require(
+            settings.crop != "eigen" or settings.fit == "ratio",
+            f"{path}.crop=eigen is of whole images of 640×480, and {path}.fit={settings.fit} changes them; set {path}.fit to "
+            f"ratio, or {path}.crop to none",
+        )
 
 
 def task_advice(settings: Any, *, path: str) -> list[str]:
@@ -40,12 +50,14 @@ def task_advice(settings: Any, *, path: str) -> list[str]:
     ]
 
 
-def _images(source: SourceConfig | MaskedSourceConfig) -> tuple[Any, ...]:
+def _images(source: SourceConfig | MaskedSourceConfig | DepthSourceConfig) -> tuple[Any, ...]:
     """What decides which images a source has, whatever its limits."""
     if source.name == "scenes":
         return (source.name, source.split, source.scene_kind, source.scene_size)
     if isinstance(source, MaskedSourceConfig):
         return (source.name, Path(source.images).resolve(), source.masks, source.annotations, source.names)
+    if isinstance(source, DepthSourceConfig):
+        return (source.name, Path(source.images).resolve(), source.depths, source.names)
     if source.name == "tfds":
         return (source.name, source.root, source.dataset, source.split)
     return (source.name, Path(source.root).resolve(), source.boxes)
@@ -65,4 +77,6 @@ def _needed(source: _Source) -> tuple[str, ...]:
         return ("count", "scene_size")
     if isinstance(source, MaskedSourceConfig):
         return ("images", "masks") if source.name == "folder" else ("images", "masks", "annotations")
+    if isinstance(source, DepthSourceConfig):
+        return ("images", "depths")
     return ("dataset",) if source.name == "tfds" else ("root",)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from PIL import Image
 
 from flsl_jax.data.annotation_files import load_json
@@ -198,8 +198,10 @@ class ResizeCrop:
         (width, height), (left, top) = self._geometry(image.shape[1], image.shape[0])
         return resize(image, height=height, width=width)[top : top + self.size, left : left + self.size]
 
-    def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "s s"]:
-        """The transformed mask: each pixel takes the label of the original pixel under its centre."""
+    def mask(
+        self, mask: Int32[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
+    ) -> Int32[np.ndarray, "s s"] | Float32[np.ndarray, "s s"]:
+        """The transformed mask: each pixel takes the label, or the depth, of the original pixel under its centre."""
         (width, height), (left, top) = self._geometry(mask.shape[1], mask.shape[0])
         resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))

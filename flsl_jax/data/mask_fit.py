@@ -34,8 +34,10 @@ class MaskFit:
         width, height = self._resized(*image.shape[:2])
         return resize(image, height=height, width=width)
 
-    def mask(self, mask: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
-        """The resized mask: each pixel takes the label of the original pixel under its centre."""
+    def mask(
+        self, mask: Int32[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
+    ) -> Int32[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]:
+        """The resized mask: each pixel takes the label, or the depth, of the original pixel under its centre."""
         if self.how == "crop":
             return ResizeCrop(self.size).mask(mask)
         return np.asarray(Image.fromarray(mask).resize(self._resized(*mask.shape), Image.Resampling.NEAREST))

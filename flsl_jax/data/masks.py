@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, Integer, UInt8
+from jaxtyping import Float32, Int32, Integer, UInt8
 
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.annotation_files import load_json
@@ -31,31 +31,37 @@ _THREADS = 8
 
 @dataclasses.dataclass(frozen=True)
 class MaskedRecord:
-    """One image, uint8 [H, W, C] upright, and the label of each of its pixels, int32 [H, W]; -1 is never counted."""
+    """One image, uint8 [H, W, C] upright, and what each of its pixels is.
+
+    `mask`: labels, int32 [H, W], of which -1 is never counted; of images with depth, metres, float32, of which 0 is not known.
+    """
 
     image: UInt8[np.ndarray, "H W C"]
-    mask: Int32[np.ndarray, "H W"]
+    mask: Int32[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
     name: str
 
 
 @runtime_checkable
-class MaskedSource(Protocol):
-    """A data set with random access, which decodes a record when it is asked for.
-
-    `name` is for messages, `class_names[label]` is the name of a label.
-    """
+class PixelSource(Protocol):
+    """A data set with random access, which decodes a record when it is asked for. `name` is for messages."""
 
     name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> MaskedRecord: ...
+
+
+@runtime_checkable
+class MaskedSource(PixelSource, Protocol):
+    """A data set whose masks hold labels. `class_names[label]` is the name of a label."""
+
     class_names: tuple[str, ...]
 
     @property
     def num_classes(self) -> int:
         """The number of labels, 0 … `num_classes` - 1, whether they occur or not."""
         ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> MaskedRecord: ...
 
 
 @dataclasses.dataclass(frozen=True)

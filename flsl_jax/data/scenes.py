@@ -18,6 +18,8 @@ _Plane = Float[np.ndarray, "*any"]
 _SPLITS = {"train": 0, "val": 1, "test": 2}
 # Rows and columns of an object's key points, in units of its radius.
 _GRID = np.linspace(-0.6, 0.6, 5)
+# In metres: how far the background is, and the radius of every object, for `Scenes.depth`.
+_FAR, _REAL_RADIUS = 4.0, 0.5
 # Whether a layout shows all of its objects is judged at this size.
 _TRIED_SIZE = 64
 
@@ -102,6 +104,15 @@ class Scenes:
         _, instances = _draw(layout, size=self.size, time=0.0)
         classes = np.array([0] + [item.label + 1 for item in layout.objects], np.uint8)
         return SceneMasks(instances=instances, classes=classes[instances])
+
+    def depth(self, index: int) -> Float[np.ndarray, "H W"]:
+        """How far away each pixel of scene `index` is, in metres, float32.
+
+        The background is 4 m away, and an object as far as something of half a metre that looks as large: 0.5 / radius.
+        """
+        layout = self._layout(index)
+        instances = _instances([_outline(item, size=self.size, time=0.0) for item in layout.objects], size=self.size)
+        return np.array([_FAR, *(_REAL_RADIUS / item.radius for item in layout.objects)], np.float32)[instances]
 
     def keypoints(self, index: int) -> tuple[SceneKeypoints, ...]:
         """The objects of scene `index` of which something is seen."""

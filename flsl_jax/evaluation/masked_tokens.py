@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.masks import PixelSource
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Images
 from flsl_jax.evaluation.reading import computed_ahead
@@ -39,7 +39,7 @@ class FitSettings(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedTokens:
-    """One image: its `index` in the source, its `tokens`, and two masks, in which -1 is ignored.
+    """One image: its `index` in the source, its `tokens`, and two masks, in which -1 is ignored (of depths, 0).
 
     `mask` has the pixels that the network saw. `judged` is what predictions are judged by: the same mask or, where the
     image's ratio is kept, the whole mask at its own size.
@@ -47,16 +47,16 @@ class MaskedTokens:
 
     index: int
     tokens: Float[np.ndarray, "h w D"]
-    mask: Int[np.ndarray, "H W"]
-    judged: Int[np.ndarray, "y x"]
+    mask: Int[np.ndarray, "H W"] | Float[np.ndarray, "H W"]
+    judged: Int[np.ndarray, "y x"] | Float[np.ndarray, "y x"]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
     index: int
     image: UInt8[np.ndarray, "H W C"]
-    mask: Int[np.ndarray, "H W"]
-    judged: Int[np.ndarray, "y x"]
+    mask: Int[np.ndarray, "H W"] | Float[np.ndarray, "H W"]
+    judged: Int[np.ndarray, "y x"] | Float[np.ndarray, "y x"]
 
 
 def make_fit(settings: FitSettings, *, patch_size: int, image_size: int) -> MaskFit:
@@ -82,7 +82,7 @@ def whole_patches(size: int, *, patch_size: int, key: str) -> int:
 
 
 def masked_tokens(
-    source: MaskedSource,
+    source: PixelSource,
     encode: Encode,
     fit: MaskFit,
     *,
@@ -96,7 +96,7 @@ def masked_tokens(
     up, in an order that is the same every time.
 
     Args:
-        source: images with masks; read and decoded by threads, a little ahead.
+        source: images with masks or depths; read and decoded by threads, a little ahead.
         encode: frozen features of a batch of images of one shape.
         fit: which part of each image is used, and at which size.
         batch_size: images encoded at a time; for the last ones of a shape, the next power of two of their number.

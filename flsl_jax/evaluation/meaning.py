@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from flsl_jax.data.keypoints import KeypointSource
 from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import MaskedFiles, MaskedSource
+from flsl_jax.data.masks import MaskedFiles, MaskedSource, PixelSource
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.depth_metrics import judged_mask
 from flsl_jax.evaluation.reading import computed_ahead
 from flsl_jax.typing import Bool, Float, Int
 
@@ -163,6 +165,70 @@ def knn_warnings(
     if len(np.unique(bank)) <= _FIVE:
         warnings.append(f"the bank has {len(np.unique(bank))} classes: the five best are no test of the features")
     return tuple(warnings)
+
+
+def require_depths(
+    source: PixelSource,
+    *,
+    low: float,
+    high: float,
+    crop: Literal["none", "eigen", "garg"],
+    key: str,
+    various: bool = False,
+) -> None:
+    """Refuses images of which no depth counts; reads them until it has seen one.
+
+    Args:
+        source: images with depths.
+        low, high: depths between them count, in metres.
+        crop: the part of an image that counts.
+        key: what the user calls the source, such as "depth.val".
+        various: whether all depths being one is refused too.
+
+    Raises:
+        UserError: says which depths there are.
+    """
+    nearest, farthest, counted = np.inf, 0.0, set[float]()
+    depths = computed_ahead(lambda index: source[index].mask, range(len(source)), ahead=_AHEAD)
+    for depth in depths:
+        known, judged = depth[depth > 0], depth[judged_mask(depth, low=low, high=high, crop=crop)]
+        if known.size:
+            nearest, farthest = min(nearest, float(known.min())), max(farthest, float(known.max()))
+        counted.update((float(judged.min()), float(judged.max())) if judged.size else ())
+        if len(counted) > various:
+            return
+    if counted:
+        raise UserError(
+            f"{source.name}: every depth is {farthest:g} m, which any constant would hit; name other depths in {key}"
+        )
+    if not farthest:
+        raise UserError(f"{source.name}: no depth is above 0, so that nothing can be judged; name depth files in {key}")
+    raise UserError(
+        f"{source.name}: depths are from {nearest:g} to {farthest:g} m, and none is between {low:g} and {high:g}"
+        + (" in the crop" if crop != "none" else "")
+        + f"; set depth.max_depth, or {key}.scale, how many of the whole numbers in a file are a metre"
+    )
+
+
+def judged_depths(source: PixelSource, counts: Sequence[tuple[int, int]]) -> Judged:
+    """Which share of the pixels depths are judged at.
+
+    Args:
+        source: images with depths.
+        counts: judged pixels and all pixels of each image.
+    """
+    judged, pixels = np.sum(counts, axis=0)
+    empty, warnings = sum(own == 0 for own, _ in counts), []
+    if judged / pixels <= _MUCH:
+        share = _percent(judged / pixels)
+        warnings.append(
+            f"{share} of the pixels of {source.name} are judged: the others have no depth, or one out of range"
+        )
+    if empty:
+        warnings.append(f"{empty} of {len(counts)} images of {source.name} have no depth that counts, and are left out")
+    return Judged(
+        facts={"images_judged": len(counts) - empty, "judged_share": float(judged / pixels)}, warnings=tuple(warnings)
+    )
 
 
 def judged_points(

@@ -12,6 +12,7 @@ from flsl_jax.evaluation.protocols import (
     bbox_knn,
     clustering,
     correspondence,
+    depth,
     discovery,
     image_knn,
     linear_probe,
@@ -32,6 +33,7 @@ _ALL: tuple[Task[Any, Any], ...] = (
     clustering.TASK,
     linear_probe.TASK,
     correspondence.TASK,
+    depth.TASK,
 )
 TASKS: Mapping[str, Task[Any, Any]] = {task.name: task for task in _ALL}
 

@@ -8,6 +8,8 @@ import pytest
 from flsl_jax.config import (
     ClusteringConfig,
     CorrespondenceConfig,
+    DepthConfig,
+    DepthSourceConfig,
     DiscoveryConfig,
     EvaluationConfig,
     ImageKnnConfig,
@@ -54,6 +56,7 @@ _BOXED = SourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _MASKED = MaskedSourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _VIDEO = VideoConfig(name="scenes", count=2, scene_size=32, split="val", short_side=32, side_multiple=8, frames=3)
 _PAIRED = KeypointSourceConfig(name="scenes", count=5, scene_size=32, split="val")
+_DEEP = DepthSourceConfig(name="scenes", count=5, scene_size=32, split="val")
 _SETTINGS = {
     "discovery": (DiscoveryConfig(data=_BOXED), 5),
     "separability": (SeparabilityConfig(data=_MASKED), 5),
@@ -62,6 +65,7 @@ _SETTINGS = {
     "linear_probe": (LinearProbeConfig(train=_MASKED, val=_MASKED, size=32, epochs=2, keep_gib=0.0), 10),
     "video": (_VIDEO, 6),
     "correspondence": (CorrespondenceConfig(data=_PAIRED, size=32), 5),
+    "depth": (DepthConfig(train=_DEEP, val=_DEEP, size=32, crop="none", steps=2, keep_gib=0.0), 10),
 }
 
 

@@ -23,7 +23,8 @@ from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder, as_trained
-from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens
+from flsl_jax.evaluation.kept_tokens import Example, KeptTokens
+from flsl_jax.evaluation.masked_tokens import MaskedTokens, make_fit, masked_tokens
 from flsl_jax.evaluation.meaning import judged_pixels, require_classes, require_known
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.evaluation.task import Scores, Task
@@ -38,14 +39,6 @@ _Step = Callable[[_Params, Any, np.ndarray, np.ndarray], tuple[_Params, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-    """The tokens of one image, and the share of each class among the pixels of each patch; both float16."""
-
-    tokens: Float[np.ndarray, "N D"]
-    shares: Float[np.ndarray, "N K"]
-
-
-@dataclasses.dataclass(frozen=True)
 class LinearLayer:
     """Logits = `tokens` @ `weights` + `bias`."""
 
@@ -57,11 +50,10 @@ class LinearLayer:
         return tokens @ self.weights + self.bias
 
 
-class TrainTokens:
-    """Examples of every image of a source, in any order, any number of times.
+class TrainTokens(KeptTokens):
+    """Tokens of every image of a source, each with the share of each class among the pixels of its patch, float16 [N, K].
 
-    They are kept in memory where they take at most `keep_gib` GiB, else computed anew in every pass. The constructor makes
-    the first pass, which measures the mean, the deviation and the number of the tokens.
+    `class_mass`: the sum of the shares of all tokens.
 
     Raises:
         UserError: every pixel is ignored.
@@ -70,58 +62,20 @@ class TrainTokens:
     def __init__(
         self, source: MaskedSource, encoder: Encoder, fit: MaskFit, *, batch_size: int, keep_gib: float
     ) -> None:
-        self._source, self._encoder, self._fit, self._batch_size = source, encoder, fit, batch_size
-        self.num_images, self.num_classes, self.num_tokens = len(source), source.num_classes, 0
+        self.num_classes, self.class_mass = source.num_classes, np.zeros(source.num_classes)
         self.square_tokens = (fit.size // fit.patch_size) ** 2
-        self._kept: dict[int, Examples] = {}
-        room, total, squares = keep_gib * 2**30, 0.0, 0.0
-        self.class_mass, keep = np.zeros(source.num_classes), True
-        for index, examples in self._encoded(np.arange(len(source)), title="train"):
-            room -= examples.tokens.nbytes + examples.shares.nbytes
-            keep = keep and room >= 0
-            if keep:
-                self._kept[index] = examples
-            else:
-                self._kept.clear()
-            exact = examples.tokens.astype(np.float64)
-            total, squares = total + exact.sum(axis=0), squares + np.square(exact).sum(axis=0)
-            self.num_tokens += len(exact)
-            self.class_mass += examples.shares.sum(axis=0, dtype=np.float64)
+        super().__init__(source, encoder, fit, batch_size=batch_size, keep_gib=keep_gib)
         if not self.class_mass.any():
             raise UserError(f"{source.name}: every pixel is ignored; there is nothing to learn")
-        self.mean = total / self.num_tokens
-        self.deviation = np.sqrt(np.maximum(squares / self.num_tokens - self.mean**2, 1e-12))
 
-    @property
-    def kept(self) -> bool:
-        """Whether the tokens are in memory."""
-        return bool(self._kept)
+    def target(self, item: MaskedTokens) -> np.ndarray:
+        """See `KeptTokens`."""
+        shares = class_shares(item.mask, patch_size=self.fit.patch_size, num_classes=self.num_classes)
+        return shares.reshape(-1, self.num_classes).astype(np.float16)
 
-    def examples(self, order: np.ndarray) -> Iterator[Examples]:
-        """The examples of the images with these indices."""
-        if self._kept:
-            yield from (self._kept[int(index)] for index in order)
-        else:
-            yield from (examples for _, examples in self._encoded(order, title="train again"))
-
-    def _encoded(self, order: np.ndarray, *, title: str) -> Iterator[tuple[int, Examples]]:
-        items = masked_tokens(
-            self._source,
-            self._encoder.tokens,
-            self._fit,
-            batch_size=self._batch_size,
-            title=f"{self._encoder.name}, {title}",
-            order=order,
-        )
-        for item in items:
-            shares = class_shares(item.mask, patch_size=self._fit.patch_size, num_classes=self.num_classes)
-            yield (
-                item.index,
-                Examples(
-                    tokens=item.tokens.reshape(-1, item.tokens.shape[-1]).astype(np.float16),
-                    shares=shares.reshape(-1, self.num_classes).astype(np.float16),
-                ),
-            )
+    def seen(self, target: np.ndarray) -> None:
+        """See `KeptTokens`."""
+        self.class_mass += target.sum(axis=0, dtype=np.float64)
 
 
 def evaluate(
@@ -225,13 +179,14 @@ def _make_step(optimizer: optax.GradientTransformation, *, mean: np.ndarray, dev
     return step
 
 
-def _batches(examples: Iterable[Examples], *, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(examples: Iterable[Example], *, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens and shares in blocks of `size` rows, the last one filled up with zeros."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     held = 0
     for item in examples:
-        waiting.append((item.tokens, item.shares))
-        held += len(item.tokens)
+        tokens = item.tokens.reshape(-1, item.tokens.shape[-1])
+        waiting.append((tokens, item.target))
+        held += len(tokens)
         while held >= size:
             joined = tuple(np.concatenate(parts) for parts in zip(*waiting))
             yield joined[0][:size], joined[1][:size]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flsl_jax.config import CorrespondenceConfig, KeypointSourceConfig
+from flsl_jax.data.decode import RGB
 from flsl_jax.data.keypoint_fit import KeypointFit
 from flsl_jax.data.keypoints import open_keypoints
 from flsl_jax.data.scenes import Scenes
@@ -75,6 +76,7 @@ class _PlaceEncoder:
     """Tokens are a class and the place (u, v, 1/2) in an object of it, of scenes that this source has; 0 elsewhere."""
 
     name, patch_size, image_size, blank, inv_temp = "places", 2, 64, (0.0, 0.0, 0.0), None
+    decoding = RGB
 
     def __init__(self) -> None:
         scenes = Scenes(count=SCENES.count, size=SCENES.scene_size, split=SCENES.split)

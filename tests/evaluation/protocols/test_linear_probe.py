@@ -53,8 +53,8 @@ def test_the_layer_is_that_of_logistic_regression() -> None:
     settings = dataclasses.replace(SETTINGS, epochs=600, batch_size=12, lr=0.02, weight_decay=0.0)
     layer = train_layer(train, settings)
     examples = list(train.examples(np.arange(12)))
-    tokens = np.concatenate([item.tokens for item in examples]).astype(np.float64)
-    shares = np.concatenate([item.shares for item in examples]).astype(np.float64)
+    tokens = np.concatenate([item.tokens.reshape(-1, 8) for item in examples]).astype(np.float64)
+    shares = np.concatenate([item.target for item in examples]).astype(np.float64)
     # A soft label is every class at once, each weighing its share.
     rows, labels = np.nonzero(shares)
     model = linear_model.LogisticRegression(C=np.inf, max_iter=3000, tol=1e-9)
@@ -84,7 +84,9 @@ def test_the_seed_alone_decides() -> None:
 
 def test_moments_are_those_of_all_tokens() -> None:
     tokens = _tokens(TRAIN, keep_gib=1e-6)
-    stacked = np.concatenate([item.tokens for item in tokens.examples(np.arange(24))]).astype(np.float64)
+    stacked = np.concatenate([item.tokens.reshape(64, -1) for item in tokens.examples(np.arange(24))]).astype(
+        np.float64
+    )
     assert tokens.num_tokens == len(stacked) == 24 * 64
     np.testing.assert_allclose(tokens.mean, stacked.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(tokens.deviation, stacked.std(axis=0), atol=1e-6)

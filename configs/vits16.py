@@ -118,6 +118,7 @@ def get_config() -> ConfigDict:
     )
     config.data = evaluation.source(name="folder")
     config.data.channels = 3
+    config.data.window = ""
     config.optimizer = ConfigDict(
         {
             "lr": 2.5e-4,

@@ -100,6 +100,7 @@ def main() -> int:
     )  # fmt: skip
     show_log()
 
+    from flsl_jax.data.survey import survey
     from flsl_jax.embedding.files import check_format
     from flsl_jax.embedding.images import open_images
     from flsl_jax.embedding.run import embed
@@ -110,6 +111,9 @@ def main() -> int:
     keep_host_memory()
     encoder = open_model(model, patch_size=_PATCH_SIZE.value, reading=_READING()).encoder
     source = open_images(images, limit=_LIMIT.value, scene_size=settings.size or encoder.image_size)
+    dark = "" if encoder.decoding.window else survey(source).dark()
+    if dark:
+        log.warning("%s; train with data.window, or stretch their values first", dark)
     log.info("%s, on %s", encoder.name, _devices())
     found = embed(encoder, source, output, settings, batch_size=_BATCH_SIZE.value, part=part)
     counts = [f"{found.images:,} images"]

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from flsl_jax.config import Config, advice
 from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
+from flsl_jax.data.sources import open_source
 from flsl_jax.errors import DataError, UserError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
@@ -35,6 +37,7 @@ from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
 from flsl_jax.training.watchdog import Watchdog
+from flsl_jax.training.window import settled_images
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
 from flsl_jax.weights.start import write_start
@@ -130,10 +133,12 @@ def _train(
     keep_host_memory()
     if config.compute.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compute.compile_cache)
-    loader = open_loader(config)
-    check_same_data(loader.source, config=config)
+    source = open_source(config.data)
+    check_same_data(source, config=config)
     found = find_newest(workdir)
-    continuation = _continuation(config, found.step, workdir=workdir, source=loader.source, allowed=allow_changes)
+    config = settled_images(config, source, saved=_saved(found.step, workdir=workdir))
+    loader = open_loader(config, source=source)
+    continuation = _continuation(config, found.step, workdir=workdir, source=source, allowed=allow_changes)
     config = continuation.config
     mesh = parallel.make_mesh(config.parallel)
     parallel.check_batch(parallel.batch_sharding(mesh), batch_size=config.batch_size)
@@ -187,10 +192,15 @@ def _continuation(
     config: Config, step: int | None, *, workdir: Path, source: Source, allowed: Sequence[str]
 ) -> Continuation:
     """How the run in the workdir goes on from a checkpoint, or that a new one begins; see `continue_with`."""
-    if step is None:
+    saved = _saved(step, workdir=workdir)
+    if saved is None:
         return Continuation(config=config)
-    saved = read_description(workdir / "checkpoints" / str(step))
     return continue_with(config, saved=saved, source=source, allowed=allowed, workdir=workdir)
+
+
+def _saved(step: int | None, *, workdir: Path) -> dict[str, Any] | None:
+    """What the checkpoint of a step says of its run; None without one."""
+    return None if step is None else read_description(workdir / "checkpoints" / str(step))
 
 
 def _begin(config: Config, workdir: Path, *, initial: Initial | None) -> None:

@@ -1,12 +1,14 @@
-"""Checks that normalisation, augmentations and sources fit the number of channels of a run's images."""
+"""Checks that normalisation, augmentations and sources fit the channels of a run's images, and what its window says."""
 
 import dataclasses
+import math
 from typing import Any
 
 from flsl_jax.config.parsing import require
 from flsl_jax.config.run import Config, ViewsConfig
 
 _COLOUR, _GREY = 3, 1
+AUTO = "auto"
 
 
 def check_channels(config: Config) -> None:
@@ -16,6 +18,7 @@ def check_channels(config: Config) -> None:
         UserError: one line that names the keys and what to set them to.
     """
     channels = config.data.channels
+    read_window(config.data.window)
     for name in ("mean", "std"):
         values = getattr(config.views, name)
         require(
@@ -39,6 +42,30 @@ def check_channels(config: Config) -> None:
                 f'{name}.name is "scenes", which are colour images, and config.data.channels is {channels}; name images with '
                 "so many bands",
             )
+
+
+def read_window(text: str) -> tuple[float, float] | None:
+    """The two values of `data.window`; None where it says none, or "auto".
+
+    Raises:
+        UserError: it is something else.
+    """
+    if text in ("", AUTO):
+        return None
+    try:
+        low, high = (float(part) for part in text.strip(" ()[]").split(","))
+    except ValueError:
+        low = high = math.nan
+    require(
+        math.isfinite(low) and math.isfinite(high) and low < high,
+        f"config.data.window is {text!r}; expected two numbers, the first below the second, such as 0,4095, or auto",
+    )
+    return low, high
+
+
+def write_window(low: float, high: float) -> str:
+    """The text that `read_window` reads back."""
+    return ",".join(str(int(value)) if value == int(value) else repr(value) for value in (low, high))
 
 
 def _without_meaning(views: ViewsConfig, *, channels: int) -> list[str]:

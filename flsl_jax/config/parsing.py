@@ -38,8 +38,12 @@ def parse(kind: type[_T], values: Any, *, path: str) -> _T:
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown key {path}.{name}; {nearest_key(name, hints)}")
-        if name in several and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            value = join_roots(value)
+        if (
+            name in several
+            and isinstance(value, list | tuple)
+            and all(isinstance(item, str | int | float) for item in value)
+        ):
+            value = join_roots(map(str, value))
         parsed[name] = _convert(hints[name], value, path=f"{path}.{name}")
     missing = [name for name in _fields_without_default(kind) if name not in parsed]
     require(not missing, f"{path} lacks {', '.join(missing)}; start from the config vits16, which has every key")

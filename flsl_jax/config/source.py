@@ -60,9 +60,12 @@ class TrainingImagesConfig(SourceConfig):
     Attributes:
         channels: bands of an image: 3 for colour, 1 for grey, more for other sensors. `views.mean` and `views.std` have so many
             numbers. Files with another number are refused, but for grey ones with 3 channels and colour with 1.
+        window: of files with more than 8 bits, the two values that become black and white, such as 0,4095; "auto": those of a
+            sample of the images when the run begins; "": 0 and 65535.
     """
 
     channels: Annotated[int, Range(1, 16, unit="channels")] = 3
+    window: str = dataclasses.field(default="", metadata=SEVERAL)
 
 
 def describe_source(data: SourceConfig) -> str:

@@ -9,8 +9,8 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from flsl_jax.data import arrays, tiff
-from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Decoding, adapted, to_levels, wrong_bands
+from flsl_jax.data import arrays, png, tiff
+from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Decoding, adapted, on_white, to_levels, wrong_bands
 from flsl_jax.data.resize import resize_square
 from flsl_jax.errors import first_line
 
@@ -115,12 +115,27 @@ def _decode_any(data: bytes, *, name: str, decoding: Decoding) -> np.ndarray:
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
             orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            pixels = levels_of(image, decoding, name=name)
+            deep = png.deep_colour(data) if decoding.window is not None and png.has_16_bits(data) else None
+            if deep is None:
+                pixels = levels_of(image, decoding, name=name)
+            else:
+                pixels = _with_alpha(deep, decoding, name=name)
     except DecodeError:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise DecodeError(f"{name}: {_reason(error)}") from error
     return _upright(pixels, orientation)
+
+
+def _with_alpha(values: np.ndarray, decoding: Decoding, *, name: str) -> np.ndarray:
+    """The channels of 16-bit colour [H, W, 3], or [H, W, 4] with transparency."""
+    levels = to_levels(values[..., :3], decoding, name=name)
+    if values.shape[-1] == 4:
+        alpha = to_levels(values[..., 3], RGB, name=name)
+        if decoding.channels == 4:
+            return np.dstack([levels, alpha])
+        levels = on_white(levels, alpha, premultiplied=False)
+    return adapted(levels, decoding, name=name)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Image files opened for their size, or for pixels that are ids."""
 
+import io
 from pathlib import Path
 
 from PIL import Image
@@ -34,6 +35,25 @@ def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image
             return image
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise UserError(f"{path} cannot be read ({reason(error)}); repair or replace it") from error
+
+
+def size_of(data: bytes, *, name: str) -> tuple[int, int]:
+    """Width and height of an encoded image as the file has it, whatever its orientation.
+
+    Raises:
+        DecodeError: it is damaged, or of another format.
+    """
+    if arrays.is_array(data):
+        height, width = arrays.values_of(data, name=name).shape[:2]
+        return width, height
+    page = tiff.read_page(data)
+    if page is not None:
+        return page.width, page.height
+    try:
+        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+            return image.size
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
+        raise DecodeError(f"{name}: {reason(error)}") from error
 
 
 def upright_size(path: Path) -> tuple[int, int]:

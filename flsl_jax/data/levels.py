@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flsl_jax.config import TrainingImagesConfig
+from flsl_jax.config.channels import read_window
 from flsl_jax.errors import one_line
 
 # Larger images are converted in strips of so many pixels, so that no second copy of the whole is in memory.
@@ -53,8 +54,8 @@ RGB = Decoding()
 
 
 def decoding_of(data: TrainingImagesConfig) -> Decoding:
-    """How a run reads its images, and how they are read for its networks."""
-    return Decoding(channels=data.channels)
+    """How a run reads its images, and how they are read for its networks; a window of "auto" is not known yet."""
+    return Decoding(channels=data.channels, window=read_window(data.window))
 
 
 def to_levels(values: np.ndarray, decoding: Decoding, *, name: str) -> UInt8[np.ndarray, "..."]:

@@ -2,21 +2,19 @@
 
 import dataclasses
 import functools
-import io
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 
-from PIL import Image
-
 from flsl_jax.config import Config, SourceConfig, describe_source
 from flsl_jax.data.boxed_source import BoxedSource
-from flsl_jax.data.decode import READ_FORMATS, decode_image
+from flsl_jax.data.image_files import size_of
 from flsl_jax.data.listing import Listing
 from flsl_jax.data.pipeline import HostBatch
 from flsl_jax.data.records import Source, digest_of, path_of
 from flsl_jax.data.sources import open_source
+from flsl_jax.data.survey import Survey, survey
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import cores
 from flsl_jax.errors import UserError, one_line
@@ -24,15 +22,14 @@ from flsl_jax.training.input import open_loader
 from flsl_jax.training.setup import few_images
 from flsl_jax.training.setup import steps_per_epoch as count_steps
 from flsl_jax.training.validation import Validation
+from flsl_jax.training.window import advice as window_advice
+from flsl_jax.training.window import with_window
 
 _ADVICE = "docs/data.md says how images must lie"
 # The sample ends after so many seconds or images.
 _SECONDS, _IMAGES = 4.0, 2000
 # Of an estimate's uncertain speed of the devices, such a share is what a step on one H200 reached (docs/planning.md).
 _REACHED = 0.3
-# 16-bit files whose brightest level is below this share of the range look black once they have 8 bits.
-_DARK = 0.25
-_BITS_PER_SAMPLE = 258
 _NAMED = 3
 
 
@@ -42,7 +39,6 @@ class Sample:
 
     `asked`: samples; `seconds`: they took, on one core; `timed`: how many those were. `damaged`: reason by record.
     `replaced`: samples that got another image. Of each record: `short_sides` in pixels, and `digests` of the content.
-    `deep`: of files with 16 bits, which share of the range their brightest level has.
     """
 
     asked: int = 0
@@ -52,7 +48,6 @@ class Sample:
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)
     short_sides: dict[int, int] = dataclasses.field(default_factory=dict)
     digests: dict[int, str] = dataclasses.field(default_factory=dict)
-    deep: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 def examine(exam: Examination, config: Config, *, images_per_second: float | None) -> Source | None:
@@ -65,6 +60,8 @@ def examine(exam: Examination, config: Config, *, images_per_second: float | Non
     """
     source = exam.obtain("data/images", lambda: open_source(config.data), advice=_ADVICE)
     if source is not None:
+        found = survey(source)
+        config = with_window(config, found)
         exam.check("data/images", lambda: _images(config, source), advice=_ADVICE)
         exam.obtain("data/batch", lambda: open_loader(config, source=source), advice=_ADVICE)
         sample = exam.obtain("data/sample", lambda: take_sample(config, source), advice=_ADVICE)
@@ -73,7 +70,7 @@ def examine(exam: Examination, config: Config, *, images_per_second: float | Non
             exam.check("data/damaged", lambda: _damaged(config, sample, images=len(source)), advice=_ADVICE)
             exam.check("data/sizes", lambda: _sizes(config, sample), advice=_ADVICE)
             exam.check("data/copies", lambda: _copies(source, sample), advice=_ADVICE)
-            exam.check("data/16 bits", lambda: _deep(source, sample), advice=_ADVICE)
+        exam.check("data/16 bits", lambda: _deep(config, found), advice=_ADVICE)
     for key, settings in _boxed(config).items():
         exam.check("data/boxes", functools.partial(_boxes, key, settings), advice=_ADVICE)
     if not any(
@@ -161,18 +158,7 @@ def _look_at(source: Source, record: int, sample: Sample) -> None:
         sample.short_sides[record] = min(item.image.shape[:2])
         return
     sample.digests[record] = digest_of(item.image)
-    with Image.open(io.BytesIO(item.image), formats=READ_FORMATS) as image:
-        sample.short_sides[record] = min(image.size)
-        deep = _has_16_bits(image, item.image)
-    if deep:
-        sample.deep[record] = float(decode_image(item.image, name=item.name).max(initial=0)) / 255
-
-
-def _has_16_bits(image: Image.Image, data: bytes) -> bool:
-    if image.format == "PNG":
-        return data[24] == 16  # the bit depth in its header
-    bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
-    return 16 in (bits if isinstance(bits, tuple) else (bits,))
+    sample.short_sides[record] = min(size_of(item.image, name=item.name))
 
 
 def _reading(config: Config, sample: Sample, *, wanted: float | None) -> Finding:
@@ -266,21 +252,18 @@ def _copies(source: Source, sample: Sample) -> Iterator[Finding]:
     )
 
 
-def _deep(source: Source, sample: Sample) -> Iterator[Finding]:
-    if not sample.deep:
+def _deep(config: Config, found: Survey) -> Iterator[Finding]:
+    if not found.deep:
         return
-    darkest = min(sample.deep, key=lambda record: sample.deep[record])
-    used = sorted(sample.deep.values())
-    found = f"files with 16 bits: {len(used):,}, which use {used[0]:.1%} to {used[-1]:.1%} of the range"
-    if used[len(used) // 2] >= _DARK:
-        yield Finding(name="data/16 bits", colour="green", found=found)
-        return
-    yield Finding(
-        name="data/16 bits",
-        colour="yellow",
-        found=f"{found}, such as {_name(source, darkest)}: with 8 bits, which training reads, they are nearly black",
-        advice="stretch their levels to 0 … 65535, or save them with 8 bits",
-    )
+    name, used = "data/16 bits", [(file.low, file.high) for file in found.deep]
+    low, high = min(pair[0] for pair in used), max(pair[1] for pair in used)
+    told = f"files with more than 8 bits: {len(used):,} of {found.seen:,}, with values from {low:,.6g} to {high:,.6g}"
+    if config.data.window:
+        yield Finding(name=name, colour="green", found=f"{told}; config.data.window is {config.data.window}")
+    elif found.dark():
+        yield Finding(name=name, colour="yellow", found=found.dark(), advice=window_advice(found))
+    else:
+        yield Finding(name=name, colour="green", found=told)
 
 
 def _name(source: Source, record: int) -> str:

@@ -15,6 +15,8 @@ from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# How images are read, whichever they are.
+_HOW_READ = ("data.channels", "data.window")
 # How many changes an error names.
 _NAMED = 4
 
@@ -65,7 +67,9 @@ def continue_with(
     before, now = saved.get("data"), _identity(source)
     same_data = before == now
     images = Change(key="data", old=_images(before), new=_images(now)) if before and not same_data else None
-    weighed = [change for change in changes if not (same_data and within(change.key, "data"))]
+    weighed = [
+        change for change in changes if not (same_data and within(change.key, "data")) or change.key in _HOW_READ
+    ]
     refused = [
         change
         for change in ([images] if images else []) + weighed

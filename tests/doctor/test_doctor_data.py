@@ -100,8 +100,8 @@ def test_16_bit_files_that_use_12_bits_are_nearly_black(folder, brightest, colou
     Image.fromarray(pixels).save(folder / f"deep.{suffix}")
     (finding,) = named("16 bits", examined(config_of(folder)))
     assert finding.colour == colour
-    dark = "files with 16 bits have values from 0 to 4,095 of 0 … 65,535 (1 of 6 files looked at"
-    deep = "files with more than 8 bits: 1 of 6, with values from 0 to 65,535"
+    dark = "files with 16 bits have values from 0 to 4,095 of 0 … 65,535 (1 of 31 files looked at"
+    deep = "files with more than 8 bits: 1 of 31, with values from 0 to 65,535"
     assert finding.found.startswith(dark if brightest < 65535 else deep)
     assert (f"deep.{suffix}" in finding.found) == (colour == "yellow")
 

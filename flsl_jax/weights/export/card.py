@@ -9,6 +9,7 @@ from typing import Any
 from flsl_jax._version import __version__
 from flsl_jax.config import SourceConfig, describe_source
 from flsl_jax.config.roots import root_names, written_roots
+from flsl_jax.weights.export.metadata import channel_names
 from flsl_jax.weights.export.numbers import read_numbers
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
@@ -55,7 +56,7 @@ def write_card(
         _training(trained),
         f"## Curves\n\n![Curves of the training]({curves.name})\n" if has_curves else "",
         _numbers(trained),
-        f"## How to load it\n\n```python\n{snippet}```\n\nImages: {metadata['channels']} from 0 to 1, minus "
+        f"## How to load it\n\n```python\n{snippet}```\n\nImages: {channel_names(trained.architecture.channels)} from 0 to 1, minus "
         f"{metadata['mean']}, over {metadata['std']}; height and width multiples of {trained.architecture.patch_size}.\n",
         _file(metadata, allowances, parities),
     ]

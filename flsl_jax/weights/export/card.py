@@ -56,8 +56,9 @@ def write_card(
         _training(trained),
         f"## Curves\n\n![Curves of the training]({curves.name})\n" if has_curves else "",
         _numbers(trained),
-        f"## How to load it\n\n```python\n{snippet}```\n\nImages: {channel_names(trained.architecture.channels)} from 0 to 1, minus "
-        f"{metadata['mean']}, over {metadata['std']}; height and width multiples of {trained.architecture.patch_size}.\n",
+        f"## How to load it\n\n```python\n{snippet}```\n\nImages: "
+        f"{channel_names(trained.architecture.channels)} from 0 to 1, minus {metadata['mean']}, over "
+        f"{metadata['std']}; height and width multiples of {trained.architecture.patch_size}.\n",
         _file(metadata, allowances, parities),
     ]
     temporary = place.with_name(f".{place.name}-{os.getpid()}")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import VideoConfig
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.videos import FileVideo, open_videos
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
@@ -25,6 +26,7 @@ class _Colours:
     name: str = "colours"
     patch_size: int = 2
     image_size: int = 32
+    decoding: Decoding = RGB
     blank: tuple[float, float, float] = (0.0, 0.0, 0.0)
     inv_temp: float | None = None
 

@@ -6,8 +6,8 @@ WORKDIR ?= runs/$(if $(DATA),photos,quickstart)
 FLAGS ?=
 # PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
 TORCH ?= torch==2.13.0
-# What reads videos.
-READERS ?= av==18.1.0
+# What reads videos and data sets of Hugging Face.
+READERS ?= av==18.1.0 datasets==5.2.0
 # What detectors and segmenters need beside it, and their export.
 DETECTORS ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6 onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
 
@@ -42,7 +42,7 @@ test-torch: $(STAMP)  ## Install PyTorch too and run the tests that compare with
 	$(BIN)/python -m pip install --quiet -c requirements.txt "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -c requirements.txt $(DETECTORS) $(READERS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal \
-	  $$(grep -rlE --include='test_*.py' 'importorskip\("(torch|av)|import_framework|(torch|framework)_twin|published' tests)
+	  $$(grep -rlE --include='test_*.py' 'importorskip\("(torch|av|datasets)|import_framework|(torch|framework)_twin|published' tests)
 
 lint: $(STAMP)  ## Check style, format and types, and the shell scripts
 	$(BIN)/ruff check .

@@ -16,12 +16,13 @@ _INPUT = flags.DEFINE_string(
     "input",
     None,
     "Folder of images, at any depth (JPEG, PNG, WebP, BMP, TIFF), a file that lists images (.txt, .csv, .tsv, .jsonl), "
-    "tar files or videos; several with commas between them. With one folder per class, or classes in a list, these become "
-    "labels.",
+    "tar files, videos or a Hugging Face data set on disk; several with commas between them. With one folder per class, or "
+    "classes in a list, these become labels.",
 )
 _IMAGE_COLUMN = flags.DEFINE_string(
     "image_column", "", "Which column of a list has the path; by default the one with a usual name."
 )
+_SPLIT = flags.DEFINE_string("split", "train", "Which part of a Hugging Face data set with several is packed.")
 _FRAME_STRIDE = flags.DEFINE_integer("frame_stride", 1, "Of how many frames of a video one is packed.", lower_bound=1)
 _LABEL_COLUMN = flags.DEFINE_string(
     "label_column", "", "Which column of a list has the class; by default label or class."
@@ -58,7 +59,10 @@ def main() -> int:
         return 0
     try:
         columns = SourceConfig(
-            image_column=_IMAGE_COLUMN.value, label_column=_LABEL_COLUMN.value, frame_stride=_FRAME_STRIDE.value
+            split=_SPLIT.value,
+            image_column=_IMAGE_COLUMN.value,
+            label_column=_LABEL_COLUMN.value,
+            frame_stride=_FRAME_STRIDE.value,
         )
         manifest = pack(
             open_any(required(_INPUT, "photos"), config=columns),

@@ -13,16 +13,17 @@ class SourceConfig:
 
     Attributes:
         name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tar": tar files
-            that stay packed, as WebDataset writes them; "video": frames of video files; "tfds": a prepared TensorFlow data
-            set; "shards": a folder written by `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each
-            root by what it is.
+            that stay packed, as WebDataset writes them; "video": frames of video files; "huggingface": a data set that
+            `save_to_disk` wrote; "tfds": a prepared TensorFlow data set; "shards": a folder written by
+            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each root by what it is.
         root: the folder or file, or several with commas between them; for "tfds" the data_dir, which may be empty.
         dataset: the name of a "tfds" data set.
-        split: the part of a "tfds" data set, or of "scenes": train, val or test.
-        image_column: the column of a "list" with the path; empty: the one with a usual name, such as path or file_name. Of a
-            "tar" whose samples have several images, the ending of the one to use, such as jpg.
-        label_column: the column of a "list" with the class; empty: the one named label or class. Of a "tar", a key of its
-            .json files; empty: .cls files.
+        split: the part of a "tfds" or "huggingface" data set, or of "scenes": train, val or test.
+        image_column: the column of a "list" with the path; empty: the one with a usual name, such as path or file_name. The
+            column of a "huggingface" data set with the image; empty: the only one. Of a "tar" whose samples have several
+            images, the ending of the one to use, such as jpg.
+        label_column: the column of a "list" or "huggingface" data set with the class; empty: the one named label or class. Of a
+            "tar", a key of its .json files; empty: .cls files.
         frame_stride: of how many frames of a "video" one is used.
         boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
         count: the number of "scenes".
@@ -35,7 +36,7 @@ class SourceConfig:
             could not be read and were replaced; 1: never.
     """
 
-    name: Literal["folder", "list", "tar", "video", "tfds", "shards", "scenes", "auto"] = "folder"
+    name: Literal["folder", "list", "tar", "video", "huggingface", "tfds", "shards", "scenes", "auto"] = "folder"
     root: str = dataclasses.field(default="", metadata=SEVERAL)
     dataset: str = ""
     split: str = "train"
@@ -74,7 +75,12 @@ def describe_source(data: SourceConfig) -> str:
         count = min(data.count, data.limit or data.count)
         kind = "" if data.scene_kind == "hues" else f" ({data.scene_kind})"
         return f"{count:,} synthetic scenes of {data.scene_size} px{kind}"
-    named = {"tfds": f"tfds {data.dataset}, split {data.split}", "shards": f"shards in {data.root}", "auto": data.root}
+    named = {
+        "tfds": f"tfds {data.dataset}, split {data.split}",
+        "huggingface": f"huggingface {data.root}, split {data.split}",
+        "shards": f"shards in {data.root}",
+        "auto": data.root,
+    }
     limit = f", the first {data.limit:,} images" if data.limit else ""
     return named.get(data.name, f"{data.name} {data.root}") + limit
 

@@ -60,7 +60,8 @@ def _images(source: SourceConfig | MaskedSourceConfig | DepthSourceConfig) -> tu
         return (source.name, Path(source.images).resolve(), source.depths, source.names)
     if source.name == "tfds":
         return (source.name, source.root, source.dataset, source.split)
-    return (source.name, Path(source.root).resolve(), source.boxes)
+    split = source.split if source.name in ("huggingface", "auto") else ""
+    return (source.name, Path(source.root).resolve(), source.boxes, split)
 
 
 def check_sources(settings: Any, *, path: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+from flsl_jax.data.hugging_face import is_saved
 from flsl_jax.data.list_files import LIST_SUFFIXES
 from flsl_jax.data.listing import IMAGE_SUFFIXES
 from flsl_jax.data.shards import MANIFEST_NAME
@@ -13,6 +14,7 @@ ROOT_OF = {
     "list": "file that lists the images",
     "video": "video file, or the folder of video files",
     "tar": "tar file, or the folder of tar files, that holds the images",
+    "huggingface": "folder that save_to_disk wrote",
     "shards": "folder that python -m flsl_jax.prepare wrote",
     "auto": "folder or file of the images",
 }
@@ -22,6 +24,7 @@ OTHER_KINDS = {
     "list": "a list of images",
     "tar": "tar files",
     "video": "video files",
+    "huggingface": "a data set that save_to_disk wrote",
 }
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp",
@@ -45,7 +48,9 @@ def kind_of(root: str, *, other: str = "") -> str:
         UserError: it is such a file, or does not exist.
     """
     if os.path.isdir(root):
-        return "shards" if os.path.isfile(os.path.join(root, MANIFEST_NAME)) else _kind_below(root)
+        if os.path.isfile(os.path.join(root, MANIFEST_NAME)):
+            return "shards"
+        return "huggingface" if is_saved(root) else _kind_below(root)
     if not os.path.exists(root):
         raise UserError(f"{root} cannot be read (No such file or directory); name a folder or a file of images")
     suffix = os.path.splitext(root)[1].lower()

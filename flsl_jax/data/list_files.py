@@ -17,7 +17,7 @@ LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 _IMAGE_COLUMNS = (
     "path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path", "img_path", "img", "name",
 )  # fmt: skip
-_LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name", "target")
+LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name", "target")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -188,7 +188,7 @@ def _column(titles: Sequence[str], wanted: str, usual: Sequence[str], *, where: 
 def _label_column(titles: Sequence[str], wanted: str, *, where: str) -> str | None:
     if wanted:
         return _column(titles, wanted, (), where=where, what="class", key="label_column")
-    return _first(titles, _LABEL_COLUMNS)
+    return _first(titles, LABEL_COLUMNS)
 
 
 def _first(titles: Sequence[str], names: Sequence[str]) -> str | None:

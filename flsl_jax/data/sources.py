@@ -11,6 +11,7 @@ from flsl_jax.config.roots import root_names, split_roots
 from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.clip_source import ClipSource
 from flsl_jax.data.files import FilesSource, classes_of_folders
+from flsl_jax.data.hugging_face import HuggingFaceSource
 from flsl_jax.data.joined import join
 from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, kind_of
 from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images
@@ -132,6 +133,8 @@ def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bo
     if kind == "image":
         return OneImage(root)
     columns = {"image_column": config.image_column, "label_column": config.label_column}
+    if kind == "huggingface":
+        return HuggingFaceSource(root, split=config.split, **columns)
     if kind == "list":
         share = config.max_corrupt_share
         source: FilesSource | TarSource | ClipSource = ListSource(

@@ -11,6 +11,7 @@ from flsl_jax.checkpoints import digests
 from flsl_jax.config import ParallelConfig
 
 SHAPES = ((), (1,), (7,), (40000,), (3, 5), (8, 16), (64, 24), (24, 64, 3), (2, 3, 8, 5), (16, 40000), (0, 4))
+LARGE = ((300001,), (3, 2**18 + 5))
 TYPES = (np.float32, jnp.bfloat16, np.int32, np.uint8, np.bool_, np.float16)
 
 
@@ -18,7 +19,7 @@ def values(shape, dtype=np.float32):
     return np.random.default_rng(sum(shape)).integers(-100, 100, shape).astype(dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + LARGE, ids=str)
 def test_host_and_device_agree(shape):
     for dtype in TYPES:
         array = values(shape, dtype)
@@ -58,15 +59,22 @@ def test_the_sharding_does_not_matter(spec):
 
 
 def test_every_single_change_changes_the_first_sum():
-    array = values((40, 1000))
+    array = values((300, 1000))
     before = digests.host_sums(array)
     words = array.view(np.uint32)
-    for place in (0, 1, 32767, 32768, 39999):
+    for place in (0, 1, 1023, 1024, 2**18 - 1, 2**18, len(words.reshape(-1)) - 1):
         for bit in range(32):
             words.reshape(-1)[place] ^= np.uint32(1 << bit)
             assert digests.host_sums(array)[0] != before[0]
             words.reshape(-1)[place] ^= np.uint32(1 << bit)
     assert digests.host_sums(array) == before
+
+
+def test_the_compiled_loop_and_numpy_agree(monkeypatch):
+    array = values((2, 3 * 2**17))
+    compiled = digests.host_sums(array)
+    monkeypatch.setattr(digests, "_CALL", array.size + 1)  # no row is long enough
+    assert digests.host_sums(array) == compiled
 
 
 def test_swapped_negated_and_emptied_parts_are_noticed():

@@ -28,11 +28,14 @@ _READ_LATE = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A dispatched step whose metrics have not been read yet."""
+    """A dispatched step whose metrics have not been read yet. `at`: when it was dispatched; `waited`: seconds that the loop had
+    waited for batches until then, since the clock was started."""
 
     step: int
     metrics: Mapping[str, jax.Array]
     batch: HostBatch
+    at: float
+    waited: float
 
 
 class Recorder:
@@ -91,7 +94,8 @@ class Recorder:
         Raises:
             UserError: a value of the earlier step is not finite; names the term and the samples.
         """
-        self._pending.append(_Pending(step=step, metrics=metrics, batch=batch))
+        waited, now = self._clock.wait_seconds, time.perf_counter()
+        self._pending.append(_Pending(step=step, metrics=metrics, batch=batch, at=now, waited=waited))
         self._settle(keep=0 if jax.default_backend() == "cpu" else _READ_LATE)
 
     def settle(self) -> None:
@@ -113,13 +117,16 @@ class Recorder:
     def _settle(self, *, keep: int) -> None:
         while len(self._pending) > keep:
             item = self._pending.popleft()
+            # Where the devices wait for data they have done a step long before it is read, soon after it was dispatched.
+            ready = all(value.is_ready() for value in item.metrics.values())
             values = {name: float(value) for name, value in jax.device_get(item.metrics).items()}
+            done = item.at if ready else time.perf_counter()
             self._check_finite(values, item)
             if item.step % self._config.logging.every_steps and item.step != self._total_steps:
                 self._writers.tick(item.step, values)
                 continue
             values["epoch"] = item.step * self._config.epochs / self._total_steps
-            rates = self._clock.rates(item.step)
+            rates = self._clock.rates(item.step, at=done, waited=item.waited)
             raised = self._monitor.update(item.step, values)
             self._alarms += len(raised)
             self._write(item.step, values | rates)
@@ -153,18 +160,28 @@ class _Clock:
     def __init__(self, *, batch_size: int, flops_per_image: float) -> None:
         self._batch_size, self._flops_per_image = batch_size, flops_per_image
         self.wait_seconds = 0.0
+        self._rates: dict[str, float] = {}
 
     def start(self, step: int) -> None:
         """Starts a new interval after `step`."""
-        self._start, self._step, self.wait_seconds = time.perf_counter(), step, 0.0
+        self._step, self._at, self._waited, self.wait_seconds = step, time.perf_counter(), 0.0, 0.0
 
-    def rates(self, step: int) -> dict[str, float]:
-        """Images/s, share of the time spent waiting for data, MFU if the devices' peak is known; starts a new interval."""
-        seconds = max(time.perf_counter() - self._start, 1e-9)
+    def rates(self, step: int, *, at: float, waited: float) -> dict[str, float]:
+        """Images/s, share of the time spent waiting for data, MFU if the devices' peak is known; starts a new interval.
+
+        Args:
+            step: the last one of the interval.
+            at: when it was done.
+            waited: seconds of waiting for the batches up to its own.
+        """
+        seconds = at - self._at
+        if seconds <= 0:  # it was done with the step before
+            return self._rates
         images_per_sec = (step - self._step) * self._batch_size / seconds
-        values = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, self.wait_seconds / seconds)}
+        share = (waited - self._waited) / seconds
+        self._rates = {"images_per_sec": images_per_sec, "data_wait_share": min(1.0, share)}
         peak = cost.peak_flops(jax.devices()[0].device_kind)
         if peak is not None:
-            values["mfu"] = images_per_sec * self._flops_per_image / (peak * jax.device_count())
-        self.start(step)
-        return values
+            self._rates["mfu"] = images_per_sec * self._flops_per_image / (peak * jax.device_count())
+        self._step, self._at, self._waited = step, at, waited
+        return self._rates

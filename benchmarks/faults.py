@@ -73,7 +73,8 @@ class Run:
                             *flags,
                         ],
                         cwd=Path(__file__).parents[1],
-                        env=os.environ
+                        env={"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+                        | os.environ
                         | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={topology.devices}"}
                         | {"JAX_PLATFORMS": "cpu"},
                         stdout=log,

@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
     # --- what changes only what is reported and kept -----------------------------------------------------------------
     config.evaluation = evaluation.get_config()
     config.checkpoint = ConfigDict(
-        {"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0, "give_up_minutes": 60.0}
+        {"every_epochs": 1.0, "keep": 3, "keep_best": True, "max_hours": 0.0, "give_up_minutes": 60.0, "mirror": ""}
     )
     config.logging = ConfigDict(
         {

@@ -106,18 +106,17 @@ def train(
         UserError: anything that you can fix, before the first step if it can be known by then; and a non-finite
             value during training.
     """
-    from pathlib import Path
-
     _leave_a_worker()
     from ml_collections import ConfigDict
 
     from flsl_jax import loop
+    from flsl_jax.command_line import local_path
     from flsl_jax.config import Config, parse_config
 
     if isinstance(config, ConfigDict):
         config = config.to_dict()
     checked = config if isinstance(config, Config) else parse_config(config)
-    return loop.train(checked, workdir=Path(workdir), allow_changes=allow_changes)
+    return loop.train(checked, workdir=local_path(workdir, flag="workdir"), allow_changes=allow_changes)
 
 
 def _leave_a_worker() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from absl import app, flags
@@ -70,6 +71,23 @@ def required(flag: flags.FlagHolder[_T | None], example: str) -> _T:
     if not flag.value:
         raise UserError(f"--{flag.name} is missing; such as --{flag.name}={example}")
     return flag.value
+
+
+def local_path(path: str | os.PathLike[str], *, flag: str, advice: str = "copy it there when it is done") -> Path:
+    """A path to write to, which must be of this machine's file system.
+
+    Args:
+        path: as it was given.
+        flag: what it was given as, for the message.
+        advice: what the message ends with.
+
+    Raises:
+        UserError: it is a URL, of an object store for example.
+    """
+    text = os.fspath(path)
+    if re.match("[a-z0-9]+://", text):
+        raise UserError(f"{flag}={text} is no path of this machine; name one, or mount the bucket; {advice}")
+    return Path(path)
 
 
 def show_log(level: int = logging.INFO) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.flags import define_reading
 from flsl_jax.errors import UserError
 
@@ -45,7 +45,7 @@ _ALLOW_MISMATCH = flags.DEFINE_bool(
 
 def main() -> int:
     """Checks the flags, converts, and prints the report."""
-    source, target = Path(required(_INPUT, "runs/mine")), Path(required(_OUTPUT, "vit_timm"))
+    source, target = Path(required(_INPUT, "runs/mine")), local_path(required(_OUTPUT, "vit_timm"), flag="--output")
     target_format = required(_FORMAT, "timm")
     show_log(logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides of the comparison in full float32

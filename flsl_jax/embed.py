@@ -14,11 +14,10 @@ is done, embedding.json in the folder says what it holds. docs/features.md has e
 
 import logging
 import re
-from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser, define_reading
 from flsl_jax.config.ranges import Range
@@ -92,7 +91,7 @@ _READING = define_reading()
 def main() -> int:
     """Checks the flags, embeds, and says what is there."""
     model, images = required(_MODEL, "runs/mine"), required(_IMAGES, "photos")
-    output, part = Path(required(_OUTPUT, "features")), parse_part(_PART.value)
+    output, part = local_path(required(_OUTPUT, "features"), flag="--output"), parse_part(_PART.value)
     settings = EmbedSettings(
         features=tuple(dict.fromkeys(_FEATURES.value)), format=_FORMAT.value, size=_SIZE.value, crop=_CROP.value,
         dtype=_DTYPE.value, shard_images=_SHARD_IMAGES.value, inv_temp=_INV_TEMP.value,

@@ -18,17 +18,18 @@ from flsl_jax.config.saved import append_changes, write_first_config
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_source
-from flsl_jax.errors import DataError, UserError, not_fatal
+from flsl_jax.errors import DataError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.processes import connected
-from flsl_jax.training.compiling import announced
+from flsl_jax.training.compiling import announced, memory_hint
 from flsl_jax.training.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches, open_loader
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.lock import Lock, check_lock, locked
+from flsl_jax.training.mirror import Mirror, mirrored
 from flsl_jax.training.profiling import Profiler
 from flsl_jax.training.recorder import Recorder
 from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
@@ -119,15 +120,22 @@ def train(
         UserError: anything that the user can fix, before the first step if it can be known by then; and a
             non-finite value during training, with the step, the term and the samples.
     """
-    with connected(config):
-        outcome = _train(config, workdir=workdir, allow_changes=allow_changes, profile_steps=profile_steps)
+    with connected(config), mirrored(config.checkpoint.mirror, workdir) as mirror:
+        outcome = _train(
+            config, workdir=workdir, allow_changes=allow_changes, profile_steps=profile_steps, mirror=mirror
+        )
         if jax.process_index() == 0:
             _draw_curves(config, workdir)
     return outcome
 
 
 def _train(
-    config: Config, *, workdir: Path, allow_changes: Sequence[str], profile_steps: tuple[int, int] | None
+    config: Config,
+    *,
+    workdir: Path,
+    allow_changes: Sequence[str],
+    profile_steps: tuple[int, int] | None,
+    mirror: Mirror | None,
 ) -> Outcome:
     """What `train` does between connecting the processes and drawing the curves."""
     keep_host_memory()
@@ -158,7 +166,11 @@ def _train(
             _begin(config, workdir, initial=initial)
         put_aside(workdir, found.damaged)
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, best=best)
-        saving = Saving(checkpoints, give_up_minutes=config.checkpoint.give_up_minutes)
+        saving = Saving(
+            checkpoints,
+            give_up_minutes=config.checkpoint.give_up_minutes,
+            on_saved=None if mirror is None else mirror.update,
+        )
         opened.callback(saving.close)
         run = _Run(
             config=config,
@@ -299,7 +311,7 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
                 recorder.waited(batch.wait_seconds)
                 run.profiler.before(step + 1)
                 compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
-                with jax.transfer_guard("disallow"), _memory_hint(), compiling:
+                with jax.transfer_guard("disallow"), memory_hint(), compiling:
                     state, metrics = run.training.step(state, batch.images, batch.sample)
                 step += 1
                 images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
@@ -368,19 +380,6 @@ def _save(run: _Run, state: TrainState, *, step: int, measured: dict[str, float]
         ),
         metrics=measured,
     )
-
-
-@contextlib.contextmanager
-def _memory_hint() -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            "the devices ran out of memory; raise config.compute.micro_batches (exact), set "
-            "config.compute.remat=dots or full, raise config.parallel.fsdp, or lower config.batch_size"
-        ) from error
 
 
 def summary(config: Config, *, workdir: Path, outcome: Outcome) -> str:

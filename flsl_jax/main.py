@@ -4,12 +4,10 @@ The same command again continues the run in the workdir. SIGTERM, SIGUSR1, SIGHU
 with code 75; a second Ctrl-C kills. SIGUSR2 traces the next five steps.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from flsl_jax import keyboard
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import parse_config
 from flsl_jax.config.files import config_names, define_config_flag, describe_config, given_keys
 from flsl_jax.errors import STOPPED_EARLY, UserError
@@ -54,7 +52,11 @@ def main() -> int:
     """Checks the flags and trains."""
     if _CONFIG.value is None:
         raise UserError("--config is missing; name a config, such as --config=quickstart, or a file with get_config()")
-    workdir = Path(required(_WORKDIR, "runs/first"))
+    workdir = local_path(
+        required(_WORKDIR, "runs/first"),
+        flag="--workdir",
+        advice="--config.checkpoint.mirror keeps a copy of a run there",
+    )
     config = parse_config(_CONFIG.value.to_dict())
     if "evaluation.tasks" in given_keys("config") and not config.evaluation.every_epochs:
         raise UserError(

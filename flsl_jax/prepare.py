@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.packing import pack
 from flsl_jax.data.shards import Manifest, verify
@@ -52,7 +52,7 @@ _VERIFY = flags.DEFINE_bool("verify", False, "Only compare the shards in --outpu
 
 def main() -> int:
     """Checks the flags, packs or verifies, and says what is there."""
-    output = Path(required(_OUTPUT, "shards"))
+    output = local_path(required(_OUTPUT, "shards"), flag="--output")
     show_log()
     if _VERIFY.value:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")

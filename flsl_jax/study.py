@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.files import config_names, define_config_flag, describe_studies, study_names
 from flsl_jax.config.parsing import require
 from flsl_jax.errors import STOPPED_EARLY, UserError
@@ -65,7 +65,7 @@ def main() -> int:
     name = required(_STUDY, "centroids")
     seeds = [_whole("seeds", text) for text in _SEEDS.value]
     only = [_whole("only", text) for text in _ONLY.value]
-    workdir = Path(required(_WORKDIR, f"runs/{Path(name).stem}"))
+    workdir = local_path(required(_WORKDIR, f"runs/{Path(name).stem}"), flag="--workdir")
     plan = make_plan(name, _CONFIG.value, seeds=seeds, tasks=_TASKS.value, workdir=workdir)
     cells = choose(plan, only)
     if _LIST.value:

@@ -4,11 +4,9 @@ It takes images of any size, and any model: a run's workdir, a checkpoint, a wei
 picture is a PNG that is named after its image and its kind. docs/pictures.md says what each kind is for.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser, define_reading
 from flsl_jax.config.ranges import Range
@@ -62,7 +60,7 @@ def main() -> int:
     """Checks the flags and draws."""
     models = required(_MODEL, "runs/quickstart")
     images = "scenes" if _PICTURES.value == ["curves"] and not _IMAGES.value else required(_IMAGES, "scenes")
-    output = Path(required(_OUTPUT, "pictures"))
+    output = local_path(required(_OUTPUT, "pictures"), flag="--output")
     settings = PictureSettings(
         places=tuple(map(parse_place, _QUERY.value)),
         foreground=_FOREGROUND.value,

@@ -8,7 +8,7 @@ import sys
 import pytest
 from absl import flags
 
-from flsl_jax.command_line import parse_flags
+from flsl_jax.command_line import local_path, parse_flags
 from flsl_jax.errors import UserError
 
 
@@ -78,3 +78,11 @@ def test_output_that_nobody_reads_ends_the_command_quietly():
         assert command.stdout.readline() == b"row\n"
         command.stdout.close()
         assert (command.wait(), command.stderr.read()) == (141, b"")
+
+
+def test_a_url_is_no_path_to_write_to():
+    with pytest.raises(
+        UserError, match=r"^--output=gs://bucket/x is no path of this machine; name one, or mount the bucket"
+    ):
+        local_path("gs://bucket/x", flag="--output")
+    assert str(local_path("runs/a:b", flag="--output")) == "runs/a:b"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # Orbax writes this file when everything else is written.
-_MARK = "_CHECKPOINT_METADATA"
+MARK = "_CHECKPOINT_METADATA"
 # Folders of a checkpoint: the arrays, the description of the run, and the digests of both.
 STATE, RUN, DIGESTS = "state", "run", "digests"
 _METRICS = "metrics"
@@ -44,8 +44,8 @@ def inspect(checkpoint: Path) -> None:
         raise DamagedCheckpoint(step, "it is not a folder")
     if not any(checkpoint.iterdir()):
         raise DamagedCheckpoint(step, "the folder is empty")
-    if not (checkpoint / _MARK).exists():
-        raise DamagedCheckpoint(step, f"it has no commit mark ({_MARK}), so it is incomplete")
+    if not (checkpoint / MARK).exists():
+        raise DamagedCheckpoint(step, f"it has no commit mark ({MARK}), so it is incomplete")
     read_description(checkpoint)
     state = checkpoint / STATE
     for path in (state / "_METADATA", *_files(state / "array_metadatas"), *_files(checkpoint / _METRICS)):
@@ -105,7 +105,7 @@ def read_digests(checkpoint: Path) -> Digests | None:
         DamagedCheckpoint: they are missing or damaged.
         OSError: they cannot be read.
     """
-    written = _read_object(checkpoint / _MARK, checkpoint=checkpoint).get("item_handlers") or {}
+    written = _read_object(checkpoint / MARK, checkpoint=checkpoint).get("item_handlers") or {}
     if DIGESTS not in written:
         return None
     run, arrays = "", {}

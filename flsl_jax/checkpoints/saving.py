@@ -30,10 +30,13 @@ class Saving:
     Args:
         checkpoints: the opened folder.
         give_up_minutes: after so many minutes of failures only, the run ends.
+        on_saved: called after each save that went well, on this process.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, give_up_minutes: float) -> None:
-        self._checkpoints, self._give_up_minutes = checkpoints, give_up_minutes
+    def __init__(
+        self, checkpoints: Checkpoints, *, give_up_minutes: float, on_saved: Callable[[], None] | None = None
+    ) -> None:
+        self._checkpoints, self._give_up_minutes, self._on_saved = checkpoints, give_up_minutes, on_saved
         self._last_good = checkpoints.latest_step
         self._under_way: int | None = None
         self._failing_since: float | None = None
@@ -131,6 +134,8 @@ class Saving:
         if self._failing_since is not None:
             log.warning("the checkpoint of step %d is written; saving works again", step)
         self._last_good, self._failing_since, self._pause = step, None, FIRST_PAUSE
+        if self._on_saved is not None:
+            self._on_saved()
 
     def _failed(self, step: int, problem: str) -> None:
         now = time.monotonic()

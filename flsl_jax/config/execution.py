@@ -71,6 +71,8 @@ class CheckpointConfig:
         keep_best: whether the best by `evaluation.best_metric` is kept too.
         max_hours: after so long the run saves and ends, with exit code 75.
         give_up_minutes: how long saving may fail, on a full disk for example, while training goes on and it is tried again.
+        mirror: a folder in an object store, such as gs://BUCKET/runs/mine or s3://BUCKET/runs/mine, that gets a copy of the
+            workdir after each checkpoint, and from which a run goes on whose workdir is gone; "": none.
     """
 
     every_epochs: Annotated[float, Range(0, above=True, unit="epochs")]
@@ -78,6 +80,7 @@ class CheckpointConfig:
     keep_best: bool
     max_hours: Annotated[float, Range(0, unit="hours; 0: no limit")]
     give_up_minutes: Annotated[float, Range(0, unit="minutes; 0: the first failure ends the run")] = 60.0
+    mirror: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

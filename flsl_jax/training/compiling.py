@@ -1,4 +1,4 @@
-"""Says that the step is being compiled, for which a run stands still, and how long that took the last time."""
+"""What is said around the step: that it is being compiled, how long that took the last time, and what to do without memory."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from flsl_jax.errors import not_fatal
+from flsl_jax.errors import UserError, not_fatal
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,24 @@ def announced(workdir: Path) -> Iterator[None]:
         seconds = round(time.perf_counter() - start, 1)
         with not_fatal(COMPILATION_FILE):
             (workdir / COMPILATION_FILE).write_text(json.dumps({"seconds": seconds}) + "\n")
+
+
+@contextlib.contextmanager
+def memory_hint() -> Iterator[None]:
+    """Context of a step.
+
+    Raises:
+        UserError: the devices ran out of memory; names what needs less.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            "the devices ran out of memory; raise config.compute.micro_batches (exact), set "
+            "config.compute.remat=dots or full, raise config.parallel.fsdp, or lower config.batch_size"
+        ) from error
 
 
 def _last_seconds(workdir: Path) -> float | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from flsl_jax.command_line import required, run_main, show_log
+from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.files import define_config_flag
 from flsl_jax.config.flags import define_reading
 from flsl_jax.errors import UserError, require_packages
@@ -57,7 +57,7 @@ _STOPPED_EARLY = 75
 
 def main() -> int:
     """Checks the flags, then trains, predicts or exports."""
-    workdir = Path(required(_WORKDIR, "runs/boxes"))
+    workdir = local_path(required(_WORKDIR, "runs/boxes"), flag="--workdir")
     if _PREDICT.value:
         return _predict(workdir, folder=_PREDICT.value)
     if _EXPORT.value:

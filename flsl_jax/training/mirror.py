@@ -33,7 +33,7 @@ FIRST_PAUSE, LONGEST_PAUSE, LAST_WAIT = 10.0, 300.0, 600.0
 # In the copy: the run that keeps it.
 _OWNER = "mirror.json"
 _CHECKPOINTS = "checkpoints"
-_INSTALL = 'pip install "flsl_jax[cloud]"'
+_INSTALL = "pip install gcsfs for gs://, s3fs for s3://"
 
 
 class Mirror:

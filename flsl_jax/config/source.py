@@ -91,11 +91,12 @@ class MaskedSourceConfig:
 
     Attributes:
         name: "folder": a PNG of class ids for each image, of the same relative name; "panoptic": COCO panoptic PNGs;
-            "scenes": embedded synthetic images.
+            "cityscapes": Cityscapes' folders, such as leftImg8bit/val and gtFine/val; "scenes": embedded synthetic images.
         images: the folder of the images.
         masks: the folder of the masks.
         annotations: the JSON file of "panoptic".
-        classes: a file that names the ids (JSON, or ADE20K's objectInfo150.txt); empty: ids 0 to 255 are classes.
+        classes: a file that names the ids (JSON, or ADE20K's objectInfo150.txt), or a known set: cocostuff27, cityscapes27,
+            cityscapes19; empty: ids 0 to 255 are classes, of "cityscapes" the 19.
         names: a text file that lists the images to use, such as VOC's ImageSets/Segmentation/val.txt; empty: all.
         ignore: ids that count nowhere, 0 for ADE20K and 255 for VOC.
         split: the part of "scenes": train, val or test.
@@ -105,7 +106,7 @@ class MaskedSourceConfig:
         limit: only the first so many are used.
     """
 
-    name: Literal["folder", "panoptic", "scenes"] = "folder"
+    name: Literal["folder", "panoptic", "cityscapes", "scenes"] = "folder"
     images: str = ""
     masks: str = ""
     annotations: str = ""

@@ -77,7 +77,7 @@ def _needed(source: _Source) -> tuple[str, ...]:
     if source.name == "scenes":
         return ("count", "scene_size")
     if isinstance(source, MaskedSourceConfig):
-        return ("images", "masks") if source.name == "folder" else ("images", "masks", "annotations")
+        return ("images", "masks", "annotations") if source.name == "panoptic" else ("images", "masks")
     if isinstance(source, DepthSourceConfig):
         return ("images", "depths")
     return ("dataset",) if source.name == "tfds" else ("root",)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from flsl_jax.data.annotation_files import load_json
+from flsl_jax.data.known_classes import KNOWN_CLASSES
 from flsl_jax.errors import UserError
 
 IGNORED = -1
@@ -22,18 +23,23 @@ class MaskClasses:
     Args:
         names: the name of each id; ids are 0 or more.
         ignore: ids that are not classes; they need no name.
+        merged: whether ids of one name are one class, in the order of the lowest.
 
     Raises:
         UserError: every class is ignored.
     """
 
-    def __init__(self, names: Mapping[int, str], *, ignore: tuple[int, ...]) -> None:
+    def __init__(self, names: Mapping[int, str], *, ignore: tuple[int, ...], merged: bool = False) -> None:
         ids = [number for number in sorted(names) if number not in ignore]
         if not ids:
             raise UserError(f"masks: all {len(names)} classes are ignored (ignore = {ignore}); leave at least one")
         self.names = tuple(names[number] for number in ids)
+        labels = list(range(len(ids)))
+        if merged:
+            self.names = tuple(dict.fromkeys(self.names))
+            labels = [self.names.index(names[number]) for number in ids]
         self._table = np.full(max([*ids, *ignore, 0]) + 1, _UNKNOWN, np.int32)
-        self._table[ids] = np.arange(len(ids), dtype=np.int32)
+        self._table[ids] = labels
         self._table[[number for number in ignore if number >= 0]] = IGNORED
 
     def labels(self, ids: Integer[np.ndarray, "H W"], *, file: str | os.PathLike[str]) -> Int32[np.ndarray, "H W"]:
@@ -75,8 +81,8 @@ def read_class_names(path: Path) -> dict[int, str]:
             names = {int(line[number]): line[name].strip() for line in lines}
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise UserError(
-            f'classes {path}: expected JSON such as {{"1": "person"}}, or ADE20K\'s objectInfo150.txt '
-            f"({type(error).__name__}: {error})"
+            f'classes {path}: expected JSON such as {{"1": "person"}}, ADE20K\'s objectInfo150.txt, or one of '
+            f"{', '.join(KNOWN_CLASSES)} ({type(error).__name__}: {error})"
         ) from error
     if not names or min(names) < 0 or max(names) > LARGEST_ID:
         raise UserError(f"classes {path}: expected ids from 0 to {LARGEST_ID}, at least one")

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.box_names import match_names
 from flsl_jax.data.decode import RGB, DecodeError, Decoding, decode_image, pixels_of
 from flsl_jax.data.image_files import open_image, upright_size
+from flsl_jax.data.known_classes import KNOWN_CLASSES, VOID_IDS
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_class_names
 from flsl_jax.data.records import checked_index
@@ -27,6 +28,8 @@ _logger = logging.getLogger(__name__)
 # Pillow's modes of a PNG whose pixels are ids: palette, grey of 8 or fewer bits, grey of 16 bits.
 _ID_MODES = ("P", "L", "1", "I", "I;16", "I;16B")
 _THREADS = 8
+# What the names of Cityscapes' masks end in, after the part that they share with their images.
+_CITYSCAPES_ENDS = ("_gtFine_labelIds.png", "_gtCoarse_labelIds.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +182,9 @@ def open_masked(config: MaskedSourceConfig, *, decoding: Decoding = RGB) -> Mask
     if config.names:
         pairs = _named(pairs, Path(config.names))
     pairs = pairs[: config.limit] if config.limit > 0 else pairs
-    classes = MaskClasses(names, ignore=config.ignore)
+    known = config.classes or ("cityscapes19" if config.name == "cityscapes" else "")
+    ignore = (*config.ignore, *VOID_IDS.get(known, ()))
+    classes = MaskClasses(names, ignore=ignore, merged=known in KNOWN_CLASSES)
     return MaskedFiles(pairs, classes=classes, name=config.masks, decoding=decoding)
 
 
@@ -188,10 +193,14 @@ def _listed(root: str) -> list[str]:
     return [source.path(index) for index in range(len(source))]
 
 
-def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
+def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], Mapping[int, str]]:
     """Images and masks whose relative names are equal up to the suffix, in the order of the images' paths."""
-    masks = {str(Path(path).with_suffix("")): path for path in _listed(config.masks) if path.lower().endswith(".png")}
+    listed = [path for path in _listed(config.masks) if path.lower().endswith(".png")]
+    masks = {str(Path(path).with_suffix("")): path for path in listed}
     stems = {path: str(Path(path).with_suffix("")) for path in images}
+    if config.name == "cityscapes":
+        masks = _cityscapes_masks(config, listed)
+        stems = {path: stem.removesuffix("_leftImg8bit") for path, stem in stems.items()}
     twice = [stem for stem, count in Counter(stems.values()).items() if count > 1]
     if twice:
         raise UserError(f"images {config.images}: two images are named {twice[0]}; a mask is found by this name alone")
@@ -207,8 +216,34 @@ def _folder_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[
             "images and of their masks, with the same relative names"
         )
     _warn_of_unmasked(len(images) - len(pairs), config=config)
-    names = read_class_names(Path(config.classes)) if config.classes else {number: str(number) for number in range(256)}
-    return pairs, names
+    return pairs, _class_names(config)
+
+
+def _class_names(config: MaskedSourceConfig) -> Mapping[int, str]:
+    """Names of ids: those of a known set of classes, of a file, or their numbers."""
+    known = config.classes or ("cityscapes19" if config.name == "cityscapes" else "")
+    if known in KNOWN_CLASSES:
+        return KNOWN_CLASSES[known]
+    return read_class_names(Path(known)) if known else {number: str(number) for number in range(256)}
+
+
+def _cityscapes_masks(config: MaskedSourceConfig, listed: list[str]) -> dict[str, str]:
+    """Masks of label ids, by what their names have in common with the images': CITY/CITY_000000_000019."""
+    found: dict[str, str] = {}
+    for path in listed:
+        stem = next((path.removesuffix(end) for end in _CITYSCAPES_ENDS if path.endswith(end)), None)
+        if stem in found:
+            raise UserError(
+                f"masks {config.masks}: {found[stem]} and {path} are of one image; name gtFine or gtCoarse alone"
+            )
+        if stem is not None:
+            found[stem] = path
+    if not found:
+        raise UserError(
+            f"masks {config.masks}: no file ends in {' or '.join(_CITYSCAPES_ENDS)}; name a split of Cityscapes' gtFine, such "
+            "as gtFine/val"
+        )
+    return found
 
 
 def _panoptic_pairs(config: MaskedSourceConfig, images: dict[str, Path]) -> tuple[list[_Pair], dict[int, str]]:
@@ -271,9 +306,11 @@ def _named(pairs: list[_Pair], path: Path) -> list[_Pair]:
 
 def _refuse_missing(masks: list[str], *, config: MaskedSourceConfig) -> None:
     if masks:
+        cityscapes = config.name == "folder" and any(path.endswith("_labelIds.png") for path in masks)
         raise UserError(
-            f"masks {config.masks}: {len(masks)} have no image in {config.images}, such as {masks[0]}; add the "
-            "images or remove the masks"
+            f"masks {config.masks}: {len(masks)} have no image in {config.images}, such as {masks[0]}; "
+            + ("set name=cityscapes for its layout, or " if cityscapes else "")
+            + "add the images or remove the masks"
         )
 
 

@@ -164,5 +164,5 @@ TASK = Task(
     open=open_data,
     evaluate=evaluate,
     judges="Unsupervised segmentation: do clusters of tokens, by k-means, coincide with the classes of the masks?",
-    needs="images with segmentation masks (data): a folder of PNG ids, COCO panoptic, scenes",
+    needs="images with segmentation masks (data): a folder of PNG ids, COCO panoptic, Cityscapes, scenes",
 )

@@ -202,5 +202,6 @@ TASK = Task(
     open=open_data,
     evaluate=evaluate,
     judges="Linear probe: how well does one linear layer read the classes of the masks from the tokens?",
-    needs="images with segmentation masks to train (train) and to judge (val): a folder of PNG ids, COCO panoptic, scenes",
+    needs="images with segmentation masks to train (train) and to judge (val): a folder of PNG ids, COCO panoptic, "
+    "Cityscapes, scenes",
 )

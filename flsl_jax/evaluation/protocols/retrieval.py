@@ -171,5 +171,5 @@ TASK = Task(
     evaluate=evaluate,
     judges="Dense nearest-neighbour retrieval (Hummingbird): do the nearest patches of other images know a pixel's class?",
     needs="images with segmentation masks, for the memory (train) and for the questions (val): a folder of PNG ids, COCO "
-    "panoptic, scenes",
+    "panoptic, Cityscapes, scenes",
 )

@@ -137,6 +137,7 @@ def source(*, name: str, split: str = "train") -> ConfigDict:
             "image_column": "",
             "label_column": "",
             "frame_stride": 1,
+            "pages": "first",
             "boxes": "",
             "count": 0,
             "scene_size": 0,

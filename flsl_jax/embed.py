@@ -57,6 +57,9 @@ _CROP = flags.DEFINE_bool(
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Type of the vectors in the files.")
 _SHARD_IMAGES = flags.DEFINE_integer("shard_images", 1024, "Images in a shard.", lower_bound=1)
+_PAGES = flags.DEFINE_enum(
+    "pages", "first", ["first", "all"], "Of files with several images: the first one, or each as an image, FILE#2."
+)
 _LIMIT = flags.DEFINE_integer("limit", 0, "Only the first so many images; 0: all.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images encoded at a time, over all devices; of images larger than in training, fewer.", 1
@@ -109,10 +112,17 @@ def main() -> int:
     check_format(settings.format)
     keep_host_memory()
     encoder = open_model(model, patch_size=_PATCH_SIZE.value, reading=_READING()).encoder
-    source = open_images(images, limit=_LIMIT.value, scene_size=settings.size or encoder.image_size)
-    dark = "" if encoder.decoding.window else survey(source).dark()
-    if dark:
-        log.warning("%s; train with data.window, or stretch their values first", dark)
+    source = open_images(
+        images,
+        limit=_LIMIT.value,
+        scene_size=settings.size or encoder.image_size,
+        pages="all" if _PAGES.value == "all" else "first",
+    )
+    found = survey(source)
+    if found.dark() and not encoder.decoding.window:
+        log.warning("%s; train with data.window, or stretch their values first", found.dark())
+    if found.pages and _PAGES.value == "first":
+        log.warning("%s: the first of each is embedded; --pages=all takes every page", found.paged())
     log.info("%s, on %s", encoder.name, _devices())
     found = embed(encoder, source, output, settings, batch_size=_BATCH_SIZE.value, part=part)
     counts = [f"{found.images:,} images"]

@@ -105,4 +105,4 @@ class ChunkReader:
         # Large enough that every crop has at least twice its final size in pixels, whatever area and aspect are drawn.
         narrowest = math.sqrt(self.area[0] * min(self.aspect[0], 1 / self.aspect[1], 1.0))
         min_side = math.ceil(2 * self.crop_size / narrowest)
-        return pixels_of(item.image, name=item.name, decoding=self.decoding, min_side=min_side)
+        return pixels_of(item.image, name=item.name, decoding=self.decoding, min_side=min_side, page=item.page)

@@ -34,15 +34,17 @@ class BaseCrop:
 
 
 def pixels_of(
-    image: bytes | np.ndarray, *, name: str, decoding: Decoding = RGB, min_side: int = 0
+    image: bytes | np.ndarray, *, name: str, decoding: Decoding = RGB, min_side: int = 0, page: int = 0
 ) -> UInt8[np.ndarray, "H W C"]:
     """The levels of a record's image, encoded or decoded; see `decode_image`."""
     if isinstance(image, np.ndarray):
         return adapted(image, decoding, name=name)
-    return decode_image(image, name=name, decoding=decoding, min_side=min_side)
+    return decode_image(image, name=name, decoding=decoding, min_side=min_side, page=page)
 
 
-def decode_image(data: bytes, *, name: str, decoding: Decoding = RGB, min_side: int = 0) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(
+    data: bytes, *, name: str, decoding: Decoding = RGB, min_side: int = 0, page: int = 0
+) -> UInt8[np.ndarray, "H W C"]:
     """Decodes one image to upright levels.
 
     RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), TIFF with more bands by tifffile, everything else, and whatever
@@ -53,13 +55,14 @@ def decode_image(data: bytes, *, name: str, decoding: Decoding = RGB, min_side: 
     of 16-bit colour in PNG and TIFF, the high byte is taken where there is no window.
 
     Args:
-        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W] or [H, W, bands] as NumPy saves it. Other
-            formats are refused, EPS for one, for which Pillow would start Ghostscript.
+        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W], [H, W, bands] or [pages, H, W, bands]
+            as NumPy saves it. Other formats are refused, EPS for one, for which Pillow would start Ghostscript.
         name: what an error calls the image.
         decoding: which channels are wanted; RGB by default.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
             least so many pixels. With twice the size of the final picture, that picture changes by 0.2 to 0.5 grey levels on
             average, and by up to 1 if odd sides are rounded up.
+        page: which image of a file that holds several, as `pages.page_numbers` counts them.
 
     Returns:
         The image. Its size is the original's or, with `min_side`, a power of two smaller (rounded up).
@@ -74,11 +77,11 @@ def decode_image(data: bytes, *, name: str, decoding: Decoding = RGB, min_side: 
         if pixels is not None:
             return _upright(pixels, _exif_orientation(data))
     if arrays.is_array(data):
-        return arrays.read(data, decoding, name=name)
-    page = tiff.read_page(data)
-    if page is not None and tiff.beyond_pillow(page, decoding):
-        return _upright(tiff.read(data, page, decoding, name=name), page.orientation)
-    return _decode_any(data, name=name, decoding=decoding)
+        return arrays.read(data, decoding, name=name, page=page)
+    header = tiff.read_page(data, number=page)
+    if header is not None and tiff.beyond_pillow(header, decoding):
+        return _upright(tiff.read(data, header, decoding, name=name), header.orientation)
+    return _decode_any(data, name=name, decoding=decoding, page=page)
 
 
 def _decode_jpeg(data: bytes, *, name: str, decoding: Decoding, min_side: int) -> np.ndarray | None:
@@ -109,9 +112,11 @@ def _reduction(side: int, *, min_side: int) -> int:
     return factor
 
 
-def _decode_any(data: bytes, *, name: str, decoding: Decoding) -> np.ndarray:
+def _decode_any(data: bytes, *, name: str, decoding: Decoding, page: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+            if page:
+                image.seek(page)
             image.load()
             # Read after load(): the TIFF reader rotates by itself and removes the tag.
             orientation = image.getexif().get(ORIENTATION_TAG, 1)

@@ -12,12 +12,16 @@ from flsl_jax.data.boxes import Boxes
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image: encoded `bytes` or decoded uint8 [H, W, 3] RGB, with its name and, where known, label and boxes."""
+    """One image: encoded `bytes` or decoded uint8 [H, W, 3] RGB, with its name and, where known, label and boxes.
+
+    `page`: which image of a file that holds several, from 0.
+    """
 
     image: bytes | np.ndarray
     name: str
     label: int | None = None
     boxes: Boxes | None = None
+    page: int = 0
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from flsl_jax.data.joined import join
 from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, kind_of
 from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images
 from flsl_jax.data.lists import ListSource, OneImage
+from flsl_jax.data.pages import PagedSource
 from flsl_jax.data.records import Record, Source, checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.shards import ShardSource
@@ -24,6 +25,9 @@ from flsl_jax.data.tfds_source import TfdsSource
 from flsl_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+# Kinds of sources whose files may be opened one by one to count their pages.
+_PAGED = {"folder", "list", "image"}
 
 
 class FolderSource(FilesSource):
@@ -90,6 +94,8 @@ def open_source(config: SourceConfig) -> Source:
         UserError: the data set is missing, unreadable or incomplete, or the config lacks a value.
     """
     source = _open(config)
+    if config.pages == "all":
+        source = _paged(source, config)
     if config.boxes:
         source = with_boxes(source, Path(config.boxes))
     return FirstRecords(source, limit=config.limit) if config.limit > 0 else source
@@ -124,6 +130,24 @@ def _open(config: SourceConfig) -> Source:
     fewest = 2 if set(kinds) <= {"folder", "video"} else 1
     names = root_names([roots[group[0]] for group in groups])
     return join(parts, names=names, name=", ".join(roots), fewest_classes=fewest)
+
+
+def _paged(source: Source, config: SourceConfig) -> Source:
+    """Every page of every file."""
+    if config.boxes:
+        raise UserError(
+            f"boxes={config.boxes} belong to images, and pages=all makes several of one file; set pages=first, or leave boxes "
+            "out"
+        )
+    kinds = {kind_of(root) if config.name == "auto" else config.name for root in split_roots(config.root)}
+    others = sorted(kinds - _PAGED) or ([] if kinds else [config.name])
+    if others:
+        raise UserError(
+            f"pages=all takes the files of a folder or a list, and the source is of the kind {others[0]}; set pages=first"
+        )
+    paged = PagedSource(source)
+    log.info("%s: %d pages of %d files, each an image", source.name, len(paged), len(source))
+    return source if paged.is_plain else paged
 
 
 def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bool) -> Source:

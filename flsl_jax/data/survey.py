@@ -10,6 +10,7 @@ from PIL import Image
 from flsl_jax.data import arrays, png, tiff
 from flsl_jax.data.decode import READ_FORMATS
 from flsl_jax.data.levels import DecodeError
+from flsl_jax.data.pages import PLAIN, page_numbers
 from flsl_jax.data.records import Source, name_of, path_of
 from flsl_jax.errors import one_line
 
@@ -17,8 +18,6 @@ from flsl_jax.errors import one_line
 SAMPLE = 64
 # Values of a file that are kept, at even distances.
 _KEPT = 1 << 16
-# Formats that have 8 bits and one page.
-_PLAIN = (".jpg", ".jpeg", ".bmp")
 # From the values of the sample: so large a share of them is darker than black or brighter than white.
 _OUTSIDE = 0.001
 # Where the brightest values of half of the files are below this share of 0 … 65535, images look black with 8 bits.
@@ -94,12 +93,12 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
     deep, pages = [], {}
     for number in numbers.tolist():
         path = path_of(source, number)
-        if path is not None and os.path.splitext(path)[1].lower() in _PLAIN:
+        if path is not None and os.path.splitext(path)[1].lower() in PLAIN:
             continue
         try:
             image = source[number].image
             values = deep_values(image) if isinstance(image, bytes) else None
-            count = page_count(image) if isinstance(image, bytes) else 1
+            count = len(page_numbers(image)) if isinstance(image, bytes) else 1
         except (DecodeError, OSError):
             continue
         name = one_line(path if path is not None else name_of(source, number))
@@ -144,16 +143,3 @@ def _values(data: bytes) -> np.ndarray | None:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise DecodeError(f"image: {error}") from error
-
-
-def page_count(data: bytes) -> int:
-    """How many images a file holds, without smaller copies and masks of others; 1 where that cannot be read."""
-    if tiff.is_tiff(data):
-        return max(1, sum(not page.reduced for page in tiff.pages(data)))
-    if data[:4] in (b"\x89PNG", b"GIF8", b"RIFF"):
-        try:
-            with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-                return int(getattr(image, "n_frames", 1))
-        except Exception:  # damaged: what reads it says so
-            return 1
-    return 1

@@ -71,6 +71,7 @@ def examine(exam: Examination, config: Config, *, images_per_second: float | Non
             exam.check("data/sizes", lambda: _sizes(config, sample), advice=_ADVICE)
             exam.check("data/copies", lambda: _copies(source, sample), advice=_ADVICE)
         exam.check("data/16 bits", lambda: _deep(config, found), advice=_ADVICE)
+        exam.check("data/pages", lambda: _pages(config, found), advice=_ADVICE)
     for key, settings in _boxed(config).items():
         exam.check("data/boxes", functools.partial(_boxes, key, settings), advice=_ADVICE)
     if not any(
@@ -264,6 +265,14 @@ def _deep(config: Config, found: Survey) -> Iterator[Finding]:
         yield Finding(name=name, colour="yellow", found=found.dark(), advice=window_advice(found))
     else:
         yield Finding(name=name, colour="green", found=told)
+
+
+def _pages(config: Config, found: Survey) -> Iterator[Finding]:
+    if found.pages and config.data.pages == "first":
+        told = "set config.data.pages=all, which makes every page an image"
+        yield Finding(
+            name="data/pages", colour="yellow", found=f"{found.paged()}: the first of each is read", advice=told
+        )
 
 
 def _name(source: Source, record: int) -> str:

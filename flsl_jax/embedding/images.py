@@ -1,5 +1,7 @@
 """The images to embed, from one word: a folder, shards, a file, a list of files, or the embedded scenes."""
 
+from typing import Literal
+
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.records import Source
 from flsl_jax.data.sources import open_any, open_source
@@ -8,7 +10,7 @@ from flsl_jax.errors import UserError
 _SCENES = 64
 
 
-def open_images(spec: str, *, limit: int, scene_size: int) -> Source:
+def open_images(spec: str, *, limit: int, scene_size: int, pages: Literal["first", "all"] = "first") -> Source:
     """Opens images for reading, in a fixed order.
 
     Args:
@@ -16,6 +18,7 @@ def open_images(spec: str, *, limit: int, scene_size: int) -> Source:
             commas between them; or "scenes" or "scenes:textures".
         limit: images at most; 0: all.
         scene_size: height and width of scenes in pixels.
+        pages: of files with several images.
 
     Raises:
         UserError: there is no such thing, or no image in it.
@@ -27,6 +30,6 @@ def open_images(spec: str, *, limit: int, scene_size: int) -> Source:
         values = {"count": limit or _SCENES, "scene_size": scene_size, "scene_kind": kind or "hues", "split": "test"}
         return open_source(SourceConfig(name="scenes", **values))
     try:
-        return open_any(spec, config=SourceConfig(limit=limit))
+        return open_any(spec, config=SourceConfig(limit=limit, pages=pages))
     except UserError as error:
         raise UserError(f"--images={spec}: {error}") from error

@@ -125,7 +125,7 @@ def _read(source: Source, index: int, fit: Fit, encoder: Encoder) -> _Read | tup
     """An image as the encoder takes it; or its name, and why it cannot be read."""
     try:
         record = source[index]
-        pixels = pixels_of(record.image, name=record.name, decoding=encoder.decoding)
+        pixels = pixels_of(record.image, name=record.name, decoding=encoder.decoding, page=record.page)
     except (DecodeError, OSError) as error:
         return one_line(name_of(source, index)), one_line(str(error))
     height, width = pixels.shape[:2]

@@ -115,7 +115,7 @@ class ImageStream:
             record = self._source[index]
             if not self._wanted(record):
                 return None
-            pixels = pixels_of(record.image, name=record.name, decoding=self._decoding)
+            pixels = pixels_of(record.image, name=record.name, decoding=self._decoding, page=record.page)
         except (DecodeError, OSError) as error:
             if self._on_corrupt == "fail":
                 raise UserError(f"{self.name}: {error}; repair or remove it, or set on_corrupt to replace") from error

@@ -37,6 +37,8 @@ def settled_images(config: Config, source: Source, *, saved: Mapping[str, Any] |
     settled = with_window(config, found, saved=saved)
     if not settled.data.window and found.dark():
         log.warning("%s; %s", found.dark(), advice(found))
+    if found.pages and config.data.pages == "first":
+        log.warning("%s: the first of each is read; config.data.pages=all makes every page an image", found.paged())
     return settled
 
 

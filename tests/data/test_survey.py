@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flsl_jax.data.pages import page_numbers
 from flsl_jax.data.sources import FolderSource
-from flsl_jax.data.survey import deep_values, page_count, survey
+from flsl_jax.data.survey import deep_values, survey
 from tests.data.test_png import png16
 
 RAMP = np.arange(100, 100 + 40 * 50).reshape(40, 50).astype(np.uint16)
@@ -80,5 +81,5 @@ def test_one_value_alone_has_no_window(tmp_path):
 @pytest.mark.parametrize("fmt", ["TIFF", "GIF", "PNG", "WEBP"])
 def test_pages_are_counted(fmt):
     pages = [Image.new("RGB", (8, 8), (60 * number, 0, 0)) for number in range(3)]
-    assert page_count(encoded(pages[0], fmt, save_all=True, append_images=pages[1:])) == 3
-    assert page_count(encoded(pages[0], fmt)) == 1
+    assert page_numbers(encoded(pages[0], fmt, save_all=True, append_images=pages[1:])) == [0, 1, 2]
+    assert page_numbers(encoded(pages[0], fmt)) == [0]

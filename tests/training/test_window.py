@@ -67,3 +67,15 @@ def test_auto_without_deep_files_is_said(tmp_path, caplog):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     assert settled_images(config_of("auto"), FolderSource(tmp_path)).data.window == ""
     assert "none of 1 files looked at has more than 8 bits" in caplog.text
+
+
+def test_files_with_several_pages_are_said_unless_all_are_used(tmp_path, caplog):
+    page = Image.new("RGB", (8, 8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    source = FolderSource(tmp_path)
+    settled_images(config_of(""), source)
+    assert "1 of 1 files looked at have several pages, such as a.tif with 3: the first of each is read" in caplog.text
+    caplog.clear()
+    config = config_of("")
+    settled_images(dataclasses.replace(config, data=dataclasses.replace(config.data, pages="all")), source)
+    assert not caplog.records

@@ -293,7 +293,7 @@ def _padded(
 
 def _pixels(record: Record, *, source: Source, decoding: Decoding) -> UInt8[np.ndarray, "H W C"]:
     try:
-        return pixels_of(record.image, name=record.name, decoding=decoding)
+        return pixels_of(record.image, name=record.name, decoding=decoding, page=record.page)
     except DecodeError as error:
         raise UserError(f"{source.name}: {error}; repair or remove it") from error
 

@@ -53,6 +53,8 @@ def get_config() -> ConfigDict:
                 "sampling": "balanced",
                 "k": 30,
                 "temp": 0.02,
+                "index": "",
+                "probes": 32,
                 "matching": "identity",
                 "seed": 0,
             },

@@ -127,6 +127,9 @@ class RetrievalConfig:
         sampling: whether patches are chosen by the rarity of their classes, or evenly.
         k: patches that answer, with softmax(cos / `temp`).
         temp: the temperature of their answer.
+        index: an index of FAISS to search the memory with, as its index_factory takes it, such as IVF1024,Flat or
+            HNSW32,Flat; empty: the search is exact. Needs the extra "faiss".
+        probes: lists of an IVF index that a patch looks into, or efSearch of an HNSW index.
         matching: whether classes are themselves, or Hungarian-matched and absent ones counted as 0, as the public code does.
         seed: decides which patches are kept.
     """
@@ -139,6 +142,8 @@ class RetrievalConfig:
     sampling: Literal["balanced", "uniform"] = "balanced"
     k: Annotated[int, Range(1, unit="neighbours")] = 30
     temp: Annotated[float, Range(0, above=True, unit="temperature of cosines")] = 0.02
+    index: str = ""
+    probes: Annotated[int, Range(1, unit="lists, or efSearch")] = 32
     matching: Literal["identity", "hungarian"] = "identity"
     seed: Seed = 0
 

@@ -15,6 +15,7 @@ from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.mask_fit import MaskFit, class_shares
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
+from flsl_jax.evaluation.approximate import ApproximateBank, check_index
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder, as_trained
@@ -25,6 +26,9 @@ from flsl_jax.evaluation.task import Scores, Task
 from flsl_jax.evaluation.unit_vectors import unit_vectors
 from flsl_jax.evaluation.upsampling import upsampled_classes
 from flsl_jax.typing import Array, Float, Int
+
+# A smaller share of the nearest patches that an approximate index finds is told as a warning.
+_FOUND = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +63,18 @@ def evaluate(
     memory = build_memory(train, encoder, fit, settings=settings, batch_size=batch_size)
     known = np.asarray(memory.labels.any(axis=0))
     require_known(val, fit, known, train=train.name)
-    bank, labels = Bank.place([memory.features]), jax.device_put(memory.labels)
+    bank = _bank(memory, settings)
+    labels, found = jax.device_put(memory.labels), []
     confusion, pixels = np.zeros((val.num_classes, val.num_classes), np.int64), 0
     for item in masked_tokens(val, encoder.tokens, fit, batch_size=batch_size, title=f"{encoder.name}, val"):
         height, width, channels = item.tokens.shape
         queries = unit_vectors(item.tokens.reshape(-1, channels))
         cosines, indices = bank.nearest(queries, k=settings.k)
-        scores = np.asarray(read_out(cosines, indices, labels, temp=settings.temp)).reshape(height, width, -1)
+        if isinstance(bank, ApproximateBank) and not found:
+            found.append(bank.found(queries, k=settings.k))
+        scores = np.asarray(read_out(jnp.asarray(cosines), jnp.asarray(indices), labels, temp=settings.temp)).reshape(
+            height, width, -1
+        )
         predicted = upsampled_classes(scores, height=item.judged.shape[0], width=item.judged.shape[1], mode="bilinear")
         confusion += confusion_matrix(item.judged, predicted, num_classes=val.num_classes)
         pixels += item.judged.size
@@ -74,14 +83,21 @@ def evaluate(
         scores = mask_scores(matched(confusion, hungarian_match(confusion, by="iou")), absent="zero")
     else:
         scores = mask_scores(confusion)
-    few = bank.size < settings.k
-    warning = f"the memory has {bank.size} patches, fewer than the k of {settings.k}: all of it answers every question"
+    warnings = list(judged.warnings)
+    if bank.size < settings.k:
+        warnings.append(
+            f"the memory has {bank.size} patches, fewer than the k of {settings.k}: all of it answers every question"
+        )
+    if found and found[0] < _FOUND:
+        warnings.append(
+            f"the index finds {100 * found[0]:.1f} % of the nearest patches; raise probes, or search exactly"
+        )
     return Scores(
         metrics=scores.metrics(),
         rows=scores.rows(val.class_names),
         images=len(train) + len(val),
-        judged=judged.facts,
-        warnings=[*judged.warnings, *([warning] if few else [])],
+        judged={**judged.facts, **({"neighbours_found": found[0]} if found else {})},
+        warnings=warnings,
     )
 
 
@@ -91,15 +107,23 @@ def open_data(
     """Train and val.
 
     Raises:
-        UserError: a source cannot be opened or shows fewer than two classes, their classes differ, or the size is not a
-            multiple of the patch.
+        UserError: a source cannot be opened or shows fewer than two classes, their classes differ, the size is not a
+            multiple of the patch, or FAISS is missing or does not know the index.
     """
     fit = make_fit(settings, patch_size=patch_size, image_size=image_size)
+    if settings.index:
+        check_index(settings.index)
     train, val = (open_masked(source, decoding=decoding) for source in (settings.train, settings.val))
     check_same_classes(train, val)
     require_classes(train, fit, key="retrieval.train")
     require_classes(val, fit, key="retrieval.val")
     return train, val
+
+
+def _bank(memory: Memory, settings: RetrievalConfig) -> Bank | ApproximateBank:
+    if settings.index:
+        return ApproximateBank(memory.features, description=settings.index, probes=settings.probes)
+    return Bank.place([memory.features])
 
 
 def build_memory(

@@ -19,8 +19,9 @@ from absl import flags
 
 from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import MODE_SIMILARITY
-from flsl_jax.config.flags import FloatParser, define_reading
+from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
+from flsl_jax.config.reading_flags import define_reading
 from flsl_jax.embedding.settings import DTYPES, FEATURES, FILE_FORMATS, EmbedSettings
 from flsl_jax.errors import UserError
 

@@ -25,7 +25,8 @@ from flsl_jax.config import (
     check_task,
     task_advice,
 )
-from flsl_jax.config.flags import define_group, define_reading, describe_group, describe_kind
+from flsl_jax.config.flags import define_group, describe_group, describe_kind
+from flsl_jax.config.reading_flags import define_reading
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.tasks import TASKS, check_names, open_task, run_task
 

@@ -103,6 +103,22 @@ def test_a_card_and_curves_stand_beside_a_file(workdir, tmp_path):
     assert "teacher.head.last_layer.weight_v" in names
 
 
+def test_a_dry_run_of_sending_shows_the_files_and_the_card_and_needs_no_token(workdir, tmp_path):
+    flags = (f"--input={workdir}", "--format=dino", f"--output={tmp_path / 'vit.safetensors'}")
+    done = run(*flags, "--push_to=me/vit-flsl", "--dry_run", HF_TOKEN="")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout[done.stdout.index("would be sent to me/vit-flsl, 3 files:") :]
+    assert re.findall(r"^  (\S+)  [\d.]+ [KM]iB$", shown, re.MULTILINE) == [
+        "README.md",
+        "vit.safetensors",
+        "vit_curves.png",
+    ]
+    assert "--- README.md ---\n---\nlicense: " in shown
+    assert 'load_file("vit.safetensors")' in shown
+    assert str(tmp_path) not in shown
+    assert (tmp_path / "vit.md").exists()
+
+
 def test_a_written_file_is_an_input_again(workdir, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second.safetensors"
     assert run(f"--input={workdir}", "--format=timm", f"--output={first}").returncode == 0
@@ -121,6 +137,10 @@ def test_a_written_file_is_an_input_again(workdir, tmp_path):
         ((), "--input is missing"),
         (("--input={}/nowhere", "--format=timm", "--output={}/vit"), "nowhere does not exist"),
         (("--input={}", "--format=detectron", "--output={}/x.pth"), 'did you mean "detectron2"'),
+        (("--input={}", "--format=onnix", "--output={}/x.onnx"), 'did you mean "onnx"'),
+        (("--input={}", "--format=stablehl", "--output={}/x.onnx"), 'did you mean "stablehlo"'),
+        (("--input={}", "--format=timm", "--output={}/vit", "--push_to=me"), "--push_to=me: expected USER/NAME"),
+        (("--input={}", "--format=timm", "--output={}/vit", "--dry_run"), "--dry_run is for --push_to=USER/NAME"),
         (("--input={}", "--format=dinov2", "--output={}/x.safetensors"), "always has a class token"),
         (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
         (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),
@@ -163,9 +183,15 @@ def test_help_names_every_flag_and_format():
         "card",
         "overwrite",
         "allow_mismatch",
+        "prefix",
+        "source",
+        "grid",
+        "push_to",
+        "private",
+        "dry_run",
     ):
         assert f"--{flag}:" in text or f"--[no]{flag}:" in text
     assert "docs/weights.md" in text
-    formats, program = re.search(r"The code to read it: (.*?)\. docs/", text).group(1).split("; or ")
-    assert program.startswith("onnx, ")
+    formats, program = re.search(r"The code to read it: (.*?)\. docs/", text).group(1).split("; or ", 1)
+    assert program == "a program for images of any size: onnx, or stablehlo (jax.export)"
     assert re.sub(r" \(.*?\)", "", formats).split(", ") == list(LAYOUTS)

@@ -15,7 +15,6 @@ from absl import flags
 from flsl_jax.config.meanings import meanings, prose
 from flsl_jax.config.parsing import parse
 from flsl_jax.config.ranges import Range, range_of
-from flsl_jax.config.reading import ReadingConfig, check_grid
 
 _T = TypeVar("_T")
 _WIDTH, _FLAG_WIDTH, _INDENT = 100, 40, " " * 6
@@ -51,47 +50,6 @@ def define_group(name: str, kind: type[_T]) -> Callable[[], _T]:
                 group = group.setdefault(part, {})
             group[path[-1]] = holder.value
         return parse(kind, values, path=f"--{name}")
-
-    return read
-
-
-def define_reading(*, both: bool = False) -> Callable[[], ReadingConfig]:
-    """Defines the flags that say how a weight file is read: `--network`, `--prefix`, `--source`, `--num_heads`, `--grid`.
-
-    Args:
-        both: whether `--network=both` is a value too, which the caller handles; the result then has the teacher.
-
-    Returns:
-        A function that gives the settings, once the flags have been parsed. It raises a `UserError` for a wrong grid.
-    """
-    networks = ["teacher", "student", *(["both"] if both else [])]
-    network = flags.DEFINE_enum(
-        "network",
-        "teacher",
-        networks,
-        "Which network of a run or a file that has two" + ("; both for flsl and dino only." if both else "."),
-    )
-    prefix = flags.DEFINE_string(
-        "prefix",
-        "",
-        "What stands before the backbone's names in a weight file with several, such as model.student.backbone.",
-    )
-    source = flags.DEFINE_string(
-        "source", "", "Whose weight file it is, such as timm or dinov2, where its names alone would mislead."
-    )
-    heads = flags.DEFINE_integer(
-        "num_heads", 0, "Heads of a weight file that does not give them; 0: of 64 channels each.", 0
-    )
-    grid = flags.DEFINE(
-        _NumbersParser(int), "grid", (), "Rows,columns of patches of a weight file's positions, such as 14,16."
-    )
-
-    def read() -> ReadingConfig:
-        sides = check_grid(grid.value)
-        return ReadingConfig(
-            network="student" if network.value == "student" else "teacher", prefix=prefix.value,
-            source=source.value, num_heads=heads.value, grid=sides or (),
-        )  # fmt: skip
 
     return read
 
@@ -150,7 +108,7 @@ def _define(name: str, leaf: _Leaf) -> flags.FlagHolder:
     if typing.get_origin(leaf.hint) is Literal:
         return flags.DEFINE_enum(name, leaf.default, list(typing.get_args(leaf.hint)), "")
     if typing.get_origin(leaf.hint) is tuple:
-        return flags.DEFINE(_NumbersParser(typing.get_args(leaf.hint)[0]), name, leaf.default, "")
+        return flags.DEFINE(NumbersParser(typing.get_args(leaf.hint)[0]), name, leaf.default, "")
     define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
     return define[leaf.hint](name, leaf.default, "")
 
@@ -174,7 +132,7 @@ class FloatParser(flags.ArgumentParser):
         return "float"
 
 
-class _NumbersParser(flags.ArgumentParser):
+class NumbersParser(flags.ArgumentParser):
     """Comma-separated values of one type."""
 
     def __init__(self, kind: type) -> None:

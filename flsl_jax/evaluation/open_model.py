@@ -142,7 +142,14 @@ def _trained(source: str, *, reading: ReadingConfig) -> OpenedModel:
         results = workdir / "results"
     else:
         log.info("%s", loaded.report)
-        encoder = NetworkEncoder(model, name=source, mean=loaded.mean, std=loaded.std, decoding=model.decoding)
+        encoder = NetworkEncoder(
+            model,
+            name=source,
+            mean=loaded.mean,
+            std=loaded.std,
+            decoding=model.decoding,
+            inv_temp=model.inv_temp,
+        )
         return OpenedModel(encoder=encoder, source=source)
     config, name = read_run_config(workdir), f"{workdir}, step {loaded.step}"
     if reading.network == "student":

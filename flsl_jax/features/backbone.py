@@ -39,8 +39,8 @@ class Backbone(ViT):
         patch_size: p, in pixels.
         mean, std: of pixel levels from 0 to 1, as the images of its training were normalised, for each of C channels.
         image_size: height and width in pixels of the images that it was trained on.
-        inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None for a weight file, which
-            does not say it.
+        inv_temp: τ of the mean shift that it was trained with, a factor of products of tokens; None for a weight file that
+            does not say it, as those that `convert` writes do (a bare `.pth` of DINOv2's has no place for it).
         decoding: how files are read for it: `decoding.channels` C, 3 for colour, and `decoding.window`; docs/data.md, "Bands
             and levels".
 

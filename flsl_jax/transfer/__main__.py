@@ -20,7 +20,7 @@ from absl import flags
 
 from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.files import define_config_flag
-from flsl_jax.config.flags import define_reading
+from flsl_jax.config.reading_flags import define_reading
 from flsl_jax.errors import UserError, require_packages
 from flsl_jax.transfer.config import parse_transfer_config
 

@@ -92,6 +92,7 @@ def load_network(
             mean=imported.mean,
             std=imported.std,
             decoding=Decoding(channels=imported.architecture.channels, window=imported.window),
+            inv_temp=imported.inv_temp,
         ),
         mean=imported.mean,
         std=imported.std,

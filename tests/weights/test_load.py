@@ -90,7 +90,7 @@ def test_metadata_says_what_the_tensors_do_not(tmp_path, suffix):
     )
     params = random_params(ViT(architecture, rngs=nnx.Rngs(0)))
     metadata = {"layout": "timm", "architecture": json.dumps(vars(architecture))}
-    metadata |= {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"}
+    metadata |= {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]", "inv_temp": "0.25"}
     path, tensors = tmp_path / f"x{suffix}", backbone_tensors(params, architecture)
     if suffix == ".pth":
         torch = pytest.importorskip("torch")
@@ -102,6 +102,8 @@ def test_metadata_says_what_the_tensors_do_not(tmp_path, suffix):
     loaded = load_network(path)
     assert loaded.model.architecture == architecture
     assert loaded.mean == (0.1, 0.2, 0.3)
+    assert loaded.model.inv_temp == 0.25
+    assert open_model(str(path)).encoder.inv_temp == 0.25
     assert "assumed" not in loaded.report
 
 

@@ -1,5 +1,6 @@
 """A model card beside a written file: what was trained on what, its curves and its numbers. The licence is left open."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,34 @@ def write_card(
     temporary.write_text("\n".join(part for part in parts if part))
     temporary.replace(place)
     return card
+
+
+def write_program_card(
+    trained: Trained, output: Path, *, target: str, snippet: str, differences: Mapping[Any, float]
+) -> Path:
+    """Writes the card of a program, and a copy of the run's curves if it has any; returns the path of the card.
+
+    Args:
+        trained: what is in the program.
+        output: its file.
+        target: what runs it, in words.
+        snippet: code to copy that does so.
+        differences: of its tokens from ours, by size (height, width).
+    """
+    metadata = {"target": target, "mean": json.dumps(trained.mean), "std": json.dumps(trained.std)}
+    metadata |= {"channels": channel_names(trained.architecture.channels)}
+    compared = [
+        f"at {height}×{width} tokens differ by up to {value:.1e}" for (height, width), value in differences.items()
+    ]
+    return write_card(
+        trained,
+        folder=output,
+        output=output,
+        snippet=f"{snippet}\n",
+        metadata=metadata,
+        allowances=compared,
+        parities={},
+    )
 
 
 def _heading(trained: Trained, metadata: Mapping[str, str]) -> str:

@@ -43,6 +43,7 @@ def file_metadata(trained: Trained, *, name: str, networks: tuple[str, ...], wha
         "std": trained.std,
         "channels": channel_names(arch.channels),
         "window": trained.window,
+        "inv_temp": trained.inv_temp,
         "class_token": bool(arch.num_prefix),
         "final_norm": arch.final_norm and layout.final_norm,
         "target_pos_resize": layout.pos_resize,

@@ -10,6 +10,7 @@ from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
 from flsl_jax.errors import UserError, reason, require_packages
 from flsl_jax.weights.canonical import NetworkName
 from flsl_jax.weights.export import parity
+from flsl_jax.weights.export.card import card_paths, write_program_card
 from flsl_jax.weights.export.exporting import check_shapes
 from flsl_jax.weights.export.onnx_graph import OPSET, onnx_model
 from flsl_jax.weights.export.trained import read_trained
@@ -37,6 +38,7 @@ class OnnxReport:
     differences: dict[tuple[int, int], float]
     notes: tuple[str, ...]
     snippet: str
+    card: Path | None = None
 
     def text(self) -> str:
         """The report in lines, with the snippet last."""
@@ -44,6 +46,7 @@ class OnnxReport:
         lines = [f"{self.path}: {size:.1f} MiB, opset {OPSET}", *(f"  {note}" for note in self.notes)]
         lines.append(f"largest difference of onnxruntime's tokens (tolerance {parity.TOLERANCE:.0e}), two images each:")
         lines += [f"  {height}×{width}  {value:.1e}" for (height, width), value in self.differences.items()]
+        lines += [f"model card: {self.card}"] if self.card else []
         return "\n".join([*lines, "", self.snippet])
 
 
@@ -54,6 +57,7 @@ def export_onnx(
     network: NetworkName = "teacher",
     reading: ReadingConfig = AS_THE_FILE_SAYS,
     overwrite: bool = False,
+    with_card: bool = False,
 ) -> OnnxReport:
     """Writes the backbone of a run, a checkpoint or a weight file as one ONNX file; see `onnx_graph.onnx_model`.
 
@@ -65,6 +69,9 @@ def export_onnx(
     check_new_file(output, suffix=".onnx", overwrite=overwrite)
     trained = read_trained(source, networks=(network,), reading=reading)
     arch, tensors = trained.architecture, trained.backbones[network]
+    card_path, _ = card_paths(output, is_folder=False)
+    if with_card:
+        check_new_file(card_path, suffix=".md", overwrite=overwrite)
     check_shapes(tensors, arch, source=trained.source)
     content = onnx_model(tensors, arch, mean=trained.mean, std=trained.std).SerializeToString()
     ours, differences = parity.forward(tensors, arch), {}
@@ -83,7 +90,11 @@ def export_onnx(
         temporary.write_bytes(content)
     reads = _reads(arch.channels, size=(own[1], own[0]))
     snippet = _SNIPPET.format(path=output, patch=arch.patch_size, width=arch.width, **reads)
-    return OnnxReport(path=output, differences=differences, notes=trained.notes, snippet=snippet)
+    card = None
+    if with_card:
+        target = f"onnxruntime (opset {OPSET})"
+        card = write_program_card(trained, output, target=target, snippet=snippet, differences=differences)
+    return OnnxReport(path=output, differences=differences, notes=trained.notes, snippet=snippet, card=card)
 
 
 def _reads(channels: int, *, size: tuple[int, int]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config
+from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config, self_inv_temp
 from flsl_jax.data.levels import decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
@@ -28,6 +28,7 @@ class Trained:
         source: name of the run's folder or of the weight file.
         mean, std: of pixel levels from 0 to 1, for each channel.
         window: as of `data.levels.Decoding`.
+        inv_temp: τ of the mean shift that they were trained with, a factor of products of tokens; None: not known.
         config, step, workdir: of the run; None where the source is a weight file.
         notes: what was left out or assumed when a weight file was read.
     """
@@ -39,6 +40,7 @@ class Trained:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     window: tuple[float, float] | None = None
+    inv_temp: float | None = None
     config: Config | None = None
     step: int | None = None
     workdir: Path | None = None
@@ -76,6 +78,7 @@ def read_trained(
         mean=config.views.mean,
         std=config.views.std,
         window=decoding_of(config.data).window,
+        inv_temp=self_inv_temp(config).end,
         config=config,
         step=step,
         workdir=workdir,
@@ -93,5 +96,6 @@ def _read_file(path: Path, *, networks: Collection[NetworkName], told: dict[str,
         mean=first.mean,
         std=first.std,
         window=first.window,
+        inv_temp=first.inv_temp,
         notes=tuple(first.report().splitlines()),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ class FileMetadata:
 
     `source`: name of one of `sources.SOURCES`. `grid`: tokens of the position embedding. `activation`: of the MLP. `rope_base`:
     of rotary positions. `mean`, `std`: of pixel levels from 0 to 1; ImageNet's unless the file gives others. `window`: as of
-    `data.levels.Decoding`. `notes`: what the user should know.
+    `data.levels.Decoding`. `inv_temp`: τ of the mean shift of its training. `notes`: what the user should
+    know.
     """
 
     source: str | None = None
@@ -36,6 +38,7 @@ class FileMetadata:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     window: tuple[float, float] | None = None
+    inv_temp: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -99,6 +102,13 @@ def _window(value: Any) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def _inv_temp(value: Any) -> float | None:
+    number = None if value is None else float(value)
+    if number is not None and not 0 <= number < math.inf:
+        raise ValueError(f"inv_temp is {value}")
+    return number
+
+
 def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
     arch = json.loads(metadata["architecture"])
     return FileMetadata(
@@ -110,6 +120,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
         mean=_numbers(json.loads(metadata["mean"])),
         std=_numbers(json.loads(metadata["std"])),
         window=_window(json.loads(metadata.get("window", "null"))),
+        inv_temp=_inv_temp(json.loads(metadata.get("inv_temp", "null"))),
     )
 
 

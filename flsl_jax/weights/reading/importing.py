@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from flsl_jax.config import check_grid
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
@@ -14,7 +12,7 @@ from flsl_jax.weights.reading.file_metadata import FileMetadata, fitted_normalis
 from flsl_jax.weights.reading.files import read_weights
 from flsl_jax.weights.reading.parts import listed, names_below, refuse_other_parts, split, unwrapped
 from flsl_jax.weights.reading.positions import place_tokens
-from flsl_jax.weights.reading.shapes import add_absent_biases, architecture_of, refuse_not_finite
+from flsl_jax.weights.reading.shapes import add_absent_biases, architecture_of, finite
 from flsl_jax.weights.reading.sources import WeightSource, find_source, kind_of_network
 from flsl_jax.weights.reading.weight_file import WeightFile
 from flsl_jax.weights.renaming import original_names
@@ -34,6 +32,7 @@ class Imported:
         heads_known: whether the number of attention heads is given by the file, its config or the caller.
         mean, std: of pixel levels from 0 to 1, as in its training, for each channel.
         window: as of `data.levels.Decoding`; only files written here say it.
+        inv_temp: τ of the mean shift of its training; only files written here say it.
         unused: names of tensors, or of other entries, that were not read, and what they are.
         notes: what was assumed, one line each.
     """
@@ -47,6 +46,7 @@ class Imported:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     window: tuple[float, float] | None = None
+    inv_temp: float | None = None
     unused: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -97,8 +97,7 @@ def import_weights(
     tensors, unknown = original_names(parts.backbone, found.names)
     refuse_other_parts(file.path, unknown, metadata, source=found, gated=is_gated(tensors))
     notes, unused = [*metadata.notes, *parts.notes], dict(parts.unused)
-    tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
-    refuse_not_finite(tensors, file.path)
+    tensors = finite(tensors, file.path)
     add_absent_biases(tensors, notes)
     architecture, problems = architecture_of(tensors, found, metadata, assumed_heads=assumed_heads, path=file.path)
     problems = [f"unknown {name}" for name in unknown] + problems
@@ -120,6 +119,7 @@ def import_weights(
         mean=mean,
         std=std,
         window=metadata.window,
+        inv_temp=metadata.inv_temp,
         unused=unused,
         notes=tuple(notes),
     )

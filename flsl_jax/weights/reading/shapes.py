@@ -17,12 +17,13 @@ _HEADS_OF_WIDTH = {1280: 16, 1408: 16}
 _MOST_CHANNELS = 16
 
 
-def refuse_not_finite(tensors: Tensors, path: Path) -> None:
-    """Refuses weights of which some are NaN or infinite.
+def finite(tensors: Tensors, path: Path) -> Tensors:
+    """The tensors in float32.
 
     Raises:
-        UserError: there are such; counts them.
+        UserError: some values are NaN or infinite; counts them.
     """
+    tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     counts = {name: tensor.size - int(np.isfinite(tensor).sum()) for name, tensor in tensors.items()}
     broken = {name: count for name, count in counts.items() if count}
     if broken:
@@ -32,6 +33,7 @@ def refuse_not_finite(tensors: Tensors, path: Path) -> None:
             f"{path} holds values that are NaN or infinite: {broken[name]} of {tensors[name].size} in {name}{more}; the "
             "training that wrote it diverged, or the file is damaged: take an earlier checkpoint, or copy it again"
         )
+    return tensors
 
 
 def add_absent_biases(tensors: Tensors, notes: list[str]) -> None:

@@ -12,6 +12,7 @@ from flax import nnx
 
 import flsl_jax
 from flsl_jax.checkpoints import read_checkpoint
+from flsl_jax.config import self_inv_temp
 from flsl_jax.errors import UserError
 from flsl_jax.weights.canonical import backbone_params, head_params
 from flsl_jax.weights.export.counterparts import read_canonical
@@ -91,6 +92,7 @@ def test_metadata_says_what_a_reader_needs(name, converted):
     assert said["target_pos_resize"] == LAYOUTS[name].pos_resize
     assert json.loads(said["mean"]) == [0.485, 0.456, 0.406]
     assert json.loads(said["image_size"]) == [224, 224]
+    assert json.loads(said["inv_temp"]) == self_inv_temp(small_config()).end == flsl_jax.load(report.path).inv_temp
     assert (said["class_token"], said["final_norm"]) == ("false", "true" if LAYOUTS[name].final_norm else "false")
     assert (said["recipe"], said["step"], said["source"]) == ("paper", str(STEP), "first")
     assert {"flsl_jax", "jax", "numpy"} <= json.loads(said["versions"]).keys()

@@ -68,7 +68,7 @@ def main() -> int:
     written = write(source, target, target_format, with_card=_CARD.value or _PUSH.value is not None)
     print(written.text())
     if _PUSH.value is not None:
-        _send(written, source=source)
+        _send(written, source=source, repo=_PUSH.value)
     return 0
 
 
@@ -111,14 +111,14 @@ def _write_program(source: Path, target: Path, target_format: str, *, with_card:
     )
 
 
-def _send(written: Any, *, source: Path) -> None:
+def _send(written: Any, *, source: Path, repo: str) -> None:
     """Sends what was written, or shows it."""
     from flsl_jax.weights.export.card import card_paths
     from flsl_jax.weights.export.pushing import planned, push
 
     curves = card_paths(written.path, is_folder=written.path.is_dir())[1]
     beside = [path for path in (getattr(written, "facts", None), curves) if path is not None]
-    upload = planned(_PUSH.value, source, written.path, beside, card=written.card)
+    upload = planned(repo, source, written.path, beside, card=written.card)
     if _DRY_RUN.value:
         print(f"\nwould be sent to {upload.text()}")
     else:

@@ -11,7 +11,7 @@ from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.boxes import read_boxes
 from flsl_jax.data.mask_classes import read_class_names
 from flsl_jax.data.masks import open_masked
-from flsl_jax.data.sources import IMAGE_SUFFIXES
+from flsl_jax.data.sources import NAMED_FORMATS, RARE_FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 
@@ -63,4 +63,5 @@ def test_the_example_of_a_class_file_is_one(tmp_path):
 
 def test_the_page_lists_the_suffixes_of_images():
     listed = re.search(r"Every file that ends in (.+?), in any case", PAGE, flags=re.DOTALL).group(1)
-    assert tuple(re.findall(r"`(\.\w+)`", listed)) == IMAGE_SUFFIXES
+    assert tuple(re.findall(r"`(\.\w+)`", listed)) == tuple(NAMED_FORMATS)
+    assert all(f"`{suffix}`" in PAGE for suffix in RARE_FORMATS)

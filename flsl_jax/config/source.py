@@ -25,7 +25,8 @@ class SourceConfig:
         label_column: the column of a "list" or "huggingface" data set with the class; empty: the one named label or class. Of a
             "tar", a key of its .json files; empty: .cls files.
         frame_stride: of how many frames of a "video" one is used.
-        pages: of files that hold several images (TIFF, GIF, WebP, PNG, .npy), the first one, or each as an image of its own.
+        pages: of files that hold several images (TIFF, GIF, WebP, PNG, .npy, DICOM), the first one, or each as an image of its
+            own.
         boxes: a COCO JSON file, or a folder of VOC XML files, for evaluation.
         count: the number of "scenes".
         scene_size: their height and width.

@@ -9,7 +9,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from flsl_jax.data import arrays, png, tiff
+from flsl_jax.data import arrays, dicom, png, tiff
 from flsl_jax.data.levels import RGB, STRIP_PIXELS, DecodeError, Decoding, adapted, on_white, to_levels, wrong_bands
 from flsl_jax.data.resize import resize_square
 from flsl_jax.errors import first_line
@@ -56,7 +56,7 @@ def decode_image(
 
     Args:
         data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W], [H, W, bands] or [pages, H, W, bands]
-            as NumPy saves it. Other formats are refused, EPS for one, for which Pillow would start Ghostscript.
+            as NumPy saves it, or DICOM. Other formats are refused, EPS for one, for which Pillow would start Ghostscript.
         name: what an error calls the image.
         decoding: which channels are wanted; RGB by default.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
@@ -78,6 +78,8 @@ def decode_image(
             return _upright(pixels, _exif_orientation(data))
     if arrays.is_array(data):
         return arrays.read(data, decoding, name=name, page=page)
+    if dicom.is_dicom(data):
+        return dicom.read(data, decoding, name=name, page=page)
     header = tiff.read_page(data, number=page)
     if header is not None and tiff.beyond_pillow(header, decoding):
         return _upright(tiff.read(data, header, decoding, name=name), header.orientation)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from flsl_jax.data import arrays, tiff
+from flsl_jax.data import arrays, dicom, tiff
 from flsl_jax.data.decode import ORIENTATION_TAG, READ_FORMATS, RGB, DecodeError
 from flsl_jax.data.listing import open_file
 from flsl_jax.errors import UserError, reason
 
 # EXIF orientations that exchange width and height.
 _TURNED = (5, 6, 7, 8)
-_HEAD = 16
+_HEAD = 256
 
 
 def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image.Image:
@@ -46,6 +46,8 @@ def size_of(data: bytes, *, name: str) -> tuple[int, int]:
     if arrays.is_array(data):
         height, width = arrays.values_of(data, name=name).shape[:2]
         return width, height
+    if dicom.is_dicom(data):
+        return dicom.size_of(data, name=name)
     page = tiff.read_page(data)
     if page is not None:
         return page.width, page.height
@@ -75,13 +77,15 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def _size_beyond_pillow(path: Path) -> tuple[int, int] | None:
-    """Upright width and height of an array, or of a TIFF with other bands than Pillow reads; None for other images."""
+    """Upright width and height of an array, of DICOM, or of a TIFF with other bands than Pillow reads; None for others."""
     try:
         with open_file(path) as file:
             head = file.read(_HEAD)
             if arrays.is_array(head):
                 height, width = arrays.values_of(head + file.read(), name=str(path)).shape[:2]
                 return width, height
+            if dicom.is_dicom(head):
+                return dicom.size_of(head + file.read(), name=str(path))
             page = tiff.read_page(head + file.read()) if tiff.is_tiff(head) else None
     except (OSError, DecodeError) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}); repair or replace it") from error

@@ -14,7 +14,7 @@ NAMED_FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
 }  # fmt: skip
 # Formats that are often something else than images: below a folder they are images if no file there has another format.
-RARE_FORMATS = {".npy": "NumPy"}
+RARE_FORMATS = {".npy": "NumPy", ".dcm": "DICOM", ".dicom": "DICOM"}
 IMAGE_SUFFIXES = (*NAMED_FORMATS, *RARE_FORMATS)
 _SUFFIXES = tuple(suffix.encode() for suffix in NAMED_FORMATS)
 _RARE_SUFFIXES = tuple(suffix.encode() for suffix in RARE_FORMATS)
@@ -82,8 +82,8 @@ def joined(listings: Sequence[Listing], *, names: Sequence[str]) -> Listing:
 def list_images(root: str) -> Listing:
     """All image files below `root`, at any depth.
 
-    Arrays (`.npy`) are images if there are no others. Links are followed, each folder once. What is no regular file is never
-    opened: a FIFO, a socket or a device could make a reader wait for ever.
+    Arrays (`.npy`) and DICOM files are images if there are no others. Links are followed, each folder once. What is no regular
+    file is never opened: a FIFO, a socket or a device could make a reader wait for ever.
 
     Raises:
         UserError: `root` or a folder below it cannot be read.

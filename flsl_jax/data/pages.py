@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from flsl_jax.data import arrays, tiff
+from flsl_jax.data import arrays, dicom, tiff
 from flsl_jax.data.decode import READ_FORMATS, DecodeError
 from flsl_jax.data.records import Record, Source, checked_index, digest_of, path_of
 
@@ -26,6 +26,8 @@ def page_numbers(data: bytes) -> list[int]:
     """
     if arrays.is_array(data):
         return list(range(max(1, arrays.page_count(data))))
+    if dicom.is_dicom(data):
+        return list(range(dicom.frame_count(data)))
     if tiff.is_tiff(data):
         return [page.number for page in tiff.pages(data) if not page.reduced] or [0]
     if not data.startswith(_MOVING):

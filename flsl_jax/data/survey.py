@@ -7,7 +7,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from flsl_jax.data import arrays, png, tiff
+from flsl_jax.data import arrays, dicom, png, tiff
 from flsl_jax.data.decode import READ_FORMATS
 from flsl_jax.data.levels import DecodeError
 from flsl_jax.data.pages import PLAIN, page_numbers
@@ -59,7 +59,7 @@ class Survey:
             return None
         values = np.concatenate([file.values for file in self.deep])
         low, high = (float(value) for value in np.quantile(values, (_OUTSIDE, 1 - _OUTSIDE)))
-        if values.dtype.kind in "iu":
+        if (values == np.floor(values)).all():
             low, high = float(np.floor(low)), float(np.ceil(high))
         return (low, high) if low < high else None
 
@@ -127,6 +127,8 @@ def deep_values(data: bytes) -> np.ndarray | None:
 def _values(data: bytes) -> np.ndarray | None:
     if arrays.is_array(data):
         return arrays.values_of(data, name="image")
+    if dicom.is_dicom(data):
+        return dicom.values_of(data, name="image")
     page = tiff.read_page(data)
     if not (png.has_16_bits(data) or (page is not None and page.bits > 8)):
         return None

@@ -99,7 +99,7 @@ def test_a_source_that_is_nowhere_is_refused_by_name(task, keys, message):
         ("--bbox_knn.trian.root=/x", "unknown flag --bbox_knn.trian.root; did you mean --bbox_knn.train.root?"),
         ("--bbox_kn.k=3", "unknown flag --bbox_kn.k; did you mean --bbox_knn.k?"),
         ("--bbox_knn.k=many", "bbox_knn.k=many"),
-        ("--bbox_knn.train.name=scene", "folder|tfds|shards|scenes"),
+        ("--bbox_knn.train.name=scene", "tfds|shards|scenes"),
         ("--clustering.clusters=a,b", "clustering.clusters=a,b"),
     ],
 )

@@ -287,7 +287,7 @@ class CorrespondenceConfig:
     """
 
     data: KeypointSourceConfig = KeypointSourceConfig()
-    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 768
+    size: Annotated[int, Range(0, 8192, unit="pixels; 0: as trained")] = 768
     fit: Literal["square", "pad"] = "square"
     search: Literal["pixels", "patches"] = "pixels"
     alpha: Annotated[float, Range(0, 1, above=True, unit="share of the box")] = 0.1
@@ -320,11 +320,11 @@ class DepthConfig:
 
     train: DepthSourceConfig = DepthSourceConfig()
     val: DepthSourceConfig = DepthSourceConfig(split="val")
-    size: Annotated[int, Range(0, unit="pixels; 0: as trained")] = 480
+    size: Annotated[int, Range(0, 8192, unit="pixels; 0: as trained")] = 480
     fit: Literal["square", "crop", "ratio"] = "ratio"
     min_depth: Annotated[float, Range(0, above=True, unit="metres")] = 1e-3
     max_depth: Annotated[float, Range(0, above=True, unit="metres")] = 10.0
-    bins: Annotated[int, Range(2, 65536, unit="bins")] = 256
+    bins: Annotated[int, Range(2, 4096, unit="bins")] = 256
     crop: Literal["none", "eigen", "garg"] = "eigen"
     steps: Annotated[int, Range(1, unit="steps")] = 38400
     batch_size: Annotated[int, Range(1, unit="images")] = 16

@@ -149,7 +149,7 @@ def _array(path: Path) -> np.ndarray:
                 names = list(loaded)
                 if len(names) != 1 and "depth" not in names:
                     raise UserError(
-                        f"depth {path} holds {', '.join(names[:5])}; expected one array, or one named depth"
+                        f"depth {path} holds {', '.join(names[:5]) or 'nothing'}; expected one array, or one named depth"
                     )
                 loaded = loaded["depth" if "depth" in names else names[0]]
             values = np.asarray(loaded)

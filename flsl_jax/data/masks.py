@@ -310,6 +310,7 @@ def _refuse_missing(masks: list[str], *, config: MaskedSourceConfig) -> None:
         raise UserError(
             f"masks {config.masks}: {len(masks)} have no image in {config.images}, such as {masks[0]}; "
             + ("set name=cityscapes for its layout, or " if cityscapes else "")
+            + ("name the same split of leftImg8bit and of gtFine, or " if config.name == "cityscapes" else "")
             + "add the images or remove the masks"
         )
 

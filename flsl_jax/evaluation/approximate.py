@@ -98,4 +98,4 @@ def _made(description: str, *, width: int) -> Any:
 
 def _reason(error: Exception) -> str:
     """What FAISS says, without where in its code it says so."""
-    return re.sub(r"^Error in .* at \S+:\d+: |^Error: .* failed: ", "", first_line(error))
+    return re.sub(r"^Error in .* at \S+:\d+: (?:Error: .* failed: )?", "", first_line(error))

@@ -64,6 +64,26 @@ def transformers_dinov3(state):
     return moved
 
 
+def timm_dinov3(state):
+    """The same weights as timm names them: LayerScale in the block, and biases of queries and values alone."""
+    moved = {}
+    for name, tensor in state.items():
+        if name.endswith("qkv.bias"):
+            query, _, value = np.split(tensor, 3)
+            stem = name.removesuffix("qkv.bias")
+            moved |= {f"{stem}q_bias": query, f"{stem}v_bias": value}
+        elif name.endswith(("bias_mask", "periods")) or name == "mask_token":
+            continue
+        else:
+            for old, new in (
+                ("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2"), ("storage_tokens", "reg_token"), ("mlp.w1", "mlp.fc1_g"),
+                ("mlp.w2", "mlp.fc1_x"), ("mlp.w3", "mlp.fc2"),
+            ):  # fmt: skip
+                name = name.replace(old, new)
+            moved[name] = tensor
+    return moved
+
+
 def dinov2_giant(*, seed=0):
     """A state dict as DINOv2 publishes its giant: gate and what it multiplies in one layer, and learned positions."""
     state = {

@@ -37,13 +37,17 @@ def gates_joined(tensors: Tensors) -> Tensors:
 
 
 def key_biases_settled(tensors: Tensors) -> Tensors:
-    """Tensors in which keys have a bias of zeros, where their source has none or masks it (DINOv3)."""
+    """Tensors in which keys have a bias of zeros, where their source has none or masks it (DINOv3, timm's too)."""
     result = dict(tensors)
     for name in tensors:
         if name.endswith(".qkv.bias_mask"):
             bias = name.removesuffix("_mask")
             mask = np.asarray(result.pop(name), np.float32)
             result[bias] = np.asarray(result[bias], np.float32) * mask if bias in result else mask
+        elif name.endswith(".attn.q_bias"):
+            stem = name.removesuffix("q_bias")
+            query, value = (np.asarray(result.pop(f"{stem}{part}_bias", tensors[name])) for part in "qv")
+            result[f"{stem}qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
         elif name.endswith(".k_proj.weight"):
             stem = name.removesuffix("k_proj.weight")
             query, key = f"{stem}q_proj.bias", f"{stem}k_proj.bias"

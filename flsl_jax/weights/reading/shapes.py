@@ -14,6 +14,8 @@ from flsl_jax.weights.reading.sources import WeightSource
 
 # ViTs whose heads are not 64 channels wide: ViT-H and DINO's ViT-g, by their width.
 _HEADS_OF_WIDTH = {1280: 16, 1408: 16}
+# DINOv3's are, but for those of its 7B.
+_HEADS_OF_ROTARY_WIDTH = {4096: 32}
 _MOST_CHANNELS = 16
 
 
@@ -74,7 +76,9 @@ def architecture_of(
     if hidden % width and not gated:
         raise UserError(f"{path} has {hidden} hidden channels at a width of {width}; expected a multiple of it")
     stored = tensors.get("rope_periods")
-    by_convention = _HEADS_OF_WIDTH.get(width) or (0 if width % 64 else width // 64)
+    by_convention = (_HEADS_OF_ROTARY_WIDTH if source.rotary else _HEADS_OF_WIDTH).get(width) or (
+        0 if width % 64 else width // 64
+    )
     if assumed_heads and width % assumed_heads == 0:
         by_convention = assumed_heads
     if stored is not None and stored.size and width % (4 * stored.size) == 0:

@@ -193,6 +193,17 @@ SOURCES: tuple[WeightSource, ...] = (
         spare_row=True,
     ),
     WeightSource(
+        name="timm-dinov3",
+        maker="timm's DINOv3",
+        names={key: name for key, name in _TIMM.items() if key != "pos_embed"},
+        anchor=_TIMM_ANCHOR,
+        older=_GAMMAS,
+        norm_eps=1e-5,
+        rotary=True,
+        # All its names are those of other ViTs of timm; `find_source` sees that it has no positions.
+        marks=(r"^(?!)",),
+    ),
+    WeightSource(
         name="timm",
         maker="timm",
         names=_TIMM,
@@ -326,8 +337,10 @@ def find_source(
     anchored = [s for s in SOURCES if any(name == s.anchor or name.endswith(f".{s.anchor}") for name in names)]
     for wanted in (chosen, described):
         if wanted in by_name and by_name[wanted] in anchored:
-            return by_name[wanted]
+            return by_name["timm-dinov3"] if wanted == "timm" and _is_rotary_timm(names) else by_name[wanted]
     found = next((s for s in anchored if all(any(re.search(mark, n) for n in names) for mark in s.marks)), None)
+    if found is by_name["timm"] and _is_rotary_timm(names):
+        return by_name["timm-dinov3"]
     if (
         found is by_name["timm"]
         and torch_file
@@ -335,6 +348,12 @@ def find_source(
     ):
         return dataclasses.replace(by_name["dino"], placeless_token=False)
     return found
+
+
+def _is_rotary_timm(names: Collection[str]) -> bool:
+    """Whether names of timm's are those of its DINOv3: registers and LayerScale in the block itself, and no positions."""
+    endings = {name.rpartition(".")[2] for name in names}
+    return {"reg_token", "gamma_1"} <= endings and "pos_embed" not in endings
 
 
 def kind_of_network(names: Collection[str]) -> str:

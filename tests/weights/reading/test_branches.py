@@ -11,9 +11,13 @@ from safetensors.numpy import save_file
 from flsl_jax.errors import UserError
 from flsl_jax.weights.canonical import is_gated
 from flsl_jax.weights.load import build_backbone, load_network
+from flsl_jax.weights.reading.file_metadata import FileMetadata
 from flsl_jax.weights.reading.importing import import_weights
+from flsl_jax.weights.reading.shapes import architecture_of
+from flsl_jax.weights.reading.sources import SOURCES
 from tests.frameworks import random_images
 from tests.weights.gated_rotary import DEPTH, HEADS, HIDDEN, PERIODS, WIDTH, dinov2_giant, dinov3, reference_tokens
+from tests.weights.gated_rotary import timm_dinov3 as under_timm_names
 from tests.weights.gated_rotary import transformers_dinov3 as under_transformers_names
 
 SIZES = [(32, 32), (40, 72), (56, 24)]
@@ -66,6 +70,30 @@ def test_transformers_names_the_same_network_otherwise(tmp_path, gated, inner):
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu" if gated else "relu"}))
     with pytest.raises(UserError, match="uses the activation"):
         import_weights(tmp_path)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("told", [True, False])
+def test_timm_names_the_same_network_otherwise_and_is_known_by_what_it_lacks(tmp_path, gated, told):
+    state = dinov3(gated=gated)
+    plain = import_weights(save(tmp_path / "plain.safetensors", state))
+    save(tmp_path / "model.safetensors", under_timm_names(state))
+    if told:
+        (tmp_path / "config.json").write_text(
+            json.dumps({"architecture": "vit_small_patch16_dinov3", "pretrained_cfg": {}})
+        )
+    found = import_weights(tmp_path / "model.safetensors", num_heads=HEADS)
+    assert found.source == "timm's DINOv3"
+    assert found.architecture == plain.architecture
+    chex.assert_trees_all_close(found.backbone, plain.backbone, rtol=1e-6)
+
+
+def test_heads_of_dinov3_have_64_channels_where_nothing_says_it_but_in_the_largest(tmp_path):
+    for width, heads in ((1280, 20), (4096, 32)):
+        tensors = {"patch_embed.proj.weight": np.zeros((width, 3, 1, 1), np.float32)}
+        source = next(source for source in SOURCES if source.name == "timm-dinov3")
+        arch, _ = architecture_of(tensors, source, FileMetadata(), assumed_heads=None, path=tmp_path)
+        assert arch.num_heads == heads
 
 
 def test_a_chunked_giant_with_swiglu_is_that_of_the_reference(tmp_path):

@@ -144,8 +144,8 @@ def load(
 
     Args:
         path: a run's workdir (its newest committed checkpoint is taken), one checkpoint (`WORKDIR/checkpoints/STEP`), a
-            weight file (`.safetensors`, `.pth`, `.pt`, `.bin`), or a folder with config.json and model.safetensors, as
-            timm and transformers save it. docs/weights.md lists whose files can be read.
+            weight file (`.safetensors`, `.pth`, `.pt`, `.bin`, Google's `.npz`, the `.index.json` of several), or a folder with
+            config.json and the weights, as timm and transformers save it. docs/weights.md lists whose files can be read.
         network: which one, if a run or a file has both: the teacher, which is usually the better one, or the student.
         prefix: what stands before the names of the backbone's tensors in a weight file that holds several backbones, such as
             "model.student.backbone."; an error names those that are there.

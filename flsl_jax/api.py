@@ -57,7 +57,7 @@ def pretrain(
     from flsl_jax.data.kinds import kind_of
 
     roots = join_roots([os.fspath(root) for root in ([images] if isinstance(images, str | os.PathLike) else images)])
-    kinds = {kind_of(root) for root in split_roots(roots)}
+    kinds = {kind_of(root) if os.path.exists(root) else "folder" for root in split_roots(roots)}
     name = kinds.pop() if len(kinds) == 1 and "image" not in kinds else "auto"
     values: dict[str, Any] = {"data.name": name, "data.root": roots, "evaluation.every_epochs": 0.0}
     values |= {} if epochs is None else {"epochs": epochs, "epoch_images": 0}

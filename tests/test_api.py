@@ -48,6 +48,18 @@ def test_without_settings_a_config_is_trained_as_it_is(asked, tmp_path):
     assert asked == [(parse_config(values.to_dict()), tmp_path)]
 
 
+def test_pretrain_takes_several_folders_and_what_is_no_folder(asked, tmp_path):
+    (tmp_path / "list.csv").touch()
+    flsl_jax.pretrain([tmp_path, "b"], workdir=tmp_path)
+    flsl_jax.pretrain(tmp_path / "list.csv", workdir=tmp_path)
+    flsl_jax.pretrain([tmp_path / "list.csv", "b,c"], workdir=tmp_path)
+    assert [(config.data.name, config.data.root) for config, _ in asked] == [
+        ("folder", f"{tmp_path},b"),
+        ("list", f"{tmp_path}/list.csv"),
+        ("auto", f"['{tmp_path}/list.csv', 'b,c']"),
+    ]
+
+
 def test_train_takes_a_config_dict_a_mapping_and_a_checked_config(asked, tmp_path):
     for config in (get_config(), get_config().to_dict(), parse_config(get_config().to_dict())):
         flsl_jax.train(config, workdir=str(tmp_path))

@@ -78,14 +78,18 @@ def describe_source(data: SourceConfig) -> str:
         count = min(data.count, data.limit or data.count)
         kind = "" if data.scene_kind == "hues" else f" ({data.scene_kind})"
         return f"{count:,} synthetic scenes of {data.scene_size} px{kind}"
+    stride = f", every {data.frame_stride}th" if data.frame_stride > 1 else ""
     named = {
-        "tfds": f"tfds {data.dataset}, split {data.split}",
+        "list": f"the list {data.root}",
+        "tar": f"tar files of {data.root}",
+        "video": f"frames of {data.root}{stride}",
         "huggingface": f"huggingface {data.root}, split {data.split}",
+        "tfds": f"tfds {data.dataset}, split {data.split}",
         "shards": f"shards in {data.root}",
         "auto": data.root,
     }
     limit = f", the first {data.limit:,} images" if data.limit else ""
-    return named.get(data.name, f"{data.name} {data.root}") + limit
+    return named.get(data.name, f"folder {data.root}") + limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections import Counter
 from typing import Any
 
 from flsl_jax.data.decode import DecodeError
 from flsl_jax.data.files import class_numbers
 from flsl_jax.data.list_files import LABEL_COLUMNS
-from flsl_jax.data.listing import read_file
+from flsl_jax.data.listing import Listing, read_file
 from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.errors import UserError, first_line, require_packages
 
@@ -49,6 +50,7 @@ class HuggingFaceSource:
                 self._numbers = {name: number for number, name in enumerate(names)}
             self.class_names = tuple(names)
         self._rows = _prepared(rows, self._image, self._label)
+        self.listing = Listing(paths=[], formats=Counter(rows=len(rows)), others=Counter(), hidden=0, unusable=())
 
     def __len__(self) -> int:
         return len(self._rows)

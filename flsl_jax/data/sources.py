@@ -157,13 +157,13 @@ def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bo
     if kind == "image":
         return OneImage(root)
     columns = {"image_column": config.image_column, "label_column": config.label_column}
-    if kind == "huggingface":
-        return HuggingFaceSource(root, split=config.split, **columns)
     if kind == "list":
         share = config.max_corrupt_share
-        source: FilesSource | TarSource | ClipSource = ListSource(
+        source: FilesSource | TarSource | ClipSource | HuggingFaceSource = ListSource(
             root, **columns, on_corrupt=config.on_corrupt, max_corrupt_share=share
         )
+    elif kind == "huggingface":
+        source = HuggingFaceSource(root, split=config.split, **columns)
     elif kind == "tar":
         paths = [path for root in roots for path in tar_files(root)]
         name = root if len(roots) == 1 else f"{root} and {len(roots) - 1} more"

@@ -104,8 +104,8 @@ def _images(config: Config, source: Source) -> Iterator[Finding]:
         yield Finding(
             name=name,
             colour="yellow",
-            found=f"passed over, because they are no files, though named like images: {count:,}, such as {path} ({kind})",
-            advice="remove them, or mend the links",
+            found=f"passed over, because they cannot be read: {count:,}, such as {path} ({kind})",
+            advice="remove or repair them, and their lines in a list",
         )
 
 

@@ -30,6 +30,10 @@ OTHERS = [
         train=SourceConfig(name="tfds", dataset="a", split="train"),
         val=SourceConfig(name="tfds", dataset="a", split="val"),
     ),
+    ImageKnnConfig(
+        train=SourceConfig(name="huggingface", root="a", split="train"),
+        val=SourceConfig(name="huggingface", root="a", split="val"),
+    ),
     RetrievalConfig(
         train=MaskedSourceConfig(images="a", masks="b", names="train.txt"),
         val=MaskedSourceConfig(images="a", masks="b", names="val.txt"),

@@ -8,6 +8,8 @@ from absl import flags
 
 from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config import SourceConfig
+from flsl_jax.config.channels import read_window
+from flsl_jax.data.levels import Decoding
 from flsl_jax.data.packing import pack
 from flsl_jax.data.shards import Manifest, verify
 from flsl_jax.data.sources import open_any
@@ -40,6 +42,18 @@ _SHORT_SIDE = flags.DEFINE_integer(
     "0 keeps every file as it is.",
     lower_bound=0,
 )
+_CHANNELS = flags.DEFINE_integer(
+    "channels",
+    3,
+    "Bands of an image, as config.data.channels; reduced images of others than 3 are kept as arrays.",
+    1,
+    16,
+)
+_WINDOW = flags.DEFINE_string(
+    "window",
+    "",
+    "LOW,HIGH: of files with more than 8 bits, the values that are black and white in what --short_side reduces.",
+)
 _BOXES = flags.DEFINE_string(
     "boxes", None, "Bounding boxes to pack with the images: a COCO JSON file, or a folder of VOC XML files."
 )
@@ -68,6 +82,7 @@ def main() -> int:
             open_any(required(_INPUT, "photos"), config=columns),
             output,
             short_side=_SHORT_SIDE.value,
+            decoding=Decoding(channels=_CHANNELS.value, window=read_window(_WINDOW.value, key="--window")),
             boxes=Path(_BOXES.value) if _BOXES.value else None,
             records_per_shard=_RECORDS_PER_SHARD.value,
             workers=_WORKERS.value,

@@ -44,13 +44,14 @@ def check_channels(config: Config) -> None:
             )
 
 
-def read_window(text: str) -> tuple[float, float] | None:
-    """The two values of `data.window`; None where it says none, or "auto".
+def read_window(text: str, *, key: str = "config.data.window") -> tuple[float, float] | None:
+    """The two values of `data.window`, or of what `key` names; None where it says none, or "auto".
 
     Raises:
         UserError: it is something else.
     """
-    if text in ("", AUTO):
+    auto = ", or auto" if key.startswith("config") else ""
+    if text == "" or (text == AUTO and auto):
         return None
     try:
         low, high = (float(part) for part in text.strip(" ()[]").split(","))
@@ -58,7 +59,7 @@ def read_window(text: str) -> tuple[float, float] | None:
         low = high = math.nan
     require(
         math.isfinite(low) and math.isfinite(high) and low < high,
-        f"config.data.window is {text!r}; expected two numbers, the first below the second, such as 0,4095, or auto",
+        f"{key} is {text!r}; expected two numbers, the first below the second, such as 0,4095{auto}",
     )
     return low, high
 

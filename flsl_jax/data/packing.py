@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -14,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
 
 from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.listing import Listing
 from flsl_jax.data.records import Record, Source, path_of
+from flsl_jax.data.resize import resize
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, brief, encode_record, read_manifest, sha256_of
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError, one_line
@@ -42,6 +43,7 @@ class _Job:
     start: int
     stop: int
     short_side: int
+    decoding: Decoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,7 @@ def pack(
     output: Path,
     *,
     short_side: int = 0,
+    decoding: Decoding = RGB,
     boxes: Path | None = None,
     records_per_shard: int = 1024,
     workers: int = 1,
@@ -81,7 +84,8 @@ def pack(
         output: folder to write to; it is made if it does not exist.
         short_side: if positive, the shorter side in pixels to which a larger image is reduced (Pillow's antialiased
             bicubic filter); it is then stored upright as JPEG of quality 95, and so is a frame of a video. Every other image
-            keeps its own bytes.
+            keeps its own bytes. With other channels than three it is stored as `.npy`.
+        decoding: which channels are read, and which values of more than 8 bits are black and white in what is reduced.
         boxes: COCO JSON file or folder of VOC XML files; boxes are scaled with their images.
         records_per_shard: images per file, before those that cannot be decoded are left out.
         workers: processes to start; with 0 or 1, the calling process does the work.
@@ -101,7 +105,7 @@ def pack(
         "short_side": short_side,
         "records_per_shard": records_per_shard,
         "jpeg_quality": _JPEG_QUALITY,
-    }
+    } | ({} if decoding == RGB else {"decoding": decoding.describe()})
     if (output / MANIFEST_NAME).exists():
         manifest = read_manifest(output)
         _check_same(manifest.settings, settings, output)
@@ -109,7 +113,7 @@ def pack(
         return manifest
     _start(output, settings)
     boxed = with_boxes(source, boxes) if boxes is not None else None
-    jobs = _jobs(len(source), output=output, short_side=short_side, records_per_shard=records_per_shard)
+    jobs = _jobs(source, output=output, decoding=decoding, short_side=short_side, records_per_shard=records_per_shard)
     written = _run(jobs, source=boxed or source, workers=workers)
     listing: Listing | None = getattr(source, "listing", None)
     return _finish(
@@ -133,7 +137,7 @@ def _fingerprint(source: Source) -> str:
 
 
 def _check_same(found: dict[str, Any], wanted: dict[str, Any], output: Path) -> None:
-    different = [name for name in wanted if found.get(name) != wanted[name]]
+    different = [name for name in wanted | found if found.get(name) != wanted.get(name)]
     if different:
         raise UserError(
             f"--output={output} holds a data set made with another {', another '.join(different)}; name another folder "
@@ -154,7 +158,10 @@ def _start(output: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"--output={output} cannot be written ({error.strerror}); name another folder") from error
 
 
-def _jobs(total: int, *, output: Path, short_side: int, records_per_shard: int) -> Iterator[_Job]:
+def _jobs(
+    source: Source, *, output: Path, decoding: Decoding, short_side: int, records_per_shard: int
+) -> Iterator[_Job]:
+    total = len(source)
     num_shards = -(-total // records_per_shard)
     for shard in range(num_shards):
         yield _Job(
@@ -163,6 +170,7 @@ def _jobs(total: int, *, output: Path, short_side: int, records_per_shard: int) 
             start=shard * records_per_shard,
             stop=min((shard + 1) * records_per_shard, total),
             short_side=short_side,
+            decoding=decoding,
         )
 
 
@@ -234,7 +242,7 @@ def _pack_shard(job: _Job, source: Source) -> _Written:
     records, skipped = [], []
     for index in range(job.start, job.stop):
         try:
-            records.append(encode_record(_packed(source[index], short_side=job.short_side)))
+            records.append(encode_record(_packed(source[index], short_side=job.short_side, decoding=job.decoding)))
         except (DecodeError, OSError) as error:
             skipped.append((path_of(source, index) or f"record {index}", str(error)))
     shard = _write_shard(path, records) if records else Shard(file=job.file, count=0, size=0, sha256="")
@@ -251,17 +259,16 @@ def _earlier(progress: Path) -> _Written | None:
         return None
 
 
-def _packed(record: Record, *, short_side: int) -> Record:
+def _packed(record: Record, *, short_side: int, decoding: Decoding = RGB) -> Record:
     """The record with its image, reduced if it is too large. Every image is decoded once, to be sure that it can be."""
     data = record.image
-    pixels = data if isinstance(data, np.ndarray) else decode_image(data, name=record.name)
+    pixels = pixels_of(data, name=record.name, decoding=decoding, page=record.page)
     height, width = pixels.shape[:2]
     if short_side <= 0 or min(height, width) <= short_side:
-        return dataclasses.replace(record, image=data if isinstance(data, bytes) else _jpeg(pixels))
+        return dataclasses.replace(record, image=data if isinstance(data, bytes) else _encoded(pixels))
     scale = short_side / min(height, width)
     size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
-    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
-    image = _jpeg(np.asarray(resized))
+    image = _encoded(resize(pixels, height=size[1], width=size[0]))
     boxes = record.boxes
     if boxes is not None:
         factors = np.array([size[0] / width, size[1] / height] * 2, np.float32)
@@ -269,7 +276,12 @@ def _packed(record: Record, *, short_side: int) -> Record:
     return dataclasses.replace(record, image=image, boxes=boxes)
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _encoded(pixels: np.ndarray) -> bytes:
+    """JPEG of colour; other channels as `.npy`, because JPEG has none."""
+    if pixels.shape[-1] != 3:
+        buffer = io.BytesIO()
+        np.save(buffer, pixels)
+        return buffer.getvalue()
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=_JPEG_QUALITY, colorsubsampling="420")
 
 

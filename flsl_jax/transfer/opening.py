@@ -49,6 +49,12 @@ def open_backbone(source: str, *, network: NetworkConfig, reading: ReadingConfig
     depth = loaded.model.architecture.depth
     backbone = torch_backbone(loaded, options=backbone_options(network), blocks=default_blocks(network, depth=depth))
     log.info("%s", backbone.report)
+    if loaded.model.decoding.window is not None:
+        log.warning(
+            "%s was trained with data.window (%s); here files of 16 bits are read whole: stretch them to 8 bits first",
+            source,
+            loaded.model.decoding.describe(),
+        )
     return backbone
 
 

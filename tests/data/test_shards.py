@@ -13,10 +13,11 @@ from PIL import Image
 
 from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.decode import DecodeError, Decoding, decode_image
 from flsl_jax.data.packing import pack
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Record
+from flsl_jax.data.resize import resize
 from flsl_jax.data.shards import ShardSource, decode_record, encode_record, read_manifest, verify
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError
@@ -337,3 +338,22 @@ def test_a_torn_note_of_progress_is_no_progress(folder: Path, tmp_path: Path, mo
     for note, text in zip(notes, ("", '{"shard": 3}', "[]"), strict=True):
         note.write_text(text)
     assert pack(FolderSource(folder), out, records_per_shard=3).count == 7
+
+
+def test_other_bands_are_reduced_each_by_itself_and_kept_as_arrays(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    large, small = (np.random.default_rng(0).integers(0, 4096, (side, side, 5)).astype(np.uint16) for side in (40, 16))
+    np.save(tmp_path / "in" / "a.npy", large)
+    np.save(tmp_path / "in" / "b.npy", small)
+    decoding = Decoding(channels=5, window=(0.0, 4095.0))
+    source = FolderSource(tmp_path / "in")
+    pack(source, tmp_path / "out", short_side=20, decoding=decoding)
+    shards = ShardSource(tmp_path / "out")
+    levels = [decode_image(shards[index].image, name="a", decoding=decoding) for index in range(2)]
+    whole = decode_image(source[0].image, name="a", decoding=decoding)
+    np.testing.assert_array_equal(levels[0], resize(whole, height=20, width=20))
+    assert shards[1].image == source[1].image  # small enough: its own bytes
+    with pytest.raises(UserError, match="with another decoding"):
+        pack(source, tmp_path / "out", short_side=20)
+    with pytest.raises(UserError, match=r"none of the 2 images can be decoded, .* it has 5 bands, and 3 are wanted"):
+        pack(source, tmp_path / "three", short_side=20)

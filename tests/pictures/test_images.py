@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flsl_jax.errors import UserError
-from flsl_jax.pictures.images import ShownImage, file_stem, parse_place, queries, read_images
+from flsl_jax.pictures.images import ShownImage, as_colours, file_stem, parse_place, queries, read_images
 
 
 def save(path, size, mode="RGB"):
@@ -88,3 +88,11 @@ def test_a_place_that_is_no_place(text):
 def test_file_stems_are_safe():
     assert file_stem("runs/a b, step 3") == "runs_a_b_step_3"
     assert file_stem("../..") == "unnamed"
+
+
+def test_any_bands_can_be_looked_at() -> None:
+    bands = np.arange(2 * 2 * 5, dtype=np.uint8).reshape(2, 2, 5)
+    np.testing.assert_array_equal(as_colours(bands), bands[..., :3])
+    np.testing.assert_array_equal(as_colours(bands[..., :3]), bands[..., :3])
+    np.testing.assert_array_equal(as_colours(bands[..., :2]), bands[..., [0, 1, 1]])
+    np.testing.assert_array_equal(as_colours(bands[..., :1]), bands[..., [0, 0, 0]])

@@ -230,3 +230,12 @@ def test_a_run_holds_the_backbone_while_the_head_warms_up_and_a_resume_ignores_t
 
     other = tiny_config(init_from=str(workdir))
     chex.assert_trees_all_equal(read_initial(other).backbone, state["teacher"]["backbone"])
+
+
+def test_a_source_of_other_channels_is_refused(tmp_path):
+    source, params = random_backbone(channels=4)
+    path = save(tmp_path / "x.safetensors", source, params)
+    with pytest.raises(
+        UserError, match=r"config\.data\.channels is 3, the source has 4, and its patch projection is for"
+    ):
+        read_initial(tiny_config(init_from=path))

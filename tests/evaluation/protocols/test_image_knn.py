@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
+from flsl_jax.data.levels import Decoding
 from flsl_jax.errors import UserError
-from flsl_jax.evaluation.encoder import PixelEncoder
+from flsl_jax.evaluation.encoder import PixelEncoder, as_trained
 from flsl_jax.evaluation.protocols.image_knn import evaluate, open_data
 
 PIXELS = PixelEncoder(patch_size=4, image_size=16)
@@ -57,3 +58,21 @@ def test_images_without_classes_are_refused(folders: Path) -> None:
     flat = SourceConfig(root=str(folders / "train" / "class_0"))
     with pytest.raises(UserError, match="no image has a label"):
         open_data(ImageKnnConfig(train=flat, val=flat), patch_size=4, image_size=16)
+
+
+def test_images_of_other_bands_are_read_as_the_model_reads_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind, level in (("dark", 1000), ("light", 3000)):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            values = rng.integers(level, level + 500, (16, 20, 5)).astype(np.uint16)
+            np.save(tmp_path / kind / f"{number}.npy", values)
+    source = SourceConfig(root=str(tmp_path))
+    settings = ImageKnnConfig(train=source, val=source, k=1)
+    encoder = PixelEncoder(patch_size=8, image_size=16, decoding=Decoding(channels=5, window=(1000.0, 4000.0)))
+    train, _ = open_data(settings, **as_trained(encoder))
+    image, _ = next(iter(train))
+    assert image.shape == (16, 16, 5)
+    # From 0 to 500 of 3000, as 255ths.
+    assert image.max() <= 43
+    assert evaluate(encoder, settings, batch_size=4).metrics["top1"] == 1.0

@@ -121,7 +121,12 @@ def _folders(models: Sequence[OpenedModel], names: Sequence[str]) -> list[Path]:
         return [Path(_OUTPUT.value, file_stem(name) if len(models) > 1 else "") for name in names]
     for model in models:
         if model.results is None:
-            raise UserError(f"--output is missing; {model.encoder.name} has no workdir for its results")
+            why = (
+                f"{model.source} has no workdir for its results"
+                if model.workdir is None
+                else f"the results in {model.workdir} are its teacher's, not its student's"
+            )
+            raise UserError(f"--output is missing; {why}")
     return [model.results for model in models if model.results is not None]
 
 

@@ -99,6 +99,8 @@ def test_every_model_is_opened_before_the_first_is_judged(workdir, tmp_path):
         (["--model={run},pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing; pixels has no"),
         (["--model={run}", "--task=bbox_kn"], "there is no task 'bbox_kn'; did you mean \"bbox_knn\"?"),
         (["--model=pixels", "--patch_size=8", "--task=bbox_knn", *SCENES], "--output is missing"),
+        (["--model={run}", "--network=student", "--task=bbox_knn", *SCENES], "are its teacher's, not its student's"),
+        (["--model={run}", "--prefix=vit.", "--task=bbox_knn", *SCENES], "prefix=vit. is for weight files"),
         (["--model={run}", "--task=bbox_knn"], "--bbox_knn.train.root is missing"),
         (["--task=bbox_knn", *SCENES], "--model is missing"),
         (["--model={run}", "--task=video"], "--video.root is missing; --video.name=davis needs it"),

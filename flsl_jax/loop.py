@@ -28,7 +28,8 @@ from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches, open_loader
 from flsl_jax.training.interrupt import Interrupt
-from flsl_jax.training.lock import Lock, check_lock, locked
+from flsl_jax.training.lock import check_lock, locked
+from flsl_jax.training.lock_file import Lock
 from flsl_jax.training.mirror import Mirror, mirrored
 from flsl_jax.training.profiling import Profiler
 from flsl_jax.training.recorder import Recorder

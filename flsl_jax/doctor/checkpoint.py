@@ -17,7 +17,7 @@ from flsl_jax.doctor.config import checkpoint_bytes
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.training.continuing import continue_with, last_step
 from flsl_jax.training.history import read_alarms
-from flsl_jax.training.lock import user_of
+from flsl_jax.training.lock_file import user_of
 from flsl_jax.training.resuming import Found, find_newest
 from flsl_jax.training.setup import Training, steps_per_epoch
 from flsl_jax.workdir import METRICS_FILE, split_metrics

@@ -24,7 +24,7 @@ from flsl_jax import parallel
 from flsl_jax.checkpoints.folder import list_steps
 from flsl_jax.checkpoints.inspection import MARK
 from flsl_jax.errors import UserError, reason, require_packages
-from flsl_jax.training.lock import LOCK_FILE
+from flsl_jax.training.lock_file import LOCK_FILE
 
 log = logging.getLogger(__name__)
 

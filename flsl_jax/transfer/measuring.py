@@ -77,16 +77,22 @@ def coco_results(
     return results
 
 
-def average_precision(images: ObjectImages, results: list[dict[str, Any]]) -> dict[str, float]:
+def average_precision(images: ObjectImages, results: list[dict[str, Any]], *, masks: bool = False) -> dict[str, float]:
     """COCO's numbers from 0 to 1, as "box_ap", "box_ap50", …, and "mask_ap", … where the results have masks; for UAVDT also
     its own, "voc_ap70".
 
     A number that is not defined, such as the AP of large objects where there are none, is left out.
+
+    Args:
+        images: the truth.
+        results: all detections, in COCO's results format.
+        masks: whether the detector gives masks, which no result says where nothing was found.
     """
     metrics = {}
+    masked = all("segmentation" in result for result in results) if results else masks
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
     for name, kind in kinds.items():
-        if kind == "segm" and not (results and all("segmentation" in result for result in results)):
+        if kind == "segm" and not masked:
             continue
         values = _statistics(images, results, kind=kind)
         metrics |= {f"{name}_{key}": value for key, value in zip(_STATISTICS, values, strict=True) if value >= 0}

@@ -1,6 +1,8 @@
 """The processes of a fine-tuning run: one, or those that torchrun starts, one for each device."""
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +11,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from flsl_jax.errors import UserError
+from flsl_jax.training.lock_file import Lock, check_held, held
 
 
 class _Autocast(MixedPrecision):
@@ -56,6 +59,20 @@ def mean_over_processes(terms: dict[str, torch.Tensor], fabric: Fabric) -> dict[
 def asked_by_any(asked: bool, fabric: Fabric) -> bool:
     """Whether one of the processes asks; the same answer on all."""
     return over_processes(torch.tensor(float(asked)), fabric, op="sum").item() > 0
+
+
+def locked(workdir: Path, fabric: Fabric) -> contextlib.AbstractContextManager[Lock | None]:
+    """`training.lock_file.held` of the processes of a fine-tuning run.
+
+    Raises:
+        UserError: on entering it, where another run uses the workdir, or it cannot be written.
+    """
+    return held(workdir, is_first=fabric.is_global_zero, agreed=lambda problem: asked_by_any(problem, fabric))
+
+
+def check_lock(lock: Lock | None, fabric: Fabric) -> None:
+    """`Lock.check` by the first process, which has the lock; raises on all of them. All processes must call it."""
+    check_held(lock, agreed=lambda problem: asked_by_any(problem, fabric))
 
 
 def over_processes(values: torch.Tensor, fabric: Fabric, *, op: Literal["sum", "mean"]) -> torch.Tensor:

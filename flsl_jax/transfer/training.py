@@ -21,6 +21,7 @@ from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.meaning import require_classes
 from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.lock_file import Lock
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
@@ -32,7 +33,9 @@ from flsl_jax.transfer.objects import ObjectImages, open_objects
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
 from flsl_jax.transfer.processes import (
     asked_by_any,
+    check_lock,
     gathered,
+    locked,
     mean_over_processes,
     start_fabric,
     with_shared_statistics,
@@ -109,13 +112,26 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         UserError: anything that the user can fix; and a loss that is not finite, with the step.
     """
     data = open_data(config)
+    fabric = start_fabric(precision=config.precision, batch_size=config.batch_size)
+    with locked(workdir, fabric) as lock:
+        return _train_alone(config, backbone=backbone, data=data, workdir=workdir, fabric=fabric, lock=lock)
+
+
+def _train_alone(
+    config: TransferConfig,
+    *,
+    backbone: Backbone,
+    data: TransferData,
+    workdir: Path,
+    fabric: Fabric,
+    lock: Lock | None,
+) -> TransferOutcome:
     checkpoint = _newest(workdir)
     ids = data.train.category_ids if isinstance(data.train, ObjectImages) else ()
     description = describe_model(backbone, class_names=data.train.class_names, category_ids=ids)
     if checkpoint is not None:
         _check_same_config(config, workdir)
         check_same_model(description, workdir)
-    fabric = start_fabric(precision=config.precision, batch_size=config.batch_size)
     torch.manual_seed(random_seed(config.seed))
     model = with_shared_statistics(build_network(config, backbone=backbone, num_classes=data.num_classes), fabric)
     optimizer = make_optimizer(model, backbone.network, config.optimizer)
@@ -142,6 +158,7 @@ def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> T
         data=data,
         mean=backbone.mean,
         fabric=fabric,
+        lock=lock,
         model=model,
         wrapped=wrapped,
         writers=writers,
@@ -159,6 +176,7 @@ class _Run:
     data: TransferData
     mean: tuple[float, ...]
     fabric: Fabric
+    lock: Lock | None
     model: nn.Module
     wrapped: nn.Module
     writers: Writers
@@ -213,13 +231,15 @@ class _Run:
         if isinstance(val, ObjectImages):
             found = gathered(detect(self.model, val, device=device, indices=indices), self.fabric)
             found.sort(key=lambda result: result["image_id"])
-            measurement = Measurement(metrics=average_precision(val, found), detections=found)
+            masks = self.config.network.kind == "mask_rcnn"
+            measurement = Measurement(metrics=average_precision(val, found, masks=masks), detections=found)
         else:
             confusion, images = classify(self.model, val, device=device, augment=self.config.augment, indices=indices)
             confusion = np.sum(gathered([confusion], self.fabric), axis=0)
             images = sorted(gathered(images, self.fabric), key=lambda image: image["index"])
             pixels = {"confusion": confusion.tolist(), "images": images}
             measurement = Measurement(metrics=mask_metrics(confusion), pixels=pixels)
+        check_lock(self.lock, self.fabric)
         if self.fabric.is_global_zero:
             measurement.save(self.workdir)
         return measurement
@@ -284,7 +304,12 @@ class _Run:
         return self.wrapped(images, targets)
 
     def _save(self, state: dict[str, Any], *, step: int, metrics: dict[str, float]) -> None:
-        """Writes the newest checkpoint and, if its metric is the best so far, the best one; each replaces the one before."""
+        """Writes the newest checkpoint and, if its metric is the best so far, the best one; each replaces the one before.
+
+        Raises:
+            UserError: another run has taken the workdir over; nothing is written.
+        """
+        check_lock(self.lock, self.fabric)
         value = metrics.get(self.config.main_metric, -math.inf)
         is_best = value > state["best"]
         state |= {"step": step, "best": max(value, state["best"])}

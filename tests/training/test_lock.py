@@ -12,8 +12,9 @@ import pytest
 
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
-from flsl_jax.training import lock as lock_module
-from flsl_jax.training.lock import LOCK_FILE, locked, user_of
+from flsl_jax.training import lock_file as lock_module
+from flsl_jax.training.lock import locked
+from flsl_jax.training.lock_file import LOCK_FILE, user_of
 from tests.tiny import tiny_config
 
 

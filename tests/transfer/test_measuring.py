@@ -60,6 +60,10 @@ def test_the_truth_has_an_ap_of_1_and_nothing_has_0():
     nothing = average_precision(images, [])
     assert nothing["box_ap"] == 0.0
     assert "mask_ap" not in nothing
+    nothing = average_precision(images, [], masks=True)
+    assert nothing["mask_ap"] == nothing["mask_ap50"] == nothing["box_ap"] == 0.0
+    boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    assert "mask_ap" not in average_precision(images, boxes)
 
 
 def test_saved_results_have_the_ap_that_pycocotools_gives_by_hand(tmp_path):

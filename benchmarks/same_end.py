@@ -11,7 +11,8 @@ from flsl_jax.workdir import read_metrics
 
 # Of a machine's speed, so never the same.
 _TIMING = ("images_per_sec", "data_wait_share", "mfu")
-_CLOSE = 1e-6
+# Of losses, between rounding (1e-6 after some hundred steps) and another sample (1e-2); and of parameters.
+_SAME_SAMPLES, _CLOSE = 1e-4, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,8 @@ class End:
 
     @property
     def is_close(self) -> bool:
-        """Whether losses and parameters are equal but for rounding: within 1e-6."""
-        return not self.lines and self.loss <= _CLOSE and self.parameters <= _CLOSE
+        """Whether every loss is of the same samples, and parameters are equal but for rounding: within 1e-6."""
+        return not self.lines and self.loss <= _SAME_SAMPLES and self.parameters <= _CLOSE
 
     def __str__(self) -> str:
         if self.is_same:

@@ -22,7 +22,7 @@ from flsl_jax.errors import DataError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.processes import connected
-from flsl_jax.training.compiling import announced, memory_hint
+from flsl_jax.training.compiling import announced, compiled_together, memory_hint
 from flsl_jax.training.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.history import read_alarms
@@ -296,7 +296,7 @@ def _initialise(training: Training, initial: Initial | None) -> TrainState:
 
 def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _Reached:
     """Steps `start` … `run.end`, with evaluations and checkpoints in between; ends early when asked to stop."""
-    step, complete, images = start, True, None
+    step, complete, images, make_step = start, True, None, run.training.step
     save_every = max(1, round(run.config.checkpoint.every_epochs * run.training.steps_per_epoch))
     batches = run.loader.batches(start, run.end - start)
     feed = device_batches(
@@ -313,7 +313,9 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
                 run.profiler.before(step + 1)
                 compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
                 with jax.transfer_guard("disallow"), memory_hint(), compiling:
-                    state, metrics = run.training.step(state, batch.images, batch.sample)
+                    if images is None:
+                        make_step = compiled_together(make_step, state, batch.images, batch.sample)
+                    state, metrics = make_step(state, batch.images, batch.sample)
                 step += 1
                 images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
                 run.profiler.after(step, metrics)

@@ -6,13 +6,18 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+from orbax.checkpoint import multihost
 
 from flsl_jax.errors import UserError, not_fatal
+from flsl_jax.training.step import StepFunction
 
 log = logging.getLogger(__name__)
 
+# Longer than any compilation. A process that is lost ends the others before.
+_BARRIER_HOURS = 24
 # In the workdir: the seconds of the last compilation there.
 COMPILATION_FILE = "compilation.json"
 
@@ -30,6 +35,19 @@ def announced(workdir: Path) -> Iterator[None]:
         seconds = round(time.perf_counter() - start, 1)
         with not_fatal(COMPILATION_FILE):
             (workdir / COMPILATION_FILE).write_text(json.dumps({"seconds": seconds}) + "\n")
+
+
+def compiled_together(step: Any, *arguments: Any) -> StepFunction:
+    """What `jit_step` returns, which several processes compile for these arguments and begin together.
+
+    One may compile far longer than another, which finds the program in its cache, and the first exchange of a program waits for
+    the others only so long: half a minute on a CPU.
+    """
+    if jax.process_count() == 1:
+        return step
+    compiled = step.lower(*arguments).compile()
+    multihost.get_barrier_sync_fn()(key="the step is compiled", timeout_ms=_BARRIER_HOURS * 3_600_000)
+    return compiled
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,7 +119,7 @@ class Recorder:
         while len(self._pending) > keep:
             item = self._pending.popleft()
             # Where the devices wait for data they have done a step long before it is read, soon after it was dispatched.
-            ready = all(value.is_ready() for value in item.metrics.values())
+            ready = all(_is_ready(value) for value in item.metrics.values())
             values = {name: float(value) for name, value in jax.device_get(item.metrics).items()}
             done = item.at if ready else time.perf_counter()
             self._check_finite(values, item)
@@ -152,6 +153,10 @@ class Recorder:
             f"(records in {self._workdir / name}); {self._last_words()}; lower config.optimizer.lr or "
             "config.optimizer.clip_norm, or set config.compute.dtype=float32, and start again"
         )
+
+
+def _is_ready(value: Any) -> bool:
+    return value.is_ready()  # jax.Array has it, but its annotations do not
 
 
 class _Clock:

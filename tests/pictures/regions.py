@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from flsl_jax.data.decode import RGB
 from flsl_jax.pictures.images import ShownImage
 
 
@@ -10,6 +11,7 @@ class RegionEncoder:
     """Tokens are the mean red, green and blue of each patch of 8 pixels."""
 
     name, patch_size, image_size, blank, inv_temp = "regions", 8, 32, (0.0, 0.0, 0.0), None
+    decoding = RGB
 
     def tokens(self, images):
         batch, height, width, _ = images.shape

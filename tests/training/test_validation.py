@@ -83,7 +83,7 @@ def test_sigterm_while_measuring_saves_and_the_measurement_is_made_up_for(tmp_pa
     """The first two calls are of the untrained network and of raw pixels."""
     calls = []
 
-    def nothing(settings, *, patch_size, image_size):
+    def nothing(settings, *, patch_size, image_size, decoding):
         return None
 
     def evaluate(encoder, settings, *, batch_size, data):
@@ -118,7 +118,7 @@ def test_a_warning_of_a_task_is_logged_once(tmp_path, monkeypatch, caplog):
     task = Task(
         name="image_knn",
         settings=ImageKnnConfig,
-        open=lambda settings, *, patch_size, image_size: None,
+        open=lambda settings, *, patch_size, image_size, decoding: None,
         evaluate=evaluate,
         judges="",
         needs="",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import Boxes
+from flsl_jax.data.decode import RGB
 from flsl_jax.data.records import Record
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.box_features import encode_boxes
@@ -117,6 +118,7 @@ class _Painted:
     """An encoder of images of 3×3 patches of one pixel, each of which says by its level which one-hot token it has."""
 
     name, patch_size, image_size, blank = "painted", 1, 3, (0.0, 0.0, 0.0)
+    decoding = RGB
 
     def __init__(self, inv_temp: float | None = None) -> None:
         self.inv_temp = inv_temp

@@ -1,8 +1,8 @@
 """A copy of a workdir in an object store (`gs://`, `s3://`, whatever fsspec opens), for machines whose disks go with them.
 
 The first process copies, in a thread of its own: after each checkpoint, and at the end. In the copy, as on the disk, a
-checkpoint is complete when it has its commit mark, which is written last and deleted first. A run that starts in a workdir
-without checkpoints fetches the copy before anything else, and goes on from it.
+checkpoint is complete when it has its commit mark, which is written last and deleted first. A run that starts where the copy
+has a newer checkpoint than the workdir fetches the copy before anything else, and goes on from it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from flsl_jax import parallel
 from flsl_jax.checkpoints.folder import list_steps
 from flsl_jax.checkpoints.inspection import MARK
 from flsl_jax.errors import UserError, reason, require_packages
-from flsl_jax.training.lock_file import LOCK_FILE
+from flsl_jax.training.lock_file import LOCK_FILE, held
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +43,9 @@ class Mirror:
         self._workdir, self._store = workdir, store
         self._token = uuid.uuid4().hex
         self._sent: dict[str, tuple[int, int]] = {}
-        self._asked, self._closing, self._failing = threading.Event(), threading.Event(), False
+        self._asked, self._closing = threading.Event(), threading.Event()
+        self._owned = self._failing = False
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
-
-    def start(self) -> None:
-        """Takes the copy for this run.
-
-        Raises:
-            Exception: the store cannot be written, whatever its file layer raises.
-        """
-        owner = {"host": socket.gethostname(), "process": os.getpid(), "token": self._token}
-        self._store.write(_OWNER, json.dumps(owner).encode())
         self._thread.start()
 
     def update(self) -> None:
@@ -93,6 +85,11 @@ class Mirror:
                 self._failing, pause = False, FIRST_PAUSE
 
     def _is_ours(self) -> bool:
+        """Takes the copy for this run the first time: when it saves, the workdir is its own."""
+        if not self._owned:
+            us = {"host": socket.gethostname(), "process": os.getpid(), "token": self._token}
+            self._store.write(_OWNER, json.dumps(us).encode())
+            self._owned = True
         owner = json.loads(self._store.read(_OWNER) or b"{}")
         if owner.get("token") == self._token:
             return True
@@ -114,7 +111,7 @@ class Mirror:
             name = path.relative_to(self._workdir).as_posix()
             if path.is_file() and not _is_left_out(name):
                 self._copy_file(path, name)
-        gone = {int(step) for step in _steps_in(there)} - set(steps) if steps else ()
+        gone = set(_steps_in(there)) - set(steps) if steps else ()
         for step in gone:
             self._delete_checkpoint(step, there)
 
@@ -173,18 +170,29 @@ class _Store:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        self._files.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
+        self._make_room(name)
         self._files.pipe_file(f"{self._root}/{name}", content)
 
     def put(self, path: Path, name: str) -> None:
-        self._files.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
+        self._make_room(name)
         self._files.put_file(str(path), f"{self._root}/{name}")
+
+    def _make_room(self, name: str) -> None:
+        """On a disk a file needs a folder. In a store it needs none, and asking for one could make a bucket of a wrong name."""
+        if self.folder is not None:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.part")
         self._files.get_file(f"{self._root}/{name}", str(partial))
         partial.replace(path)
+
+    def probe(self) -> None:
+        """Writes a file and deletes it."""
+        name = f".probe{uuid.uuid4().hex}"
+        self.write(name, b"")
+        self.delete(name)
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -193,7 +201,7 @@ class _Store:
 
 @contextlib.contextmanager
 def mirrored(url: str, workdir: Path) -> Iterator[Mirror | None]:
-    """Context of a run whose workdir has a copy; what the copy has is fetched first where the workdir has no checkpoint.
+    """Context of a run whose workdir has a copy, which is fetched first where it has a newer checkpoint than the workdir.
 
     Args:
         url: `config.checkpoint.mirror`; "": there is no copy.
@@ -226,10 +234,8 @@ def _open(url: str, workdir: Path) -> Mirror:
         store = _Store(url)
         if store.folder is not None and store.folder.resolve().is_relative_to(workdir.resolve()):
             raise UserError(f"config.checkpoint.mirror={url} lies in the workdir {workdir} itself; name another place")
-        if not list_steps(workdir / _CHECKPOINTS):
-            _fetch(store, workdir)
-        mirror = Mirror(workdir, store)
-        mirror.start()
+        store.probe()
+        _fetch_newer(store, workdir)
     except UserError:
         raise
     except ImportError as error:
@@ -238,33 +244,38 @@ def _open(url: str, workdir: Path) -> Mirror:
         raise UserError(
             f"config.checkpoint.mirror={url} cannot be used ({reason(error)}); check the name, the rights and the network"
         ) from error
-    return mirror
+    return Mirror(workdir, store)
 
 
-def _fetch(store: _Store, workdir: Path) -> None:
-    """Brings what the copy has into a workdir without checkpoints; complete checkpoints alone, under their names when whole."""
-    there = store.sizes()
+def _fetch_newer(store: _Store, workdir: Path) -> None:
+    """Brings what the copy has into a workdir whose newest checkpoint is older, or that has none: complete checkpoints, each
+    under its name when it is whole, and the other files."""
+    there, here = store.sizes(), list_steps(workdir / _CHECKPOINTS)
     steps = [step for step in _steps_in(there) if f"{_CHECKPOINTS}/{step}/{MARK}" in there]
-    if not steps:
+    if not steps or (here and here[0] >= steps[-1]):
         return
-    log.info("fetching the run from %s", store.url)
-    begin = time.perf_counter()
-    for name in there:
-        if not name.startswith(f"{_CHECKPOINTS}/") and name != _OWNER and not (workdir / name).exists():
-            store.get(name, workdir / name)
-    for step in steps:
-        partial = workdir / _CHECKPOINTS / f"{step}.fetching"
-        shutil.rmtree(partial, ignore_errors=True)
+    with held(workdir, is_first=True, agreed=int):
+        log.info("fetching the run from %s", store.url)
+        begin = time.perf_counter()
+        missing = [step for step in steps if step not in here]
+        for step in missing:
+            partial, prefix = workdir / _CHECKPOINTS / f"{step}.fetching", f"{_CHECKPOINTS}/{step}/"
+            shutil.rmtree(partial, ignore_errors=True)
+            for name in there:
+                if name.startswith(prefix):
+                    store.get(name, partial / name.removeprefix(prefix))
+            partial.rename(partial.with_suffix(""))
         for name in there:
-            if name.startswith(f"{_CHECKPOINTS}/{step}/"):
-                store.get(name, partial / name.removeprefix(f"{_CHECKPOINTS}/{step}/"))
-        partial.rename(partial.with_suffix(""))
-    log.info("fetched the checkpoints of steps %s in %.0f s", ", ".join(steps), time.perf_counter() - begin)
+            if not name.startswith(f"{_CHECKPOINTS}/") and name != _OWNER:
+                store.get(name, workdir / name)
+    took = time.perf_counter() - begin
+    log.info("fetched the checkpoints of steps %s in %.0f s", ", ".join(map(str, missing)), took)
 
 
-def _steps_in(names: dict[str, int]) -> list[str]:
+def _steps_in(names: dict[str, int]) -> list[int]:
+    """The steps of which there are files, the oldest first."""
     found = {name.split("/")[1] for name in names if name.startswith(f"{_CHECKPOINTS}/")}
-    return sorted((step for step in found if step.isdecimal()), key=int)
+    return sorted(int(step) for step in found if step.isdecimal())
 
 
 def _is_left_out(name: str) -> bool:

@@ -1,8 +1,8 @@
 """The copy of a workdir in an object store: complete checkpoints, a run that goes on from it, a store that fails."""
 
-import contextlib
 import json
 import shutil
+import time
 import uuid
 
 import fsspec
@@ -14,6 +14,7 @@ from flsl_jax.checkpoints import read_checkpoint
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.training import mirror as mirror_module
+from flsl_jax.training.lock import locked
 from flsl_jax.training.mirror import mirrored
 from flsl_jax.workdir import read_metrics
 from tests.tiny import tiny_config
@@ -38,6 +39,13 @@ def add_checkpoint(workdir, step, *, content=b"arrays"):
     (folder / "state").mkdir(parents=True)
     (folder / "state" / "data").write_bytes(content)
     (folder / MARK).write_text(json.dumps({"at": uuid.uuid4().hex}))
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def update(url, workdir):
@@ -96,23 +104,56 @@ def test_a_copy_without_its_mark_is_not_fetched(tmp_path, url):
         assert [path.name for path in (tmp_path / "second" / "checkpoints").iterdir()] == ["2"]
 
 
-def test_a_workdir_with_checkpoints_is_left_as_it_is(tmp_path, url):
+def test_a_workdir_that_is_as_new_is_left_as_it_is(tmp_path, url):
     add_checkpoint(tmp_path / "first", 2)
     (tmp_path / "first" / "config.json").write_text("{}")
     update(url, tmp_path / "first")
-    add_checkpoint(tmp_path / "second", 9)
+    add_checkpoint(tmp_path / "second", 2)
     with mirrored(url, tmp_path / "second"):
         assert [path.name for path in tmp_path.glob("second/*")] == ["checkpoints"]
 
 
+def test_a_workdir_that_is_older_gets_what_it_lacks_and_no_newer_checkpoint_of_the_copy_is_deleted(tmp_path, url):
+    for step in (2, 4):
+        add_checkpoint(tmp_path / "first", step)
+    (tmp_path / "first" / "metrics.jsonl").write_text("new")
+    update(url, tmp_path / "first")
+    add_checkpoint(tmp_path / "second", 2, content=b"its own")
+    (tmp_path / "second" / "metrics.jsonl").write_text("old")
+    update(url, tmp_path / "second")
+    assert (tmp_path / "second" / "checkpoints" / "2" / "state" / "data").read_bytes() == b"its own"
+    assert (tmp_path / "second" / "checkpoints" / "4" / "state" / "data").read_bytes() == b"arrays"
+    assert (tmp_path / "second" / "metrics.jsonl").read_text() == "new"
+    assert f"checkpoints/4/{MARK}" in names(url)
+
+
 def test_of_two_runs_with_one_copy_the_first_stops_copying(tmp_path, url, caplog):
-    add_checkpoint(tmp_path / "first", 2)
-    with contextlib.ExitStack() as both:
-        first = both.enter_context(mirrored(url, tmp_path / "first"))
-        both.enter_context(mirrored(url, tmp_path / "second"))
+    for name, step in (("first", 4), ("second", 2)):
+        add_checkpoint(tmp_path / name, step)
+    with mirrored(url, tmp_path / "first") as first:
+        first.update()
+        wait_until(lambda: f"checkpoints/4/{MARK}" in names(url))
+        shutil.rmtree(tmp_path / "second")
+        add_checkpoint(tmp_path / "second", 6)
+        update(url, tmp_path / "second")
         first.update()
     assert "is kept by another run now (process " in caplog.text
-    assert names(url) == {"mirror.json"}
+    assert f"checkpoints/6/{MARK}" in names(url)
+    assert f"checkpoints/4/{MARK}" not in names(url)
+
+
+def test_a_start_that_the_lock_refuses_takes_and_fetches_no_copy(tmp_path, url):
+    add_checkpoint(tmp_path, 2)
+    update(url, tmp_path)
+    files, root = fsspec.url_to_fs(url)
+    owner = files.cat_file(f"{root}/mirror.json")
+    with mirrored(url, tmp_path):  # as long as nothing is saved
+        pass
+    assert files.cat_file(f"{root}/mirror.json") == owner
+    shutil.rmtree(tmp_path / "checkpoints")
+    with locked(tmp_path), pytest.raises(UserError, match="is in use by"), mirrored(url, tmp_path):
+        pass
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_store_that_fails_for_a_while_is_said_and_tried_again(tmp_path, url, caplog, monkeypatch):
@@ -128,10 +169,7 @@ def test_a_store_that_fails_for_a_while_is_said_and_tried_again(tmp_path, url, c
     add_checkpoint(tmp_path, 2)
     with mirrored(url, tmp_path) as mirror:
         mirror.update()
-        for _ in range(600):
-            if "is up to date again" in caplog.text:
-                break
-            mirror._thread.join(0.05)
+        wait_until(lambda: "is up to date again" in caplog.text)
     assert caplog.text.count("could not be brought up to date (Connection reset by peer); the run goes on") == 2
     assert f"checkpoints/2/{MARK}" in names(url)
 

@@ -296,7 +296,7 @@ def _initialise(training: Training, initial: Initial | None) -> TrainState:
 
 def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _Reached:
     """Steps `start` … `run.end`, with evaluations and checkpoints in between; ends early when asked to stop."""
-    step, complete, images, make_step = start, True, None, run.training.step
+    step, complete, images, take_step = start, True, None, run.training.step
     save_every = max(1, round(run.config.checkpoint.every_epochs * run.training.steps_per_epoch))
     batches = run.loader.batches(start, run.end - start)
     feed = device_batches(
@@ -314,8 +314,8 @@ def _loop(run: _Run, recorder: Recorder, state: TrainState, *, start: int) -> _R
                 compiling = announced(run.workdir) if images is None else contextlib.nullcontext()
                 with jax.transfer_guard("disallow"), memory_hint(), compiling:
                     if images is None:
-                        make_step = compiled_together(make_step, state, batch.images, batch.sample)
-                    state, metrics = make_step(state, batch.images, batch.sample)
+                        take_step = compiled_together(take_step, state, batch.images, batch.sample)
+                    state, metrics = take_step(state, batch.images, batch.sample)
                 step += 1
                 images = batch.host.images[:_SHOWN_IMAGES].copy() if images is None else images
                 run.profiler.after(step, metrics)

@@ -102,7 +102,7 @@ def test_a_damaged_older_checkpoint_is_not_needed(workdir):
 
 def test_with_no_good_checkpoint_left_it_is_red(workdir):
     for step in ("2", "4"):
-        largest("state/ocdbt.process_0/d/*", flip)(workdir / "checkpoints" / step)
+        every_file("state/ocdbt.process_0/d/*", flip)(workdir / "checkpoints" / step)
     findings = named("checkpoint/whole", examined(workdir))
     assert [finding.colour for finding in findings] == ["red", "red"]
     for step in ("2", "4"):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig
+from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig, SourceConfig
 from flsl_jax.data.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
@@ -24,8 +24,8 @@ class Album:
     """What to draw.
 
     `models`: as `open_model` takes them, with `patch_size` and `reading`. `images`: a file, a folder, "scenes" or
-    "scenes:textures", of which the first `limit` images are drawn. `output`: the folder of the pictures. `pictures`: their
-    names; empty: the usual ones.
+    "scenes:textures", of which the first `limit` images are drawn. `columns`: whose other keys say what is read of them.
+    `output`: the folder of the pictures. `pictures`: their names; empty: the usual ones.
     `settings`: of the pictures. `size`: the images' shorter side in pixels; 0: the largest at which a model was trained.
     `search`: a file or folder of which the first `search_limit` images are searched for neighbours; empty: the drawn images.
     `compare`: whether models are the columns of one sheet. `report`: whether report.html is written too. `narrow`: whether each
@@ -35,6 +35,7 @@ class Album:
     models: Sequence[str]
     images: str
     output: Path
+    columns: SourceConfig = dataclasses.field(default_factory=SourceConfig)
     pictures: Sequence[str] = ()
     settings: PictureSettings = dataclasses.field(default_factory=PictureSettings)
     size: int = 0
@@ -59,14 +60,13 @@ def make_album(album: Album) -> list[Path]:
     multiple = math.lcm(*(subject.encoder.patch_size for subject in subjects))
     size = album.size or max(subject.encoder.image_size for subject in subjects)
     decoding = _one_decoding(subjects)
-    images = read_images(album.images, limit=album.limit, size=size, multiple=multiple, decoding=decoding)
+    how = {"size": size, "multiple": multiple, "decoding": decoding, "config": album.columns}
+    images = read_images(album.images, limit=album.limit, **how)
     for image in images:
         queries(image, album.settings.places)
     settings = album.settings
     if album.search:
-        search = read_images(
-            album.search, limit=album.search_limit, size=size, multiple=multiple, flag="--search", decoding=decoding
-        )
+        search = read_images(album.search, limit=album.search_limit, flag="--search", **how)
         settings = dataclasses.replace(settings, search=search)
     names = choose_pictures(album.pictures, subjects, images, settings)
     check_writable(album.output)

@@ -12,6 +12,7 @@ Files come in shards. If the command is stopped, the same command goes on, and a
 is done, embedding.json in the folder says what it holds. docs/features.md has every array and column, and code that reads them.
 """
 
+import dataclasses
 import logging
 import re
 
@@ -22,6 +23,7 @@ from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
 from flsl_jax.config.reading_flags import define_reading
+from flsl_jax.config.source_flags import define_columns
 from flsl_jax.embedding.settings import DTYPES, FEATURES, FILE_FORMATS, EmbedSettings
 from flsl_jax.errors import UserError
 
@@ -43,8 +45,10 @@ _IMAGES = flags.DEFINE_string(
     "images",
     None,
     "A folder of images at any depth, a folder of shards of `flsl prepare`, an image file, a list of files (.txt, .csv, .tsv, "
-    '.jsonl), tar files, several of these with commas between them, or "scenes" (embedded, synthetic).',
+    '.jsonl), tar files, videos, a Hugging Face data set on disk, several of these with commas between them, or "scenes" '
+    "(embedded, synthetic).",
 )
+_COLUMNS = define_columns()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the files; it is made.")
 _FEATURES = flags.DEFINE_list(
     "features", ["mean"], f"Which features, of {', '.join(FEATURES)}, with commas between them."
@@ -117,7 +121,7 @@ def main() -> int:
         images,
         limit=_LIMIT.value,
         scene_size=settings.size or encoder.image_size,
-        pages="all" if _PAGES.value == "all" else "first",
+        config=dataclasses.replace(_COLUMNS(), pages=_PAGES.value),
     )
     found = survey(source)
     if found.dark() and not encoder.decoding.window:

@@ -7,8 +7,9 @@ from pathlib import Path
 from absl import flags
 
 from flsl_jax.command_line import local_path, required, run_main, show_log
-from flsl_jax.config import SourceConfig
 from flsl_jax.config.channels import read_window
+from flsl_jax.config.source import MOST_CHANNELS
+from flsl_jax.config.source_flags import define_columns
 from flsl_jax.data.levels import Decoding
 from flsl_jax.data.packing import pack
 from flsl_jax.data.shards import Manifest, verify
@@ -21,14 +22,7 @@ _INPUT = flags.DEFINE_string(
     "tar files, videos or a Hugging Face data set on disk; several with commas between them. With one folder per class, or "
     "classes in a list, these become labels.",
 )
-_IMAGE_COLUMN = flags.DEFINE_string(
-    "image_column", "", "Which column of a list has the path; by default the one with a usual name."
-)
-_SPLIT = flags.DEFINE_string("split", "train", "Which part of a Hugging Face data set with several is packed.")
-_FRAME_STRIDE = flags.DEFINE_integer("frame_stride", 1, "Of how many frames of a video one is packed.", lower_bound=1)
-_LABEL_COLUMN = flags.DEFINE_string(
-    "label_column", "", "Which column of a list has the class; by default label or class."
-)
+_COLUMNS = define_columns(labels=True)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -47,7 +41,7 @@ _CHANNELS = flags.DEFINE_integer(
     3,
     "Bands of an image, as config.data.channels; reduced images of others than 3 are kept as arrays.",
     1,
-    16,
+    MOST_CHANNELS,
 )
 _WINDOW = flags.DEFINE_string(
     "window",
@@ -72,14 +66,8 @@ def main() -> int:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")
         return 0
     try:
-        columns = SourceConfig(
-            split=_SPLIT.value,
-            image_column=_IMAGE_COLUMN.value,
-            label_column=_LABEL_COLUMN.value,
-            frame_stride=_FRAME_STRIDE.value,
-        )
         manifest = pack(
-            open_any(required(_INPUT, "photos"), config=columns),
+            open_any(required(_INPUT, "photos"), config=_COLUMNS()),
             output,
             short_side=_SHORT_SIDE.value,
             decoding=Decoding(channels=_CHANNELS.value, window=read_window(_WINDOW.value, key="--window")),

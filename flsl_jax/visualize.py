@@ -11,6 +11,7 @@ from flsl_jax.config import MODE_SIMILARITY
 from flsl_jax.config.flags import FloatParser
 from flsl_jax.config.ranges import Range
 from flsl_jax.config.reading_flags import define_reading
+from flsl_jax.config.source_flags import define_columns
 from flsl_jax.pictures.gallery import NAMES, PictureSettings
 from flsl_jax.pictures.images import parse_place
 
@@ -23,9 +24,11 @@ _MODEL = flags.DEFINE_list(
 _IMAGES = flags.DEFINE_string(
     "images",
     None,
-    "A folder of images, one image file, a list of files, tar files, a folder of shards, several of these with commas "
-    'between them, "scenes" or "scenes:textures" (embedded, synthetic). --pictures=curves needs none.',
+    "A folder of images, one image file, a list of files, tar files, videos, a Hugging Face data set on disk, a folder of "
+    'shards, several of these with commas between them, "scenes" or "scenes:textures" (embedded, synthetic). '
+    "--pictures=curves needs none.",
 )
+_COLUMNS = define_columns()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.")
 _PICTURES = flags.DEFINE_list(
     "pictures", [], f"Which pictures, of {', '.join(NAMES)}; by default all but tsne, neighbours and ratio."
@@ -76,7 +79,7 @@ def main() -> int:
     keep_host_memory()
     written = make_album(
         Album(
-            models=models, images=images, output=output, pictures=_PICTURES.value,
+            models=models, images=images, columns=_COLUMNS(), output=output, pictures=_PICTURES.value,
             settings=settings, size=_SIZE.value, limit=_LIMIT.value, search=_SEARCH.value,
             search_limit=_SEARCH_LIMIT.value, patch_size=_PATCH_SIZE.value, reading=_READING(),
             compare=_COMPARE.value, report=_REPORT.value,

@@ -91,3 +91,12 @@ def test_parts_are_numbers_from_1():
     for text in ("0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"):
         with pytest.raises(UserError, match="expected i/n"):
             parse_part(text)
+
+
+def test_a_column_of_a_table_is_chosen(images, tmp_path):
+    table = images / "pairs.csv"
+    table.write_text("path,partner\n00.jpg,01.jpg\n02.jpg,03.jpg\n")
+    done = run(f"--images={table}", f"--output={tmp_path / 'out'}", "--image_column=partner", "--format=npy")
+    assert done.returncode == 0, done.stderr
+    (names,) = (tmp_path / "out").glob("name-*.npy")
+    assert np.load(names).tolist() == ["01.jpg", "03.jpg"]

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 from flsl_jax.config.parsing import SEVERAL
 from flsl_jax.config.ranges import Range
 
+# Bands that a network may see.
+MOST_CHANNELS = 16
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -68,7 +71,7 @@ class TrainingImagesConfig(SourceConfig):
             sample of the images when the run begins; "": 0 and 65535.
     """
 
-    channels: Annotated[int, Range(1, 16, unit="channels")] = 3
+    channels: Annotated[int, Range(1, MOST_CHANNELS, unit="channels")] = 3
     window: str = dataclasses.field(default="", metadata=SEVERAL)
 
 

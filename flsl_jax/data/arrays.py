@@ -6,6 +6,7 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 
+from flsl_jax.config.source import MOST_CHANNELS
 from flsl_jax.data.levels import DecodeError, Decoding, adapted, to_levels
 from flsl_jax.errors import first_line
 
@@ -31,6 +32,11 @@ def read(data: bytes, decoding: Decoding, *, name: str, page: int = 0) -> UInt8[
     if bands.shape[-1] not in (decoding.channels, 1, 3) and bands.shape[0] == decoding.channels:
         raise DecodeError(
             f"{name}: an array of shape {values.shape} has its bands first; save it as [height, width, bands]"
+        )
+    if bands.shape[-1] > MOST_CHANNELS:
+        raise DecodeError(
+            f"{name}: an array of shape {values.shape} would have {bands.shape[-1]} bands; save an image as [height, width, "
+            "bands], and several as [pages, height, width, bands]"
         )
     return adapted(to_levels(bands, decoding, name=name), decoding, name=name)
 

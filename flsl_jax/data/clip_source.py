@@ -124,8 +124,10 @@ def clip_files(root: str) -> list[str]:
     """Relative paths of the video files below a folder, at any depth, sorted; or the name of one file.
 
     Raises:
-        UserError: the folder has none.
+        UserError: it does not exist, or the folder has none.
     """
+    if not os.path.exists(root):
+        raise UserError(f"{root} cannot be read (No such file or directory); name a video, or a folder of them")
     if not os.path.isdir(root):
         return [os.path.basename(root)]
     found = []

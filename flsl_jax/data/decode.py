@@ -48,7 +48,9 @@ def decode_image(
     """Decodes one image to upright levels.
 
     RGB and grey JPEG are decoded by libjpeg-turbo (simplejpeg), TIFF with more bands by tifffile, everything else, and whatever
-    those decoders refuse, by Pillow. All give the same pixels. The EXIF orientation is applied. Colour profiles are ignored.
+    those decoders refuse, by Pillow. All give the same pixels, but for one channel of a JPEG in colour, whose own luma differs
+    here and there by a level or two from that of its rounded red, green and blue. The EXIF orientation is applied. Colour
+    profiles are ignored.
 
     Transparency is composited on white, unless so many channels are wanted as the image has bands with it. In a TIFF, a band is
     transparency if the file says so, and else a band like others. Values of more than 8 bits become levels by `to_levels`, but

@@ -12,7 +12,7 @@ from flsl_jax.data.listing import Listing, read_file
 from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.errors import UserError, first_line, require_packages
 
-_DICT, _STATE = "dataset_dict.json", "state.json"
+_DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 # What others call the split "val".
 _VALIDATION = ("validation", "valid", "dev")
 _WORDS = ("string", "large_string", "bool")
@@ -101,7 +101,8 @@ class HuggingFaceSource:
 
 def is_saved(folder: str) -> bool:
     """Whether a folder is what `save_to_disk` writes, by the names of its files."""
-    return any(os.path.isfile(os.path.join(folder, name)) for name in (_DICT, _STATE))
+    there = {name for name in (_DICT, _STATE, _INFO) if os.path.isfile(os.path.join(folder, name))}
+    return _DICT in there or {_STATE, _INFO} <= there
 
 
 def _chosen(root: str, split: str) -> str:

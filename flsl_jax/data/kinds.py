@@ -70,6 +70,23 @@ def kind_of(root: str, *, other: str = "") -> str:
     )
 
 
+def check_kind(root: str, kind: str) -> None:
+    """Refuses a file that is of another kind by its name, or a folder in place of a list; what opens the rest says more.
+
+    Raises:
+        UserError: names the kind that it is.
+    """
+    if not (os.path.isfile(root) or (os.path.isdir(root) and kind == "list")):
+        return
+    found = kind_of(root, other=kind)
+    if found != kind:
+        what = {"image": "an image", "folder": "a folder of images"}.get(found) or f"of the kind {found} by its name"
+        name = "auto" if found == "image" else found
+        raise UserError(
+            f"{root} is {what}, and name={kind} takes the {ROOT_OF[kind]}; set name={name}, or another root"
+        )
+
+
 def _kind_below(folder: str) -> str:
     """By the files in a folder: images come first, whatever else is there. The search ends at the first image."""
     found = ""

@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 
 from flsl_jax.config import TrainingImagesConfig
 from flsl_jax.config.channels import read_window
+from flsl_jax.config.source import MOST_CHANNELS
 from flsl_jax.errors import one_line
 
 # Larger images are converted in strips of so many pixels, so that no second copy of the whole is in memory.
@@ -116,7 +117,8 @@ def adapted(levels: UInt8[np.ndarray, "H W b"], decoding: Decoding, *, name: str
 def wrong_bands(bands: int, decoding: Decoding, *, name: str) -> DecodeError:
     """The error that an image has another number of bands than wanted."""
     number = "1 band" if bands == 1 else f"{bands} bands"
-    advice = f"set config.data.channels={bands} for a new network, or save it with {decoding.channels}"
+    other = f"set config.data.channels={bands} for a new network, or " if bands <= MOST_CHANNELS else ""
+    advice = f"{other}save it with {decoding.channels}"
     return DecodeError(
         f"{name}: it has {number}, and {decoding.channels} are wanted (channels of the network); {advice}"
     )

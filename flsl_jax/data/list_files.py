@@ -66,6 +66,8 @@ def _text(path: Path) -> str:
         data = read_file(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)}); name a list of images") from error
+    if b"\0" in data and not data.startswith(_UTF_16):
+        raise UserError(f"{path} is no text; name a list of images, such as a .csv saved as text")
     # File names may hold any bytes; these come out as they went in.
     wide = data.startswith(_UTF_16)
     text = data.decode("utf-16", errors="replace") if wide else data.decode("utf-8-sig", errors="surrogateescape")

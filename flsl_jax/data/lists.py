@@ -128,7 +128,7 @@ def _check(
     such = f"{len(missing):,} of its {total:,} files are not there, such as {name} ({problem})"
     where = f"relative paths begin at {folder}"
     if len(missing) == total:
-        raise UserError(f"{path}: {such}; {where}")
+        raise UserError(f"{path}: {such}; {where}: mend the paths, or move the list")
     if on_corrupt == "fail":
         raise UserError(
             f"{path}: {such}; {where}; mend the list, or set on_corrupt=replace to pass over what is not there"

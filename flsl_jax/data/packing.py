@@ -20,9 +20,10 @@ from flsl_jax.data.boxed_source import with_boxes
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.listing import Listing
-from flsl_jax.data.records import Record, Source, path_of
+from flsl_jax.data.records import Record, Source, digest_of, path_of
 from flsl_jax.data.resize import resize
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, brief, encode_record, read_manifest, sha256_of
+from flsl_jax.data.sources import FolderSource
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError, one_line
 
@@ -126,13 +127,19 @@ def pack(
 
 
 def _fingerprint(source: Source) -> str:
-    """SHA-256 of the relative paths and sizes of all files; the source's digest if its images are not files."""
+    """SHA-256 of the relative paths and sizes of all files, and of their classes where these are not those of the paths; the
+    source's digest if its images are not files."""
     size, digest = getattr(source, "size", None), hashlib.sha256()
     if size is None:
-        return source.digest
+        return digest_of(source.digest, *source.class_names)
+    label = None if isinstance(source, FolderSource) else getattr(source, "label", None)
     for index in range(len(source)):
         digest.update(os.fsencode(path_of(source, index) or "") + b"\0")
         digest.update(str(size(index)).encode() + b"\0")
+        if label is not None:
+            digest.update(str(label(index)).encode() + b"\0")
+    if label is not None:
+        digest.update(os.fsencode("\0".join(source.class_names)))
     return digest.hexdigest()
 
 
@@ -265,7 +272,9 @@ def _packed(record: Record, *, short_side: int, decoding: Decoding = RGB) -> Rec
     pixels = pixels_of(data, name=record.name, decoding=decoding, page=record.page)
     height, width = pixels.shape[:2]
     if short_side <= 0 or min(height, width) <= short_side:
-        return dataclasses.replace(record, image=data if isinstance(data, bytes) else _encoded(pixels))
+        return dataclasses.replace(
+            record, image=data if isinstance(data, bytes) and not record.page else _encoded(pixels)
+        )
     scale = short_side / min(height, width)
     size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
     image = _encoded(resize(pixels, height=size[1], width=size[0]))

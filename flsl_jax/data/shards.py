@@ -63,9 +63,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
-            raise UserError(f"{folder} is not there; name the folder that python -m flsl_jax.prepare wrote") from error
+            missing = "is no folder" if folder.exists() else "is not there"
+            raise UserError(f"{folder} {missing}; name the folder that python -m flsl_jax.prepare wrote") from error
         raise UserError(
             f"{path} is not there, so {folder} is no complete data set; make one, or finish it, with "
             f"python -m flsl_jax.prepare --input=IMAGES --output={folder}"

@@ -13,7 +13,7 @@ from flsl_jax.data.clip_source import ClipSource
 from flsl_jax.data.files import FilesSource, classes_of_folders
 from flsl_jax.data.hugging_face import HuggingFaceSource
 from flsl_jax.data.joined import join
-from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, kind_of
+from flsl_jax.data.kinds import OTHER_KINDS, ROOT_OF, check_kind, kind_of
 from flsl_jax.data.listing import IMAGE_SUFFIXES, list_images
 from flsl_jax.data.lists import ListSource, OneImage
 from flsl_jax.data.pages import PagedSource
@@ -152,6 +152,8 @@ def _paged(source: Source, config: SourceConfig) -> Source:
 
 def _open_root(roots: list[str], kind: str, config: SourceConfig, *, several: bool) -> Source:
     root, fewest = roots[0], 1 if several else 2
+    for each in roots:
+        check_kind(each, kind)
     if kind == "shards":
         return ShardSource(root)
     if kind == "image":

@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from flsl_jax.data import arrays, dicom, png, tiff
-from flsl_jax.data.decode import READ_FORMATS
-from flsl_jax.data.levels import DecodeError
+from flsl_jax.data.decode import READ_FORMATS, pixels_of
+from flsl_jax.data.kinds import VIDEO_SUFFIXES
+from flsl_jax.data.levels import DecodeError, Decoding
 from flsl_jax.data.pages import PLAIN, page_numbers
 from flsl_jax.data.records import Source, name_of, path_of
-from flsl_jax.errors import one_line
+from flsl_jax.errors import UserError, one_line
 
 # Records that are looked at, at even distances in the data set's order.
 SAMPLE = 64
@@ -89,11 +90,11 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
 
     The same data set gives the same result.
     """
-    numbers = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int))
+    numbers = _sampled(source, sample)
     deep, pages = [], {}
-    for number in numbers.tolist():
+    for number in numbers:
         path = path_of(source, number)
-        if path is not None and os.path.splitext(path)[1].lower() in PLAIN:
+        if path is not None and _is_plain(path):
             continue
         try:
             image = source[number].image
@@ -109,6 +110,42 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
     return Survey(seen=len(numbers), deep=tuple(deep), pages=pages)
 
 
+def check_readable(source: Source, decoding: Decoding, *, sample: int = SAMPLE) -> None:
+    """Refuses images of which none can be read, such as those with other bands than the network's. One that can is enough.
+
+    Args:
+        source: the data set.
+        decoding: as its images will be read.
+        sample: records to try at most, at even distances.
+
+    Raises:
+        UserError: none of them can be read; has the reason of the first.
+    """
+    numbers, problem = _sampled(source, sample), ""
+    for number in numbers:
+        try:
+            record = source[number]
+            pixels_of(record.image, name=record.name, decoding=decoding, min_side=1, page=record.page)
+            return
+        except (DecodeError, OSError) as error:
+            problem = problem or str(error)
+    looked_at = (
+        f"none of {len(numbers)} images looked at" if len(numbers) < len(source) else f"no image of {len(source)}"
+    )
+    raise UserError(f"{source.name}: {looked_at} can be read; the first: {problem}")
+
+
+def _sampled(source: Source, sample: int) -> list[int]:
+    """Numbers of records at even distances; the first and the last are among them."""
+    return np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)).tolist()
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a record has 8 bits and one page by its path: by its suffix, or because it is a frame of a video."""
+    folder, name = os.path.split(path.lower())
+    return name.endswith(PLAIN) or folder.endswith(VIDEO_SUFFIXES)
+
+
 def deep_values(data: bytes) -> np.ndarray | None:
     """A sample of the finite values of an image with more than 8 bits, without transparency; None for others.
 
@@ -121,7 +158,7 @@ def deep_values(data: bytes) -> np.ndarray | None:
     bands = values.shape[-1] if values.ndim == 3 else 1
     pixels = values.reshape(-1, bands)
     flat = pixels[:: max(1, values.size // _KEPT)].reshape(-1)
-    return flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
+    return flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat.copy()  # a view would keep the whole image
 
 
 def _values(data: bytes) -> np.ndarray | None:

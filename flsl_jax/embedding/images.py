@@ -1,6 +1,6 @@
 """The images to embed, from one word: a folder, shards, a file, a list of files, or the embedded scenes."""
 
-from typing import Literal
+import dataclasses
 
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.records import Source
@@ -10,7 +10,7 @@ from flsl_jax.errors import UserError
 _SCENES = 64
 
 
-def open_images(spec: str, *, limit: int, scene_size: int, pages: Literal["first", "all"] = "first") -> Source:
+def open_images(spec: str, *, limit: int, scene_size: int, config: SourceConfig | None = None) -> Source:
     """Opens images for reading, in a fixed order.
 
     Args:
@@ -18,7 +18,7 @@ def open_images(spec: str, *, limit: int, scene_size: int, pages: Literal["first
             commas between them; or "scenes" or "scenes:textures".
         limit: images at most; 0: all.
         scene_size: height and width of scenes in pixels.
-        pages: of files with several images.
+        config: whose other keys are used, such as `pages`; None: the defaults.
 
     Raises:
         UserError: there is no such thing, or no image in it.
@@ -30,6 +30,6 @@ def open_images(spec: str, *, limit: int, scene_size: int, pages: Literal["first
         values = {"count": limit or _SCENES, "scene_size": scene_size, "scene_kind": kind or "hues", "split": "test"}
         return open_source(SourceConfig(name="scenes", **values))
     try:
-        return open_any(spec, config=SourceConfig(limit=limit, pages=pages))
+        return open_any(spec, config=dataclasses.replace(config or SourceConfig(), limit=limit))
     except UserError as error:
         raise UserError(f"--images={spec}: {error}") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flsl_jax.config import SourceConfig
 from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.kinds import kind_of
 from flsl_jax.data.listing import read_file
@@ -76,7 +77,14 @@ def as_colours(pixels: UInt8[np.ndarray, "*b H W C"]) -> UInt8[np.ndarray, "*b H
 
 
 def read_images(
-    spec: str, *, limit: int, size: int, multiple: int, flag: str = "--images", decoding: Decoding = RGB
+    spec: str,
+    *,
+    limit: int,
+    size: int,
+    multiple: int,
+    flag: str = "--images",
+    decoding: Decoding = RGB,
+    config: SourceConfig | None = None,
 ) -> list[ShownImage]:
     """The first images of a file, a folder at any depth, a list, or the embedded scenes (held-out split), resized.
 
@@ -89,12 +97,13 @@ def read_images(
         multiple: what both sides are multiples of, such as the patch size.
         flag: the flag that error messages name.
         decoding: how files are read for the networks.
+        config: whose other keys are used; None: the defaults.
 
     Raises:
         UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
     """
     images, problem = [], ""
-    for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag):
+    for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag, config=config):
         try:
             pixels = pixels_of(read(), name=name, decoding=decoding)
         except (DecodeError, OSError) as error:
@@ -147,7 +156,9 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
 
 
-def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[str, Callable[[], bytes | np.ndarray]]]:
+def _records(
+    spec: str, *, limit: int, size: int, flag: str, config: SourceConfig | None
+) -> Iterator[tuple[str, Callable[[], bytes | np.ndarray]]]:
     """The names of images, each with a function that reads its encoded bytes or draws its pixels."""
     name, _, kind = spec.partition(":")
     if name == SCENES:
@@ -160,7 +171,7 @@ def _records(spec: str, *, limit: int, size: int, flag: str) -> Iterator[tuple[s
         return
     if not path.exists() and "," not in spec:
         raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
-    source = open_any(spec)
+    source = open_any(spec, config=config)
     for index in range(min(limit, len(source))):
         yield path_of(source, index) or f"record_{index}", lambda index=index: source[index].image
 

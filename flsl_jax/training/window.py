@@ -8,8 +8,9 @@ from typing import Any
 from flsl_jax import parallel
 from flsl_jax.config import Config
 from flsl_jax.config.channels import AUTO, read_window, write_window
+from flsl_jax.data.levels import decoding_of
 from flsl_jax.data.records import Source
-from flsl_jax.data.survey import Survey, survey
+from flsl_jax.data.survey import Survey, check_readable, survey
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,14 @@ def with_window(config: Config, found: Survey, *, saved: Mapping[str, Any] | Non
 
 
 def settled_images(config: Config, source: Source, *, saved: Mapping[str, Any] | None = None) -> Config:
-    """Looks at a sample of the images, says what a person should know of them, and settles the window; see `with_window`."""
+    """Looks at a sample of the images, says what a person should know of them, and settles the window; see `with_window`.
+
+    Raises:
+        UserError: no image of the sample can be read with the window and the channels.
+    """
     found = survey(source)
     settled = with_window(config, found, saved=saved)
+    check_readable(source, decoding_of(settled.data))
     if not settled.data.window and found.dark():
         log.warning("%s; %s", found.dark(), advice(found))
     if found.pages and config.data.pages == "first":

@@ -37,6 +37,7 @@ def test_two_axes_are_grey_and_bytes_are_levels():
         (saved(VALUES)[:50], "no array as NumPy saves it"),
         (saved(VALUES) + b"x", "the file is truncated: 541 bytes of 540"),
         (saved(VALUES.transpose(2, 0, 1)), r"an array of shape \(5, 6, 9\) has its bands first"),
+        (saved(np.zeros((20, 32, 24), np.uint8)), r"an array of shape \(20, 32, 24\) would have 24 bands; save an image as"),
         (saved(np.zeros((0, 4), np.uint8)), r"an array of shape \(0, 4\) is no image"),
         (saved(np.zeros(7, np.uint8)), r"an array of shape \(7,\) is no image"),
         (saved(np.zeros((4, 4), np.complex64)), "an array of complex64 is no image"),

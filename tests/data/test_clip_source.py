@@ -138,6 +138,8 @@ def test_folders_of_clips_have_classes_and_broken_ones_are_named(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="holds no video"):
         ClipSource(str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"nowhere cannot be read .*; name a video, or a folder of them"):
+        ClipSource(str(tmp_path / "nowhere"))
 
 
 def test_a_damaged_place_is_a_damaged_record_and_the_rest_is_whole(tmp_path):

@@ -138,6 +138,8 @@ def _saved(path: Path, text: str) -> Path:
     ("name", "content", "keys", "message"),
     [
         ("list.txt", " \n\n", {}, "lists no image"),
+        ("list.txt", "1.jpg\n\0PNG", {}, "is no text; name a list of images"),
+        ("list.txt", "gone.jpg\n", {}, "1 of its 1 files are not there, .*: mend the paths, or move the list"),
         ("list.txt", "1.jpg", {"image_column": "x"}, "has no columns to choose from"),
         ("list.csv", "a,b\n1,2\n", {}, "no column with a usual name of paths .*only a, b; name it by image_column"),
         ("list.csv", "path,b\n1.jpg,2\n", {"image_column": "file"}, "no column 'file', only path, b; name one"),

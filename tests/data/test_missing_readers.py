@@ -16,4 +16,4 @@ def test_a_missing_package_is_one_line(name, package, tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=rf"^{package} is not installed; install .* extra {name}, or pip install {package}$"
     ):
-        open_source(SourceConfig(name=name, root=str(tmp_path / "clip.mp4")))
+        open_source(SourceConfig(name=name, root=str(tmp_path)))

@@ -13,8 +13,10 @@ from PIL import Image
 
 from flsl_jax.data import packing
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import DecodeError, Decoding, decode_image
+from flsl_jax.data.decode import DecodeError, Decoding, decode_image, pixels_of
+from flsl_jax.data.lists import ListSource
 from flsl_jax.data.packing import pack
+from flsl_jax.data.pages import PagedSource
 from flsl_jax.data.pipeline import Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.resize import resize
@@ -357,3 +359,24 @@ def test_other_bands_are_reduced_each_by_itself_and_kept_as_arrays(tmp_path: Pat
         pack(source, tmp_path / "out", short_side=20)
     with pytest.raises(UserError, match=r"none of the 2 images can be decoded, .* it has 5 bands, and 3 are wanted"):
         pack(source, tmp_path / "three", short_side=20)
+
+
+def test_classes_of_a_list_that_changed_are_another_input(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    paths = sorted(str(path) for path in folder.rglob("*.jpg"))
+    table.write_text("path,kind,colour\n" + "".join(f"{path},{i % 2},{i % 3}\n" for i, path in enumerate(paths)))
+    pack(ListSource(table, label_column="kind"), tmp_path / "out")
+    with pytest.raises(UserError, match="holds a data set made with another input"):
+        pack(ListSource(table, label_column="colour"), tmp_path / "out")
+    pack(ListSource(table, label_column="kind"), tmp_path / "out")
+
+
+def test_a_later_page_is_packed_as_an_image_of_its_own(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (20, 16), (0, level, 0)) for level in (0, 120, 240)]
+    (tmp_path / "in").mkdir()
+    pages[0].save(tmp_path / "in" / "stack.tif", save_all=True, append_images=pages[1:])
+    pack(PagedSource(FolderSource(tmp_path / "in")), tmp_path / "out")
+    packed = ShardSource(tmp_path / "out")
+    levels = [int(pixels_of(packed[i].image, name="")[8, 8, 1]) for i in range(3)]
+    assert [packed[i].name for i in range(3)] == ["stack.tif#1", "stack.tif#2", "stack.tif#3"]
+    assert levels == pytest.approx([0, 120, 240], abs=2)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flsl_jax.data.levels import RGB, Decoding
 from flsl_jax.data.pages import page_numbers
+from flsl_jax.data.records import Record
 from flsl_jax.data.sources import FolderSource
-from flsl_jax.data.survey import deep_values, survey
+from flsl_jax.data.survey import check_readable, deep_values, survey
+from flsl_jax.errors import UserError
 from tests.data.test_png import png16
 
 RAMP = np.arange(100, 100 + 40 * 50).reshape(40, 50).astype(np.uint16)
@@ -83,3 +86,60 @@ def test_pages_are_counted(fmt):
     pages = [Image.new("RGB", (8, 8), (60 * number, 0, 0)) for number in range(3)]
     assert page_numbers(encoded(pages[0], fmt, save_all=True, append_images=pages[1:])) == [0, 1, 2]
     assert page_numbers(encoded(pages[0], fmt)) == [0]
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF", "NPY"])
+def test_the_values_that_are_kept_do_not_keep_the_image(fmt):
+    pixels, buffer = np.full((700, 700), 9, np.uint16), io.BytesIO()
+    np.save(buffer, pixels) if fmt == "NPY" else Image.fromarray(pixels).save(buffer, fmt)
+    found = deep_values(buffer.getvalue())
+    assert found.base is None
+    assert found.size == 70_000  # every seventh
+
+
+class Asked:
+    """Records that are all one image; `asked` has the numbers of those that were read."""
+
+    name, class_names, digest = "asked", (), ""
+
+    def __init__(self, image, path):
+        self.image, self.path, self.asked = image, path, []
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return Record(image=self.image, name=self.path(index))
+
+
+@pytest.mark.parametrize("path", ["trip/day1.MP4/{:06d}", "photos/{}.JPG"])
+def test_frames_of_videos_and_jpeg_files_are_not_read(path):
+    source = Asked(np.zeros((8, 8, 3), np.uint8), path.format)
+    assert survey(source).seen == 64
+    assert not source.asked
+
+
+def test_one_image_that_can_be_read_is_enough(tmp_path):
+    source = Asked(encoded(Image.new("RGB", (8, 8)), "PNG"), str)
+    check_readable(source, RGB)
+    assert source.asked == [0]
+    for number in range(63):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no image")
+    Image.new("L", (8, 8)).save(tmp_path / "63.png")
+    check_readable(FolderSource(tmp_path), RGB)
+
+
+def test_images_of_which_none_can_be_read_are_refused_with_the_reason_of_the_first(tmp_path):
+    source = Asked(encoded(Image.new("RGB", (8, 8)), "JPEG"), str)
+    wrong = (
+        "^asked: none of 64 images looked at can be read; the first: 0: it has 3 bands, and 4 are wanted .*; "
+        "set config.data.channels=3"
+    )
+    with pytest.raises(UserError, match=wrong):
+        check_readable(source, Decoding(channels=4))
+    np.save(tmp_path / "a.npy", np.zeros((8, 8)))
+    np.save(tmp_path / "b.npy", np.zeros((8, 8), np.uint8)[:0])
+    with pytest.raises(UserError, match=r"no image of 2 can be read; the first: a\.npy: floating-point pixels have no"):
+        check_readable(FolderSource(tmp_path), RGB)
+    check_readable(FolderSource(tmp_path), Decoding(window=(0.0, 1.0)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flsl_jax.config import SourceConfig
 from flsl_jax.errors import UserError
 from flsl_jax.pictures.images import ShownImage, as_colours, file_stem, parse_place, queries, read_images
 
@@ -96,3 +97,11 @@ def test_any_bands_can_be_looked_at() -> None:
     np.testing.assert_array_equal(as_colours(bands[..., :3]), bands[..., :3])
     np.testing.assert_array_equal(as_colours(bands[..., :2]), bands[..., [0, 1, 1]])
     np.testing.assert_array_equal(as_colours(bands[..., :1]), bands[..., [0, 0, 0]])
+
+
+def test_a_column_of_a_table_is_chosen(tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    (tmp_path / "pairs.csv").write_text("path,partner\na.png,b.png\n")
+    how = {"limit": 8, "size": 16, "multiple": 8, "config": SourceConfig(image_column="partner")}
+    assert [image.name for image in read_images(str(tmp_path / "pairs.csv"), **how)] == ["b"]

@@ -79,3 +79,10 @@ def test_files_with_several_pages_are_said_unless_all_are_used(tmp_path, caplog)
     config = config_of("")
     settled_images(dataclasses.replace(config, data=dataclasses.replace(config.data, pages="all")), source)
     assert not caplog.records
+
+
+def test_images_that_the_network_cannot_take_are_refused_before_a_run(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 8, 3)))
+    with pytest.raises(UserError, match=r"no image of 1 can be read; the first: a\.npy: floating-point"):
+        settled_images(config_of(""), FolderSource(tmp_path))
+    assert settled_images(config_of("0,1"), FolderSource(tmp_path)).data.window == "0,1"

@@ -107,7 +107,7 @@ def main() -> int:
     )  # fmt: skip
     show_log()
 
-    from flsl_jax.data.survey import survey
+    from flsl_jax.data.survey import check_readable, survey
     from flsl_jax.embedding.files import check_format
     from flsl_jax.embedding.images import open_images
     from flsl_jax.embedding.run import embed
@@ -123,6 +123,7 @@ def main() -> int:
         scene_size=settings.size or encoder.image_size,
         config=dataclasses.replace(_COLUMNS(), pages=_PAGES.value),
     )
+    check_readable(source, encoder.decoding)
     found = survey(source)
     if found.dark() and not encoder.decoding.window:
         log.warning("%s; train with data.window, or stretch their values first", found.dark())

@@ -100,3 +100,11 @@ def test_a_column_of_a_table_is_chosen(images, tmp_path):
     assert done.returncode == 0, done.stderr
     (names,) = (tmp_path / "out").glob("name-*.npy")
     assert np.load(names).tolist() == ["01.jpg", "03.jpg"]
+
+
+def test_images_of_which_none_can_be_read_are_one_line(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 8)))
+    done = run(f"--images={tmp_path}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "no image of 1 can be read; the first: a.npy: floating-point pixels" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

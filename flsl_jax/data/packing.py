@@ -24,6 +24,7 @@ from flsl_jax.data.records import Record, Source, digest_of, path_of
 from flsl_jax.data.resize import resize
 from flsl_jax.data.shards import MANIFEST_NAME, Manifest, Shard, brief, encode_record, read_manifest, sha256_of
 from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.survey import check_readable
 from flsl_jax.data.workers import start_worker
 from flsl_jax.errors import UserError, one_line
 
@@ -95,8 +96,8 @@ def pack(
         the manifest of the data set.
 
     Raises:
-        UserError: there are no images, the folder cannot be written, or `output` holds a data set made from other images or
-            with other settings.
+        UserError: there are no images, or none of a sample can be read, the folder cannot be written, or `output` holds a data
+            set made from other images or with other settings.
     """
     if output.resolve() == Path(source.name).resolve():
         raise UserError(f"--output={output} is the input folder; name another one")
@@ -112,6 +113,7 @@ def pack(
         _check_same(manifest.settings, settings, output)
         _remove_progress(output)
         return manifest
+    check_readable(source, decoding)
     _start(output, settings)
     boxed = with_boxes(source, boxes) if boxes is not None else None
     jobs = _jobs(source, output=output, decoding=decoding, short_side=short_side, records_per_shard=records_per_shard)

@@ -181,8 +181,7 @@ def judged_frames(video: Video) -> tuple[int, ...]:
 
 
 def _check(video: Video) -> None:
-    dense = len(video.annotated) == len(video.frames)
-    if len(video.frames) < (3 if dense else 2):
+    if len(video.annotated) == len(video.frames) < 3:
         raise UserError(
             f"video {video.name} has {len(video.frames)} frames; the first and the last one are not judged, so it "
             "needs at least 3"

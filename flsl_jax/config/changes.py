@@ -1,16 +1,18 @@
-"""What differs between two configs of a run, and what of it changes the numbers that the run computes."""
+"""What differs between two configs of a run, what of it changes the numbers that the run computes, and how that is refused."""
 
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flsl_jax.config.run import Config
 from flsl_jax.errors import UserError
 
-# Keys and groups of keys with which a run computes the same up to rounding, or only goes on longer.
+# Keys and groups of keys with which pretraining computes the same up to rounding, or only goes on longer.
 _FREE_DATA = ("data.on_corrupt", "data.max_corrupt_share", "data.boxes")
 _FREE = ("stop_at_step", *_FREE_DATA, "evaluation", "compute", "parallel", "checkpoint", "logging")
+# How many changes a refusal names.
+_NAMED = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Change:
 
     @property
     def is_free(self) -> bool:
-        """Whether the run computes the same with it, up to rounding."""
+        """Whether pretraining computes the same with it, up to rounding."""
         return _is_free(self.key)
 
     def __str__(self) -> str:
@@ -36,21 +38,50 @@ def differences(old: Any, new: Any) -> tuple[Change, ...]:
     return tuple(Change(key=key, old=before[key], new=value) for key, value in after.items() if before[key] != value)
 
 
-def check_names(names: Sequence[str], config: Config) -> None:
-    """Refuses a name that is neither a key of the config nor a group of keys.
+def check_names(names: Sequence[str], config: Any, *, more: Sequence[str] = (), page: str = "docs/config.md") -> None:
+    """Refuses a name in --allow_changes that is neither a key of the config nor a group of keys.
+
+    Args:
+        names: such as "optimizer.lr" or "optimizer".
+        config: a dataclass of dataclasses, such as `Config`.
+        more: other names that are known.
+        page: what lists the keys.
 
     Raises:
         UserError: names the keys that end so, or else the nearest one.
     """
-    keys = [key for key, _ in leaves(dataclasses.asdict(config))]
+    keys = [*(key for key, _ in leaves(dataclasses.asdict(config))), *more]
     groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 2)}
     for name in names:
         if name in groups:
             continue
         near = [key for key in keys if key.endswith(f".{name}") and not _is_free(key)]
         near = near or difflib.get_close_matches(name, sorted(groups), n=1)
-        meant = f"did you mean {' or '.join(near[:3])}?" if near else "docs/config.md lists its keys"
+        meant = f"did you mean {' or '.join(near[:3])}?" if near else f"{page} lists its keys"
         raise UserError(f"--allow_changes names {name!r}, which the config does not have; {meant}")
+
+
+def refusal(
+    refused: Sequence[Change], *, allowed: Sequence[str], step: int, workdir: Path, where_settings_are: str = ""
+) -> str:
+    """Why a run does not continue, and how it would.
+
+    Args:
+        refused: what has changed and is not allowed; at least one.
+        allowed: names that were given to --allow_changes already.
+        step: updates done.
+        workdir: of the run.
+        where_settings_are: what gives the command the run's own settings; empty: nothing does.
+    """
+    named = "; ".join(map(str, refused[:_NAMED]))
+    more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
+    names = dict.fromkeys([*allowed, *(change.key.split(".")[0] if more else change.key for change in refused)])
+    allow = ",".join(name for name in names if not any(name != other and within(name, other) for other in names))
+    settings = f" (its settings are {where_settings_are})" if where_settings_are else ""
+    return (
+        f"the run in {workdir} was trained to step {step} with other settings ({named}{more}); take another --workdir for a "
+        f"new run, repeat the run's own command{settings}, or continue with the new settings by --allow_changes={allow}"
+    )
 
 
 def _is_free(key: str) -> bool:

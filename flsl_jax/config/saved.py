@@ -51,12 +51,21 @@ def read_saved_config(path: Path, *, at_start: bool = False) -> Config:
     Raises:
         UserError: there is no such file, or it is not a config.
     """
+    return parse_saved_config(read_saved_values(path, at_start=at_start))
+
+
+def read_saved_values(path: Path, *, at_start: bool = False) -> dict[str, Any]:
+    """The keys and values in the `config.json` of a run of any kind: as they were changed last, or as the run began.
+
+    Raises:
+        UserError: there is no such file, or it is not a config.
+    """
     values = _read(path)
     changes = values.pop(_CHANGES, [])
     for change in [] if at_start else changes:
         new = {key: value for key, value in change.items() if key != "step"}
         values = changed(values, new, path="config", whose=f"the {_CHANGES} in {path}")
-    return parse_saved_config(values)
+    return values
 
 
 def write_first_config(config: Config, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from flsl_jax import parallel
 from flsl_jax._version import __version__
 from flsl_jax.config import Config, parse_saved_config
-from flsl_jax.config.changes import Change, check_names, differences, within
+from flsl_jax.config.changes import Change, check_names, differences, refusal, within
 from flsl_jax.data.records import Source
 from flsl_jax.errors import UserError
 
@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 # How images are read, whichever they are.
 _HOW_READ = ("data.channels", "data.window")
-# How many changes an error names.
-_NAMED = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,8 @@ def continue_with(
         if not change.is_free and not any(within(change.key, name) for name in allowed)
     ]
     if refused:
-        raise UserError(_refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir))
+        own = f"--config={workdir}/config.json"
+        raise UserError(refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir, where_settings_are=own))
     kept = dataclasses.replace(config, init_from=old.init_from, init_reading=old.init_reading)
     log.info("continuing from the checkpoint of step %d in %s", saved["step"], workdir)
     shown = [*changes, *([images] if images else []), *_version_change(saved)]
@@ -130,18 +129,6 @@ def last_step(config: Config, *, total_steps: int, begun: int, workdir: Path) ->
         )
         log.info("no step is left: the run is at step %d, where it ends; %s", begun, more)
     return end
-
-
-def _refusal(refused: Sequence[Change], *, allowed: Sequence[str], step: int, workdir: Path) -> str:
-    named = "; ".join(map(str, refused[:_NAMED]))
-    more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
-    names = dict.fromkeys([*allowed, *(change.key.split(".")[0] if more else change.key for change in refused)])
-    allow = ",".join(name for name in names if not any(name != other and within(name, other) for other in names))
-    return (
-        f"the run in {workdir} was trained to step {step} with other settings ({named}{more}); take another --workdir for a "
-        f"new run, repeat the run's own command (its settings are --config={workdir}/config.json), or continue with the new "
-        f"settings by --allow_changes={allow}"
-    )
 
 
 def _identity(source: Source) -> dict[str, Any]:

@@ -6,10 +6,10 @@
 
   python -m flsl_jax.transfer --workdir=runs/boxes --export=boxes.onnx
 
-The first command again continues the run in the workdir; SIGTERM or Ctrl-C saves first and exits with code 75. The second one
-writes what the trained model finds in a folder of images, and pictures of it; the third one the model itself, as a file that
-needs nothing of this package to run. All need PyTorch, torchvision, pycocotools
-and lightning-fabric: the package with its extra `transfer`.
+The first command again continues the run in the workdir, and with other settings only if --allow_changes names them; SIGTERM or
+Ctrl-C saves first and exits with code 75. The second one writes what the trained model finds in a folder of images, and
+pictures of it; the third one the model itself, as a file that needs nothing of this package to run. All need PyTorch,
+torchvision, pycocotools and lightning-fabric: the package with its extra `transfer`.
 """
 
 import logging
@@ -38,6 +38,12 @@ _BACKBONE = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics and the result.")
 _READING = define_reading()
+_ALLOW_CHANGES = flags.DEFINE_list(
+    "allow_changes",
+    [],
+    "On continuing a run: keys or groups of the config, such as optimizer.lr,augment, that may differ from those it was "
+    "trained with. Without it a run continues only with what leaves its numbers as they are.",
+)
 
 _PREDICT = flags.DEFINE_string(
     "predict", None, "Instead of training: a folder of images to find objects or classes in."
@@ -76,7 +82,8 @@ def main() -> int:
     from flsl_jax.transfer.training import fine_tune
 
     backbone = open_backbone(source, network=config.network, reading=_READING(), seed=config.seed)
-    outcome = fine_tune(config, backbone=backbone, workdir=workdir)
+    allowed = [name.removeprefix("config.") for name in _ALLOW_CHANGES.value]
+    outcome = fine_tune(config, backbone=backbone, workdir=workdir, allow_changes=allowed)
     if is_first:
         print(summary(config, workdir=workdir, outcome=outcome))
     return 0 if outcome.finished else _STOPPED_EARLY

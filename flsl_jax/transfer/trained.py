@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flsl_jax.config.saved import CONFIG_FILE, read_saved_values
 from flsl_jax.errors import UserError, reason
 from flsl_jax.models import Architecture
 from flsl_jax.transfer.backbone import Backbone
@@ -15,7 +16,7 @@ from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
 from flsl_jax.transfer.networks import backbone_options, build_network, default_blocks
 from flsl_jax.transfer.vit import DetectorViT
 
-CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
+MODEL_FILE = "model.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ def load_trained(workdir: Path, *, device: torch.device | None = None) -> Traine
     Raises:
         UserError: the folder is no run of `flsl_jax.transfer`, or has no checkpoint yet.
     """
-    config = parse_transfer_config(read_json(workdir / CONFIG_FILE))
     description = read_json(workdir / MODEL_FILE)
+    config = read_config(workdir)
     places = [workdir / "checkpoints" / f"{name}.ckpt" for name in ("best", "newest")]
     place = next((place for place in places if place.exists()), None)
     if place is None:
@@ -88,6 +89,15 @@ def load_trained(workdir: Path, *, device: torch.device | None = None) -> Traine
         category_ids=tuple(description["category_ids"]),
         device=device,
     )
+
+
+def read_config(workdir: Path) -> TransferConfig:
+    """The config of a run, as it was changed last.
+
+    Raises:
+        UserError: its `config.json` is not there, or is not that of a run of `flsl_jax.transfer`.
+    """
+    return parse_transfer_config(read_saved_values(workdir / CONFIG_FILE))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from flsl_jax.config.changes import differences, within
+from flsl_jax.config.saved import CONFIG_FILE
 from flsl_jax.data.mask_classes import IGNORED
 from flsl_jax.data.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
@@ -24,7 +25,8 @@ from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.training.lock_file import Lock
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
-from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
+from flsl_jax.transfer.config import TransferConfig
+from flsl_jax.transfer.continuing import check_allowed, continue_with
 from flsl_jax.transfer.measurement import RESULT_FILE, Measurement, read_measurement, write_json
 from flsl_jax.transfer.measuring import average_precision, classify, detect, mask_metrics, with_progress
 from flsl_jax.transfer.metrics import MAIN_METRICS
@@ -42,12 +44,9 @@ from flsl_jax.transfer.processes import (
 )
 from flsl_jax.transfer.run_report import try_report
 from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
-from flsl_jax.transfer.trained import CONFIG_FILE, MODEL_FILE, check_same_model, describe_model, read_json
+from flsl_jax.transfer.trained import MODEL_FILE, check_same_model, describe_model
 
 log = logging.getLogger(__name__)
-
-# Keys that may differ when a run continues: they change no step.
-_FREE = ("measure_every", "log_every", "data.workers", "paper", "paper_numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +99,34 @@ def open_data(config: TransferConfig) -> TransferData:
     return opened
 
 
-def fine_tune(config: TransferConfig, *, backbone: Backbone, workdir: Path) -> TransferOutcome:
+def fine_tune(
+    config: TransferConfig, *, backbone: Backbone, workdir: Path, allow_changes: Sequence[str] = ()
+) -> TransferOutcome:
     """Trains, or continues the run in `workdir` from its newest checkpoint, on all devices of this machine or of torchrun.
 
     Args:
         config: a checked configuration.
         backbone: pretrained; its parameters are trained on.
         workdir: folder of the run; created if it does not exist.
+        allow_changes: keys of the config, or groups of them, that may differ from those that the run was trained with, although
+            the numbers then differ too.
 
     Raises:
         UserError: anything that the user can fix; and a loss that is not finite, with the step.
     """
+    check_allowed(allow_changes, config)
     data = open_data(config)
     fabric = start_fabric(precision=config.precision, batch_size=config.batch_size)
     with locked(workdir, fabric) as lock:
-        return _train_alone(config, backbone=backbone, data=data, workdir=workdir, fabric=fabric, lock=lock)
+        return _train_alone(
+            config,
+            backbone=backbone,
+            data=data,
+            workdir=workdir,
+            allowed=allow_changes,
+            fabric=fabric,
+            lock=lock,
+        )
 
 
 def _train_alone(
@@ -123,23 +135,24 @@ def _train_alone(
     backbone: Backbone,
     data: TransferData,
     workdir: Path,
+    allowed: Sequence[str],
     fabric: Fabric,
     lock: Lock | None,
 ) -> TransferOutcome:
-    checkpoint = _newest(workdir)
+    checkpoint, continuation = _newest(workdir), None
     ids = data.train.category_ids if isinstance(data.train, ObjectImages) else ()
     description = describe_model(backbone, class_names=data.train.class_names, category_ids=ids)
     if checkpoint is not None:
-        _check_same_config(config, workdir)
         check_same_model(description, workdir)
+        continuation = continue_with(config, checkpoint=checkpoint, workdir=workdir, allowed=allowed)
     torch.manual_seed(random_seed(config.seed))
     model = with_shared_statistics(build_network(config, backbone=backbone, num_classes=data.num_classes), fabric)
     optimizer = make_optimizer(model, backbone.network, config.optimizer)
     wrapped, optimizer = fabric.setup(model, optimizer)
     state = {"model": wrapped, "optimizer": optimizer, "step": 0, "best": -math.inf}
-    if checkpoint is not None:
-        fabric.load(checkpoint, state)
-        log.info("continuing from step %d in %s", state["step"], workdir)
+    if continuation is not None:
+        continuation.restore(state, fabric)
+        continuation.record(fabric)
     elif fabric.is_global_zero:
         write_json(workdir / CONFIG_FILE, dataclasses.asdict(config), indent=2)
         write_json(workdir / MODEL_FILE, description | {"backbone": backbone.report}, indent=2)
@@ -325,13 +338,3 @@ class _Run:
 def _newest(workdir: Path) -> Path | None:
     place = workdir / "checkpoints" / "newest.ckpt"
     return place if place.exists() else None
-
-
-def _check_same_config(config: TransferConfig, workdir: Path) -> None:
-    old = parse_transfer_config(read_json(workdir / CONFIG_FILE))
-    changes = [change for change in differences(old, config) if not any(within(change.key, name) for name in _FREE)]
-    if changes:
-        raise UserError(
-            f"the run in {workdir} has other settings ({'; '.join(map(str, changes[:4]))}); repeat its own command, or take "
-            "another --workdir"
-        )

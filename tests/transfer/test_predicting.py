@@ -116,6 +116,6 @@ def test_a_run_does_not_go_on_with_another_backbone(segmenter):
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
     with pytest.raises(
-        UserError, match=r"config.json cannot be read .*; name the workdir of a run of flsl_jax.transfer"
+        UserError, match=r"model.json cannot be read .*; name the workdir of a run of flsl_jax.transfer"
     ):
         load_trained(tmp_path)

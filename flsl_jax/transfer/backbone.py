@@ -1,12 +1,14 @@
 """From a run or weight file to the backbone of a detector: every tensor taken, or named as left out or new."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from flax import nnx
 
+from flsl_jax.data.records import digest_of
 from flsl_jax.errors import UserError
+from flsl_jax.models import Architecture
 from flsl_jax.transfer.vit import BackboneOptions, DetectorViT
 from flsl_jax.weights.canonical import backbone_tensors
 from flsl_jax.weights.load import Loaded
@@ -19,12 +21,15 @@ class Backbone:
     """A pretrained backbone in PyTorch.
 
     `mean`, `std`: of pixel levels from 0 to 1, as in its training. `report`: what was read, left out and new, in lines.
+    `digest`: SHA-256 of the weights that were taken, hexadecimal. `source`: what `--backbone` says; empty where nothing does.
     """
 
     network: DetectorViT
     mean: tuple[float, ...]
     std: tuple[float, ...]
     report: str
+    digest: str
+    source: str = ""
 
 
 def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence[int]) -> Backbone:
@@ -70,4 +75,22 @@ def torch_backbone(loaded: Loaded, *, options: BackboneOptions, blocks: Sequence
     lines = [loaded.report, f"maps after blocks {', '.join(map(str, blocks))}"]
     lines += [f"left out: {', '.join(left_out)}"] if left_out else []
     lines += [f"new: {len(new)} relative positions"] if new else []
-    return Backbone(network=network, mean=loaded.mean, std=loaded.std, report="\n".join(lines))
+    return Backbone(
+        network=network,
+        mean=loaded.mean,
+        std=loaded.std,
+        report="\n".join(lines),
+        digest=_digest({name: tensor for name, tensor in tensors.items() if name not in left_out}, arch),
+    )
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], architecture: Architecture) -> str:
+    """A sin-cos embedding is left out: processors differ in its last bits, and the architecture says it."""
+    computed = {"pos_embed"} if architecture.pos_embed == "sincos" else set()
+    return digest_of(
+        *(
+            f"{name} {tuple(tensor.shape)} {digest_of(tensor.numpy().tobytes())}"
+            for name, tensor in sorted(tensors.items())
+            if name not in computed
+        )
+    )

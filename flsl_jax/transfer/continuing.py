@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ from lightning_fabric import Fabric
 from flsl_jax.config.changes import Change, check_names, differences, refusal, within
 from flsl_jax.config.saved import CONFIG_FILE, append_changes
 from flsl_jax.errors import UserError, first_line, one_line
+from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig
 from flsl_jax.transfer.measurement import RESULT_FILE
-from flsl_jax.transfer.trained import read_config
+from flsl_jax.transfer.trained import MODEL_FILE, read_config, read_json
 
 log = logging.getLogger(__name__)
 
 # Keys and groups of keys that change no number of a step or of a measurement.
 _FREE = ("measure_every", "log_every", "data.workers", "network.checkpointing", "paper", "paper_numbers")
+# What `model.json` says of the backbone, and the name that allows another one.
+_SOURCE, _DIGEST, _BACKBONE = "backbone_source", "backbone_digest", "backbone"
 # Keys that name what the optimizer keeps of each parameter.
 _STATE = ("optimizer.name",)
 
@@ -68,23 +71,32 @@ class Continuation:
         append_changes(self.changes, self.workdir / CONFIG_FILE, step=self.step)
 
 
+def describe_backbone(backbone: Backbone) -> dict[str, str]:
+    """What a run keeps of the backbone that it starts from, in its `model.json`."""
+    return {_BACKBONE: backbone.report, _SOURCE: backbone.source, _DIGEST: backbone.digest}
+
+
 def check_allowed(allowed: Sequence[str], config: TransferConfig) -> None:
-    """Refuses names in --allow_changes that are neither keys of the config nor groups of them.
+    """Refuses names in --allow_changes that are neither keys of the config, nor groups of them, nor "backbone".
 
     Raises:
         UserError: says which was meant.
     """
-    check_names(allowed, config, page="docs/transfer_config.md")
+    check_names(allowed, config, more=(_BACKBONE,), page="docs/transfer_config.md")
 
 
-def continue_with(config: TransferConfig, *, checkpoint: Path, workdir: Path, allowed: Sequence[str]) -> Continuation:
-    """Compares a config with that of the run that it is to continue, and logs what differs.
+def continue_with(
+    config: TransferConfig, *, backbone: Backbone, checkpoint: Path, workdir: Path, allowed: Sequence[str]
+) -> Continuation:
+    """Compares a config and a backbone with those of the run that is to continue, and logs what differs.
 
     Args:
         config: the present one.
+        backbone: the one that `--backbone` names now; the run goes on with its own weights, whatever that holds.
         checkpoint: of the run.
         workdir: of the run.
-        allowed: keys of the config, or groups of them, that may differ although other numbers come of it.
+        allowed: keys of the config, or groups of them, that may differ although other numbers come of it; "backbone" allows
+            that --backbone names another one, which is passed over.
 
     Raises:
         UserError: something else differs that changes the numbers, or nothing is left to do; says what, and how to go on.
@@ -102,12 +114,19 @@ def continue_with(config: TransferConfig, *, checkpoint: Path, workdir: Path, al
             f"the run in {workdir} was begun with another optimizer ({state[0]}), whose state the new one cannot take over; "
             "repeat the run's own command, or take another --workdir for a new run"
         )
+    other_weights = _backbone_change(backbone, read_json(workdir / MODEL_FILE))
+    is_asked_for = other_weights is not None and other_weights.old != other_weights.new
     refused = [
-        change for change in changes if not _is_free(change) and not any(within(change.key, name) for name in allowed)
+        change
+        for change in [*([other_weights] if is_asked_for else []), *changes]
+        if not _is_free(change) and not any(within(change.key, name) for name in allowed)
     ]
     if refused:
         raise UserError(refusal(refused, allowed=allowed, step=step, workdir=workdir))
     log.info("continuing from step %d in %s", step, workdir)
+    if other_weights is not None:
+        started = other_weights.old if is_asked_for else "other weights of that name"
+        log.warning("--backbone=%s is passed over: this run started from %s", backbone.source, started)
     if changes:
         log.info("changed since then: %s", "; ".join(map(str, changes)))
     if step == config.steps:
@@ -116,6 +135,13 @@ def continue_with(config: TransferConfig, *, checkpoint: Path, workdir: Path, al
             step,
         )
     return Continuation(workdir=workdir, checkpoint=checkpoint, step=step, changes=changes)
+
+
+def _backbone_change(backbone: Backbone, begun: Mapping[str, Any]) -> Change | None:
+    """From the backbone that the run was begun with to one of other weights. Earlier versions did not write it down."""
+    if begun.get(_DIGEST) in (None, backbone.digest):
+        return None
+    return Change(key=_BACKBONE, old=begun.get(_SOURCE, ""), new=backbone.source)
 
 
 def _is_free(change: Change) -> bool:

@@ -1,5 +1,6 @@
 """What `--backbone` names: a pretrained network, or one to compare with."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def open_backbone(source: str, *, network: NetworkConfig, reading: ReadingConfig
             source,
             loaded.model.decoding.describe(),
         )
-    return backbone
+    return dataclasses.replace(backbone, source=source)
 
 
 def _random(place: str, *, reading: ReadingConfig, seed: int) -> Loaded:

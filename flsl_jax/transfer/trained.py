@@ -78,7 +78,9 @@ def load_trained(workdir: Path, *, device: torch.device | None = None) -> Traine
     arch = Architecture(**values | {"grid": tuple(values["grid"])})
     blocks = default_blocks(config.network, depth=arch.depth)
     vit = DetectorViT(arch, options=backbone_options(config.network), blocks=blocks)
-    backbone = Backbone(network=vit, mean=tuple(description["mean"]), std=tuple(description["std"]), report="")
+    backbone = Backbone(
+        network=vit, mean=tuple(description["mean"]), std=tuple(description["std"]), report="", digest=""
+    )
     network = build_network(config, backbone=backbone, num_classes=len(description["class_names"]))
     network.load_state_dict(torch.load(place, map_location="cpu", weights_only=True)["model"])
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from flsl_jax.data.records import digest_of
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture
 from flsl_jax.transfer.backbone import torch_backbone
@@ -194,3 +195,31 @@ def test_a_backbone_that_does_not_fit_is_refused_in_one_line():
         torch_backbone(loaded, options=BackboneOptions(relative_grid=(4, 4)), blocks=(3,))
     with pytest.raises(UserError, match=r"blocks \(9,\) of a network of 4 blocks"):
         torch_backbone(loaded, options=BackboneOptions(), blocks=(9,))
+
+
+def test_the_digest_is_of_the_weights_that_are_taken():
+    """The final norm is never taken, a class token only without windows."""
+    loaded = tiny_loaded(num_prefix=1)
+
+    def digests():
+        options = [BackboneOptions(window=window) for window in (0, 2)]
+        return [torch_backbone(loaded, options=option, blocks=(3,)).digest for option in options]
+
+    whole, windows = digests()
+    assert whole != windows
+    loaded.model.norm.scale[...] *= 2
+    assert digests() == [whole, windows]
+    loaded.model.prefix[...] *= 2
+    assert digests()[0] != whole
+    assert digests()[1] == windows
+    loaded.model.patch_embed.proj.bias[...] += 1e-3
+    assert digests()[1] != windows
+
+
+def test_a_computed_embedding_is_not_in_the_digest():
+    """Processors differ in the last bits of sines."""
+    backbone = torch_backbone(tiny_loaded(pos_embed="sincos"), options=BackboneOptions(), blocks=(3,))
+    tensors = {name: tensor.numpy() for name, tensor in backbone.network.state_dict().items()}
+    del tensors["pos_embed"]
+    texts = [f"{name} {array.shape} {digest_of(array.tobytes())}" for name, array in sorted(tensors.items())]
+    assert backbone.digest == digest_of(*texts)

@@ -1,9 +1,14 @@
 """What a continued fine-tuning run may change: what is refused by name, what is said, and what `config.json` then holds."""
 
+import dataclasses
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import jax
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -16,9 +21,17 @@ pytest.importorskip("torchvision")
 
 from flsl_jax.errors import UserError
 from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.transfer.backbone import torch_backbone
+from flsl_jax.transfer.networks import backbone_options, default_blocks
 from flsl_jax.transfer.trained import load_trained, read_config
+from flsl_jax.transfer.training import fine_tune
 from flsl_jax.workdir import read_metrics
-from tests.transfer.test_fine_tuning import run, tiny
+from tests.transfer import test_processes as processes
+from tests.transfer.test_fine_tuning import backbone_for, run, tiny
+from tests.transfer.tiny_backbones import tiny_loaded
+from tests.weights.test_initial import random_backbone, save
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +189,68 @@ def test_a_damaged_checkpoint_is_one_line(workdir, damage):
     with pytest.raises(UserError, match=r"newest\.ckpt cannot be read \(.*\); put a whole copy there") as refused:
         run(tiny(), workdir)
     assert "\n" not in str(refused.value)
+
+
+def other_backbone(config, *, source):
+    """The size of `backbone_for`, with other weights."""
+    loaded = tiny_loaded(patch_size=8, width=32, depth=2, mlp_ratio=4, seed=1)
+    options, blocks = backbone_options(config.network), default_blocks(config.network, depth=2)
+    return dataclasses.replace(torch_backbone(loaded, options=options, blocks=blocks), source=source)
+
+
+def test_another_backbone_is_refused_and_passed_over_where_it_is_allowed(workdir, tmp_path, caplog):
+    whole, model = shutil.copytree(workdir, tmp_path / "whole"), (workdir / "model.json").read_text()
+    config, before = tiny(), files(workdir)
+    other = other_backbone(config, source="runs/other")
+    assert other.digest != backbone_for(config).digest
+    with pytest.raises(UserError, match=r"\(backbone '' → runs/other\); .*--allow_changes=backbone$"):
+        fine_tune(config, backbone=other, workdir=workdir)
+    assert "passed over" not in caplog.text
+    assert files(workdir) == before
+    assert fine_tune(config, backbone=other, workdir=workdir, allow_changes=["backbone"]).finished
+    assert "--backbone=runs/other is passed over: this run started from" in caplog.text
+    assert (workdir / "model.json").read_text() == model
+    run(config, whole)
+    first, second = newest(whole)["model"], newest(workdir)["model"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_other_weights_of_the_same_name_and_the_same_weights_of_another_go_on(workdir, caplog):
+    config = tiny()
+    assert fine_tune(config, backbone=other_backbone(config, source=""), workdir=workdir).finished
+    assert "is passed over: this run started from other weights of that name" in caplog.text
+    caplog.clear()
+    moved = dataclasses.replace(backbone_for(config), source="runs/moved")
+    assert fine_tune(config, backbone=moved, workdir=workdir).finished
+    assert "passed over" not in caplog.text
+
+
+def test_a_run_that_has_not_written_its_backbone_down_goes_on_with_any(workdir, caplog):
+    model = json.loads((workdir / "model.json").read_text())
+    assert {"backbone", "backbone_source"} < model.keys()
+    assert model.pop("backbone_digest") == backbone_for(tiny()).digest
+    (workdir / "model.json").write_text(json.dumps(model))
+    other = other_backbone(tiny(), source="runs/other")
+    assert fine_tune(tiny(), backbone=other, workdir=workdir).finished
+    assert "passed over" not in caplog.text
+
+
+def test_the_command_names_the_backbone_and_allows_what_it_is_told(tmp_path):
+    architecture, params = random_backbone()
+    first = save(tmp_path / "first.safetensors", architecture, params)
+    second = save(tmp_path / "second.safetensors", architecture, jax.tree.map(lambda leaf: 2 * leaf, params))
+
+    def command(backbone, *more, steps):
+        torchrun = processes.command(backbone, tmp_path / "run", steps=steps)
+        alone = torchrun[torchrun.index("tests.transfer.command") - 1 :]
+        ended = subprocess.run([sys.executable, *alone, *more], capture_output=True, text=True, timeout=300, cwd=ROOT)
+        return ended.returncode, ended.stderr
+
+    code, said = command(first, steps=1)
+    assert code == 0, said
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["backbone_source"] == first
+    code, said = command(second, "--allow_changes=config.steps,backbone", steps=2)
+    assert code == 0, said
+    assert f"--backbone={second} is passed over: this run started from {first}" in said
+    assert "changed since then: steps 1 → 2" in said
+    assert newest(tmp_path / "run")["step"] == 2

@@ -38,6 +38,9 @@ def test_its_code_runs(tiny_run, monkeypatch, tmp_path):
     assert names["vectors"][0].shape == (32,)
     assert names["means"].shape == (12, 32)
     assert names["groups"].max() == 9
+    if importlib.util.find_spec("faiss"):
+        assert names["found"][0, 0] == 0  # a patch is the nearest one to itself
+        np.testing.assert_allclose(names["scores"][0, 0], 1, rtol=1e-5)
 
 
 def test_it_lists_every_array(tiny_run):

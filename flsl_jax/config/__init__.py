@@ -25,7 +25,7 @@ from flsl_jax.config.evaluation import (
 from flsl_jax.config.execution import CheckpointConfig, ComputeConfig, LoggingConfig, ParallelConfig
 from flsl_jax.config.inverse_temperature import cross_inv_temp, self_inv_temp
 from flsl_jax.config.parsing import nearest_key, parse
-from flsl_jax.config.reading import AS_THE_FILE_SAYS, ReadingConfig, check_grid
+from flsl_jax.config.reading import AS_THE_FILE_SAYS, ReadingConfig, check_grid, check_reading
 from flsl_jax.config.run import (
     Config,
     GuideConfig,
@@ -84,6 +84,7 @@ __all__ = [
     "ViewsConfig",
     "advice",
     "check_grid",
+    "check_reading",
     "check_sources",
     "check_task",
     "cross_inv_temp",

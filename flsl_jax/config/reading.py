@@ -35,6 +35,21 @@ class ReadingConfig:
 AS_THE_FILE_SAYS = ReadingConfig()
 
 
+def check_reading(*, network: Any, prefix: Any, source: Any, num_heads: Any) -> None:
+    """Checks what somebody tells of a weight file in Python; a grid has `check_grid`.
+
+    Raises:
+        UserError: a value is none that the argument takes.
+    """
+    if network not in ("teacher", "student"):
+        raise UserError(f"network is {network!r}; expected 'teacher' or 'student'")
+    for name, value in (("prefix", prefix), ("source", source)):
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{name} is {value!r}; expected a text")
+    if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int) or num_heads < 0):
+        raise UserError(f"num_heads is {num_heads!r}; expected a whole number of heads; None: as the file says")
+
+
 def check_grid(grid: Any) -> tuple[int, int] | None:
     """Rows and columns of a grid that somebody gives; None where none is given.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
-from flsl_jax.config import parse_saved_config, self_inv_temp
+from flsl_jax.config import check_reading, parse_saved_config, self_inv_temp
 from flsl_jax.data.levels import Decoding, decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
@@ -79,6 +79,7 @@ def load_network(
     """
     if dtype not in _DTYPES:
         raise UserError(f"dtype is {dtype!r}; expected {' or '.join(map(repr, _DTYPES))}")
+    check_reading(network=network, prefix=prefix, source=source, num_heads=num_heads)
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run's workdir, a checkpoint in it, or a weight file")

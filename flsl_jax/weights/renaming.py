@@ -93,11 +93,15 @@ def original_names(tensors: Mapping[str, np.ndarray], names: Names) -> tuple[Ten
     unknown += [
         f"{name} in {len(split[name])} of {count} parts" for name, count in parts.items() if len(split[name]) < count
     ]
-    joined = {
-        name: np.concatenate([pieces[number] for number in sorted(pieces)]) if len(pieces) > 1 else pieces[0]
-        for name, pieces in split.items()
-        if len(pieces) == parts[name]
-    }
+    joined = {}
+    for name, pieces in split.items():
+        shapes = [pieces[number].shape for number in sorted(pieces)]
+        if len(shapes) > 1 and (len(set(shapes)) > 1 or not shapes[0]):
+            unknown.append(f"{name} in parts of shapes {', '.join(map(str, shapes))}")
+        elif len(pieces) == parts[name]:
+            joined[name] = (
+                np.concatenate([pieces[number] for number in sorted(pieces)]) if len(pieces) > 1 else pieces[0]
+            )
     return joined, unknown
 
 

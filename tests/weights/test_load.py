@@ -156,3 +156,6 @@ def test_what_is_nothing_to_load_is_one_line(tmp_path):
         flsl_jax.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither a run's workdir"):
         flsl_jax.load(tmp_path)
+
+    with pytest.raises(UserError, match="num_heads is -4; expected a whole number of heads"):
+        flsl_jax.load(tmp_path, num_heads=-4)

@@ -14,17 +14,18 @@ _LAYER = re.compile(r"^(.*\.mlp\.)(\w+)\.(weight|bias)$")
 
 
 def gates_joined(tensors: Tensors) -> Tensors:
-    """Tensors with MLPs of two layers, `mlp.fc1` and `mlp.fc2`; the gate of a SwiGLU MLP is the first half of `fc1`."""
+    """Tensors with MLPs of two layers, `mlp.fc1` and `mlp.fc2`; the gate of a SwiGLU MLP is the first half of `fc1`.
+
+    What does not go together keeps its names, and so does a layer whose new name another one has.
+    """
     layers: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     result = dict(tensors)
     for name, tensor in tensors.items():
-        if (found := _LAYER.match(name)) and found[2] not in ("fc1", "fc2"):
+        if found := _LAYER.match(name):
             layers.setdefault((found[1], found[3]), {})[found[2]] = tensor
-        elif found and found[2] == "fc2":
-            layers.setdefault((found[1], found[3]), {})["fc2"] = tensor
     for (stem, leaf), found in layers.items():
         for gate, up, last in _APART:
-            if {gate, up} <= found.keys():
+            if {gate, up} <= found.keys() and "fc1" not in found and _fit(found[gate], found[up]):
                 joined = np.concatenate([np.asarray(result.pop(f"{stem}{part}.{leaf}")) for part in (gate, up)])
                 result[f"{stem}fc1.{leaf}"] = joined
                 _move(result, f"{stem}{last}.{leaf}", f"{stem}fc2.{leaf}")
@@ -37,17 +38,22 @@ def gates_joined(tensors: Tensors) -> Tensors:
 
 
 def key_biases_settled(tensors: Tensors) -> Tensors:
-    """Tensors in which keys have a bias of zeros, where their source has none or masks it (DINOv3, timm's too)."""
+    """Tensors in which keys have a bias of zeros, where their source has none or masks it (DINOv3, timm's too).
+
+    What does not go together keeps its names.
+    """
     result = dict(tensors)
     for name in tensors:
         if name.endswith(".qkv.bias_mask"):
             bias = name.removesuffix("_mask")
-            mask = np.asarray(result.pop(name), np.float32)
-            result[bias] = np.asarray(result[bias], np.float32) * mask if bias in result else mask
+            if bias in result and _fit(result[bias], result[name]):
+                result[bias] = np.asarray(result[bias], np.float32) * np.asarray(result.pop(name), np.float32)
         elif name.endswith(".attn.q_bias"):
             stem = name.removesuffix("q_bias")
-            query, value = (np.asarray(result.pop(f"{stem}{part}_bias", tensors[name])) for part in "qv")
-            result[f"{stem}qkv.bias"] = np.concatenate([query, np.zeros_like(query), value])
+            values, joined = f"{stem}v_bias", f"{stem}qkv.bias"
+            if values in result and joined not in result and _fit(result[name], result[values]):
+                query, value = (np.asarray(result.pop(part)) for part in (name, values))
+                result[joined] = np.concatenate([query, np.zeros_like(query), value])
         elif name.endswith(".k_proj.weight"):
             stem = name.removesuffix("k_proj.weight")
             query, key = f"{stem}q_proj.bias", f"{stem}k_proj.bias"
@@ -56,6 +62,10 @@ def key_biases_settled(tensors: Tensors) -> Tensors:
     return result
 
 
+def _fit(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.ndim > 0 and first.shape == second.shape
+
+
 def _move(tensors: Tensors, old: str, new: str) -> None:
-    if old in tensors and old != new:
+    if old in tensors and new not in tensors:
         tensors[new] = tensors.pop(old)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def read_file_metadata(file: WeightFile) -> FileMetadata:
     """
     try:
         if "architecture" in file.metadata:
-            return _from_metadata(file.metadata)
+            return _checked(_from_metadata(file.metadata))
         if "pretrained_cfg" in file.config:
-            return _from_timm(file.config)
+            return _checked(_from_timm(file.config))
         if "model_type" in file.config:
-            return _from_transformers(file.config, file.preprocessor)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            return _checked(_from_transformers(file.config, file.preprocessor))
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         where = "its metadata" if "architecture" in file.metadata else file.path.parent / "config.json"
         raise UserError(f"{file.path}: {where} cannot be understood ({type(error).__name__}: {error})") from error
     if file.flax:
@@ -95,11 +96,33 @@ def fitted_normalisation(
     )
 
 
+def _checked(found: FileMetadata) -> FileMetadata:
+    """The same, if its numbers can be computed with; else a ValueError."""
+    numbers = {"norm_eps": found.norm_eps, "rope_base": found.rope_base, "num_heads": found.num_heads}
+    numbers |= {f"std[{place}]": value for place, value in enumerate(found.std)}
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} is {number}; expected a number above 0")
+    if not all(map(math.isfinite, found.mean)):
+        raise ValueError(f"mean is {found.mean}")
+    if found.grid is not None and min(found.grid) < 1:
+        raise ValueError(f"grid is {found.grid}")
+    return found
+
+
 def _window(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    low, high = value
-    return float(low), float(high)
+    low, high = map(float, value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"window is {value}")
+    return low, high
+
+
+def _pos_resize(value: Any) -> PosResize:
+    if value not in typing.get_args(PosResize):
+        raise ValueError(f"pos_resize is {value!r}")
+    return value
 
 
 def _inv_temp(value: Any) -> float | None:
@@ -116,7 +139,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> FileMetadata:
         num_heads=int(arch["num_heads"]),
         norm_eps=float(arch["norm_eps"]),
         grid=_pair(arch["grid"]),
-        pos_resize=arch["pos_resize"],
+        pos_resize=_pos_resize(arch["pos_resize"]),
         mean=_numbers(json.loads(metadata["mean"])),
         std=_numbers(json.loads(metadata["std"])),
         window=_window(json.loads(metadata.get("window", "null"))),
@@ -132,7 +155,7 @@ def _from_timm(config: Mapping[str, Any]) -> FileMetadata:
     activation = arguments.get("act_layer", "quick_gelu" if "quickgelu" in name else None)
     return FileMetadata(
         source="timm",
-        num_heads=arguments.get("num_heads"),
+        num_heads=int(arguments["num_heads"]) if "num_heads" in arguments else None,
         grid=_grid(image, patch_size=side) if image and side else None,
         activation=activation,
         mean=_numbers(cfg.get("mean", (0.5, 0.5, 0.5))),

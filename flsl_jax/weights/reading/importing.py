@@ -1,7 +1,7 @@
 """Reads a state dict of other code as canonical tensors and an architecture; every tensor is accounted for."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from flsl_jax.config import check_grid
@@ -87,12 +87,11 @@ def import_weights(
         assumed_heads: the number to assume if neither the caller nor the file gives one.
 
     Raises:
-        UserError: the file cannot be read, is not such a backbone, or has missing or unknown tensors or some of a wrong
-            shape; one line names all of them.
+        UserError: the file cannot be read, is no such backbone, or has missing, unknown or misshapen tensors; names all.
     """
     file = unwrapped(read_weights(path))
     metadata = _told(read_file_metadata(file), num_heads=num_heads or file.num_heads, grid=grid)
-    found = _source_of(file, metadata, names=names_below(file, prefix), chosen=source)
+    found = _source_of(file, metadata, prefix=prefix, chosen=source)
     parts = split(file, found, network=network, asked=prefix)
     tensors, unknown = original_names(parts.backbone, found.names)
     refuse_other_parts(file.path, unknown, metadata, source=found, gated=is_gated(tensors))
@@ -106,7 +105,8 @@ def import_weights(
             tensors, architecture, found, metadata, unused=unused, notes=notes
         )
     if problems:
-        raise UserError(f"{file.path} is not a complete backbone as {found.maker} names it: {listed(problems)}")
+        beside = len(problems) == len(unknown) and all(name in file.tensors for name in unknown)
+        raise _incomplete(file.path, found, problems, prefix=parts.prefix if beside else "")
     _note_assumptions(notes, architecture, heads_known=bool(metadata.num_heads))
     mean, std = fitted_normalisation(metadata, architecture.channels, path=file.path, notes=notes)
     return Imported(
@@ -132,15 +132,21 @@ def _told(metadata: FileMetadata, *, num_heads: int | None, grid: tuple[int, int
     )
 
 
-def _source_of(file: WeightFile, metadata: FileMetadata, *, names: Collection[str], chosen: str | None) -> WeightSource:
+def _source_of(file: WeightFile, metadata: FileMetadata, *, prefix: str | None, chosen: str | None) -> WeightSource:
     torch_file = ".safetensors" not in file.path.name
-    found = find_source(names, chosen=chosen, described=metadata.source, torch_file=torch_file)
+    found = find_source(names_below(file, prefix), chosen=chosen, described=metadata.source, torch_file=torch_file)
     if found is None:
         raise UserError(
             f"{file.path} is {kind_of_network(file.tensors)} (tensors such as {', '.join(list(file.tensors)[:3])}); expected a "
-            "plain vision transformer of timm, DINO, DINOv2, MAE, iBOT, FLSL, Google, torchvision or transformers"
+            "plain vision transformer of timm, DINO to DINOv3, MAE, iBOT, FLSL, Google, torchvision or transformers"
         )
     return found
+
+
+def _incomplete(path: Path, source: WeightSource, problems: list[str], *, prefix: str) -> UserError:
+    """`prefix`: of the backbone, if all that is wrong stands beside it."""
+    advice = f"; prefix={prefix} leaves out what is beside it" if prefix else ""
+    return UserError(f"{path} is not a complete backbone as {source.maker} names it: {listed(problems)}{advice}")
 
 
 def _note_assumptions(notes: list[str], architecture: Architecture, *, heads_known: bool) -> None:

@@ -11,7 +11,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.weights.canonical import Tensors
 from flsl_jax.weights.reading.branches import gates_joined, key_biases_settled
 from flsl_jax.weights.reading.file_metadata import FileMetadata
-from flsl_jax.weights.reading.sources import ALLOWED, REFUSED, WeightSource
+from flsl_jax.weights.reading.sources import ALLOWED, REFUSED, SOURCES, WeightSource
 from flsl_jax.weights.reading.weight_file import WeightFile
 
 _LISTED = 12
@@ -22,10 +22,7 @@ _NEWER_WEIGHT_NORM = {f"last_layer.parametrizations.weight.original{n}": f"last_
 
 _WORDS = {"teacher": r"(^|\.)(teacher|target_encoder|\w*ema)\.", "student": r"(^|\.)(student|encoder)\."}
 _WRAPPED = r"(backbone\.net|backbone|vit|deit|ijepa|dinov2|dinov2_with_registers|dinov3_vit|trunk)\.$"
-# The patch projection of any source, for messages.
-_ANCHORED = re.compile(
-    r"(^|\.)((patch_embed\.proj(ection)?|conv_proj|embeddings\.(patch_embeddings(\.projection)?|projection))\.weight)$"
-)
+_ANCHORED = re.compile(rf"^(|.*\.)({'|'.join(re.escape(anchor) for anchor in sorted({s.anchor for s in SOURCES}))})$")
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 _FLAT = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
 _CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
@@ -34,8 +31,9 @@ _OTHER_NETWORK = r"(student|teacher|encoder|target_encoder|predictor|\w*ema|mode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The tensors of a file, sorted by their use."""
+    """The tensors of a file, sorted by their use. `prefix`: what stands before the names of the backbone's."""
 
+    prefix: str
     backbone: Tensors
     head: Tensors | None
     unused: Mapping[str, str]
@@ -46,7 +44,7 @@ def unwrapped(file: WeightFile) -> WeightFile:
     """The file without what PyTorch's wrappers (FSDP, torch.compile, checkpointing) put into names.
 
     Raises:
-        UserError: FSDP has joined the parameters to flat ones.
+        UserError: FSDP has joined the parameters to flat ones, or two names differ in such a wrapper alone.
     """
     flat = [name for name in file.tensors if _FLAT.search(name)]
     if flat:
@@ -56,25 +54,22 @@ def unwrapped(file: WeightFile) -> WeightFile:
             "FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT) before model.state_dict()"
         )
     names = {name: _WRAPPERS.sub("", name) for name in file.tensors}
-    return dataclasses.replace(file, tensors={names[name]: tensor for name, tensor in file.tensors.items()})
+    return dataclasses.replace(file, tensors=_renamed(file.tensors, names, path=file.path))
 
 
 def names_below(file: WeightFile, asked: str | None) -> list[str]:
     """The names of the tensors that a prefix chooses, which may stand in a wrapper (`state_dict.`); without one, all.
 
     Raises:
-        UserError: no name begins so; tells the prefixes of the backbones that are there.
+        UserError: no backbone begins so; tells the prefixes of those that are there.
     """
     if not asked:
         return list(file.tensors)
-    below = [name for name in file.tensors if _is_below(name, asked)]
-    if not below:
-        found = dict.fromkeys(name[: match.start(2)] for name in file.tensors if (match := _ANCHORED.search(name)))
-        there = ", ".join(prefix or '""' for prefix in found) or "none"
-        raise UserError(
-            f"no tensor of {file.path} has a name that begins with {asked!r}; prefixes of backbones in it: {there}"
-        )
-    return below
+    there = dict.fromkeys(match[1] for name in file.tensors if (match := _ANCHORED.match(name)))
+    if not any(_is_below(prefix, asked) for prefix in there):
+        named = ", ".join(prefix or '""' for prefix in there) or "none"
+        raise UserError(f"no backbone of {file.path} begins with {asked!r}; prefixes of backbones in it: {named}")
+    return [name for name in file.tensors if _is_below(name, asked)]
 
 
 def _is_below(name: str, asked: str) -> bool:
@@ -88,12 +83,15 @@ def split(file: WeightFile, source: WeightSource, *, network: str, asked: str | 
         file: what was read.
         source: whose names it has.
         network: which one of two.
-        asked: the prefix that the user names; what is not below it is another network.
+        asked: the prefix that the user names; what is beside that backbone is another network, unless it is its head.
+
+    Raises:
+        UserError: it is not clear which backbone is meant, or two tensors have one name.
     """
     prefix, notes = _choose_prefix(file, source, network=network, asked=asked)
     container = re.sub(_WRAPPED, "", prefix)
-    backbone, inner, unused = {}, {}, dict.fromkeys(file.others, "not weights")
-    for name, tensor in file.tensors.items():
+    names, inner, unused = {}, {}, dict.fromkeys(file.others, "not weights")
+    for name in file.tensors:
         relative = name.removeprefix(prefix if name.startswith(prefix) else container)
         allowed = next((reason for pattern, reason in ALLOWED if re.match(pattern, relative)), None)
         if not name.startswith(container) and (asked or re.match(_OTHER_NETWORK, name)):
@@ -103,31 +101,46 @@ def split(file: WeightFile, source: WeightSource, *, network: str, asked: str | 
         elif name.startswith(prefix):
             for pattern, replacement in source.older:
                 relative = re.sub(pattern, replacement, relative)
-            backbone[relative] = tensor
+            names[name] = relative
+        elif asked:
+            unused[name] = "another network"
         else:
-            backbone[name] = tensor
-    backbone = gates_joined(_unchunked(backbone))
+            names[name] = name
+    backbone = gates_joined(_renamed(file.tensors, _unchunked(names), path=file.path))
     if source.rotary:
         backbone = key_biases_settled(backbone)
     head = _head(inner, file.tensors)
     if head:
         unused = {name: reason for name, reason in unused.items() if name not in head.values()}
     tensors = {key: np.asarray(file.tensors[name], np.float32) for key, name in head.items()}
-    return Parts(backbone=backbone, head=tensors or None, unused=unused, notes=notes)
+    return Parts(prefix=prefix, backbone=backbone, head=tensors or None, unused=unused, notes=notes)
 
 
-def _unchunked(tensors: Tensors) -> Tensors:
-    """Tensors of blocks in chunks (`blocks.0.3.`, as DINOv2 trains them) under the numbers of their blocks."""
-    found = {name: match for name in tensors if (match := _CHUNKED.match(name))}
+def _renamed(tensors: Mapping[str, np.ndarray], names: Mapping[str, str], *, path: Path) -> Tensors:
+    """The tensors that have new names, under these."""
+    owners: dict[str, str] = {}
+    for old, new in names.items():
+        if new in owners:
+            raise UserError(
+                f"{path} holds {owners[new]} and {old}, two names of one tensor ({new}); which one is meant cannot be told; "
+                "choose a backbone by its prefix, or save the file without the other"
+            )
+        owners[new] = old
+    return {new: tensors[old] for new, old in owners.items()}
+
+
+def _unchunked(names: Mapping[str, str]) -> dict[str, str]:
+    """New names with blocks in chunks (`blocks.0.3.`, as DINOv2 trains them) under the numbers of their blocks."""
+    found = {old: match for old, new in names.items() if (match := _CHUNKED.match(new))}
     places = sorted({(int(match[1]), int(match[2])) for match in found.values()})
     # DINOv2 fills its chunks up in front, so that the second number counts all blocks; else it counts those of a chunk.
     counts_all = len({block for _, block in places}) == len(places)
     numbers = {place: place[1] if counts_all else number for number, place in enumerate(places)}
     return {
-        f"blocks.{numbers[int(found[name][1]), int(found[name][2])]}.{name[found[name].end() :]}"
-        if name in found
-        else name: tensor
-        for name, tensor in tensors.items()
+        old: f"blocks.{numbers[int(found[old][1]), int(found[old][2])]}.{new[found[old].end() :]}"
+        if old in found
+        else new
+        for old, new in names.items()
     }
 
 
@@ -142,7 +155,7 @@ def _choose_prefix(
         inside = exact or [prefix for prefix in prefixes if _is_below(prefix, asked)]
         if len(inside) == 1:
             return inside[0], ()
-        prefixes = inside
+        prefixes = inside or prefixes
     other = "student" if network == "teacher" else "teacher"
     wanted = [prefix for prefix in prefixes if re.search(_WORDS[network], prefix)]
     neutral = [prefix for prefix in prefixes if not any(re.search(word, prefix) for word in _WORDS.values())]

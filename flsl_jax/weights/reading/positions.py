@@ -27,13 +27,15 @@ def place_tokens(
     tensors = dict(tensors)
     own = {name: tensors.pop(name) for name in ("cls_token", "dist_token", "reg_token") if name in tensors}
     if arch.pos_embed == "rope":
-        side = _ROTARY_SIZE // arch.patch_size
+        side = max(1, _ROTARY_SIZE // arch.patch_size)
         prefix = np.concatenate(list(own.values()), axis=1) if own else np.zeros((1, 0, arch.width), np.float32)
         placed = dataclasses.replace(arch, grid=metadata.grid or (side, side), num_prefix=prefix.shape[1])
         return tensors | ({"prefix": prefix} if own else {}), placed, []
     positions = tensors["pos_embed"]
     count = sum(token.shape[1] for token in own.values())
-    candidates = [count, *([1] if "cls_token" in own and count > 1 else []), 0, *([1] if source.spare_row else [])]
+    # DINOv2's registers have no positions, and its class token has; a distillation token always has one.
+    alone = [1] if {"cls_token", "reg_token"} <= own.keys() and "dist_token" not in own else []
+    candidates = [count, *alone, 0, *([1] if source.spare_row else [])]
     found = ((rows, _grid(positions.shape[1] - rows, metadata.grid)) for rows in candidates)
     rows, grid = next(((rows, grid) for rows, grid in found if grid), (0, None))
     if grid is None:

@@ -23,8 +23,14 @@ def finite(tensors: Tensors, path: Path) -> Tensors:
     """The tensors in float32.
 
     Raises:
-        UserError: some values are NaN or infinite; counts them.
+        UserError: some values are NaN or infinite, or whole numbers; counts them.
     """
+    others = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype.kind in "iubcSUO"}
+    if others:
+        name, dtype = next(iter(others.items()))
+        raise UserError(
+            f"{path} holds {dtype} in {name}; expected floats: save it as float32, float16 or bfloat16, and not quantised"
+        )
     tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     counts = {name: tensor.size - int(np.isfinite(tensor).sum()) for name, tensor in tensors.items()}
     broken = {name: count for name, count in counts.items() if count}
@@ -63,28 +69,26 @@ def architecture_of(
 ) -> tuple[Architecture, list[str]]:
     """The architecture that tensors and config show, without prefix and grid, and a list of what is wrong with the tensors."""
     kernel = tensors["patch_embed.proj.weight"]
-    if kernel.ndim != 4 or not 1 <= kernel.shape[1] <= _MOST_CHANNELS or kernel.shape[2] != kernel.shape[3]:
+    if (
+        kernel.ndim != 4
+        or not 1 <= kernel.shape[1] <= _MOST_CHANNELS
+        or kernel.shape[2] != kernel.shape[3]
+        or not kernel.size
+    ):
         raise UserError(
             f"{path}: the patch projection is {kernel.shape}; expected (D, C, p, p), square patches of images with "
             f"{_MOST_CHANNELS} channels at most"
         )
     width, patch = kernel.shape[0], kernel.shape[2]
     blocks = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
-    depth = max(blocks, default=-1) + 1
+    depth = len(blocks)  # where one is missing, so are tensors of one below this number
     gated = is_gated(tensors)
-    hidden = tensors.get("blocks.0.mlp.fc1.weight", np.zeros((4 * width, 0))).shape[0] // (2 if gated else 1)
-    if hidden % width and not gated:
+    first = tensors.get("blocks.0.mlp.fc1.weight")
+    hidden = 4 * width if first is None or first.ndim != 2 else first.shape[0] // (2 if gated else 1)
+    if (hidden % width or not hidden) and not gated:
         raise UserError(f"{path} has {hidden} hidden channels at a width of {width}; expected a multiple of it")
-    stored = tensors.get("rope_periods")
-    by_convention = (_HEADS_OF_ROTARY_WIDTH if source.rotary else _HEADS_OF_WIDTH).get(width) or (
-        0 if width % 64 else width // 64
-    )
-    if assumed_heads and width % assumed_heads == 0:
-        by_convention = assumed_heads
-    if stored is not None and stored.size and width % (4 * stored.size) == 0:
-        by_convention = width // (4 * stored.size)
-    heads = metadata.num_heads or by_convention
-    if not heads or width % heads:
+    heads = metadata.num_heads or _heads_by_convention(tensors, source, width=width, assumed=assumed_heads)
+    if heads < 1 or width % heads:
         raise UserError(
             f"{path} has a width of {width} and does not give its number of attention heads"
             f"{f'; {heads} do not divide it' if heads else ''}; pass num_heads"
@@ -107,7 +111,18 @@ def architecture_of(
         final_norm=source.final_norm or bool(norms),
         channels=kernel.shape[1],
     )
-    return arch, _differences(tensors, expected_shapes(arch))
+    return arch, ([] if depth else ["no blocks"]) + _differences(tensors, expected_shapes(arch))
+
+
+def _heads_by_convention(tensors: Tensors, source: WeightSource, *, width: int, assumed: int | None) -> int:
+    """Heads where nothing says their number: as rotary periods show, else the assumed one, else of 64 channels; 0: none fit."""
+    stored = tensors.get("rope_periods")
+    if stored is not None and stored.size and width % (4 * stored.size) == 0:
+        return width // (4 * stored.size)
+    if assumed and width % assumed == 0:
+        return assumed
+    known = _HEADS_OF_ROTARY_WIDTH if source.rotary else _HEADS_OF_WIDTH
+    return known.get(width) or (0 if width % 64 else width // 64)
 
 
 def _rope_periods(

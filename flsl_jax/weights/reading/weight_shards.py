@@ -72,7 +72,7 @@ def read_shards(index: Path, read: Callable[[Path], WeightFile]) -> WeightFile:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({str(place) for place in places.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{index} is no index of shards ({type(error).__name__}: {error}); expected JSON with a weight_map"
         ) from error
@@ -93,7 +93,8 @@ def read_shards(index: Path, read: Callable[[Path], WeightFile]) -> WeightFile:
             raise UserError(
                 f"{index.parent / name} lacks {_some(lacking)}, which {index.name} says is in it; copy the shards again"
             )
-        tensors |= found
+        # A shard may hold more than the index says of it, such as what is left of an earlier division.
+        tensors |= {tensor: values for tensor, values in found.items() if places.get(tensor, name) == name}
     return WeightFile(path=index, tensors=tensors)
 
 

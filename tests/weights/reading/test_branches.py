@@ -131,6 +131,12 @@ def without(ending):
     return lambda state: {name: tensor for name, tensor in state.items() if not name.endswith(ending)}
 
 
+def changed(ending, function):
+    return lambda state: {
+        name: np.array(function(tensor)) if name.endswith(ending) else tensor for name, tensor in state.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -141,11 +147,39 @@ def without(ending):
             lambda state: state | {"blocks.0.attn.qkv.bias_mask": np.full(3 * WIDTH, np.nan, np.float32)},
             "NaN or infinite",
         ),
+        (without("1.attn.qkv.bias"), "unknown blocks.1.attn.qkv.bias_mask"),
+        (changed("0.attn.qkv.bias_mask", lambda mask: mask[:5]), "unknown blocks.0.attn.qkv.bias_mask"),
+        (changed("0.mlp.w1.weight", lambda gate: gate[:-2]), "unknown blocks.0.mlp.w1.weight; unknown blocks.0.mlp.w2"),
+        (changed("0.mlp.w1.weight", lambda gate: gate[:, :-2]), "unknown blocks.0.mlp.w1.weight"),
+        (changed("0.mlp.w1.weight", lambda gate: gate[0, 0]), "unknown blocks.0.mlp.w1.weight"),
+        (
+            lambda state: state | {"blocks.0.mlp.fc1.weight": np.ones((128, 32), np.float32)},
+            "unknown blocks.0.mlp.w1.we",
+        ),
         (lambda state: state | {"blocks.0.mlp.norm.weight": np.ones(HIDDEN, np.float32)}, "norms inside its branches"),
     ],
 )
 def test_incomplete_gates_and_wrong_periods_are_one_line(tmp_path, change, message):
     path = save(tmp_path / "x.safetensors", change(dinov3(gated=True)))
+    with pytest.raises(UserError, match=message) as caught:
+        load_network(path, num_heads=HEADS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rename", "change", "message"),
+    [
+        (under_timm_names, without("1.attn.v_bias"), "unknown blocks.1.attn.q_bias"),
+        (under_timm_names, changed("1.attn.v_bias", lambda bias: bias[:3]), "unknown blocks.1.attn.q_bias"),
+        (
+            under_transformers_names,
+            changed("1.attention.k_proj.weight", lambda key: key[:, :-2]),
+            r"blocks.1.attn.qkv.weight in parts of shapes \(32, 32\), \(32, 30\), \(32, 32\)",
+        ),
+    ],
+)
+def test_queries_keys_and_values_that_do_not_go_together_are_one_line(tmp_path, rename, change, message):
+    path = save(tmp_path / "x.safetensors", change(rename(dinov3(gated=False))))
     with pytest.raises(UserError, match=message) as caught:
         load_network(path, num_heads=HEADS)
     assert len(str(caught.value).splitlines()) == 1

@@ -54,6 +54,36 @@ def test_a_prefix_that_no_name_has_is_refused_with_those_that_are_there(lightnin
         import_weights(lightning, prefix="modle.")
 
 
+@pytest.mark.parametrize("asked", ["model.probe.backbone.blocks", "probe.backbone.patch_embed", "obe.backbone", "."])
+def test_a_prefix_that_is_no_backbones_is_refused(lightning, asked):
+    with pytest.raises(
+        UserError, match=r"no backbone of .* begins with '.*'; prefixes of backbones in it: state_dict\."
+    ):
+        import_weights(lightning, prefix=asked)
+
+
+def test_what_is_beside_a_backbone_is_left_out_once_its_prefix_is_told(tmp_path):
+    state = random_state(published.DINOV2)
+    others = {name: np.ones(3, np.float32) for name in ("projector.0.weight", "memory")}
+    save_file({f"model.backbone.{name}": t for name, t in state.items()} | others, tmp_path / "x.safetensors")
+    with pytest.raises(
+        UserError,
+        match=r"unknown memory; unknown projector.0.weight; prefix=model.backbone. leaves out what is beside it$",
+    ):
+        import_weights(tmp_path / "x.safetensors", num_heads=4)
+    imported = import_weights(tmp_path / "x.safetensors", num_heads=4, prefix="model.backbone.")
+    assert {name for name, reason in imported.unused.items() if reason == "another network"} == others.keys()
+    np.testing.assert_array_equal(imported.backbone["norm.weight"], state["norm.weight"])
+
+
+@pytest.mark.parametrize("other", ["norm.weight", "backbone._orig_mod.norm.weight"])
+def test_two_tensors_of_which_each_would_be_the_same_one_are_refused(tmp_path, other):
+    state = {f"backbone.{name}": tensor for name, tensor in random_state(published.DINOV2).items()}
+    save_file(state | {other: np.ones(64, np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"two names of one tensor \((backbone\.)?norm\.weight\)"):
+        import_weights(tmp_path / "x.safetensors", num_heads=4)
+
+
 def test_commands_hand_on_what_is_told(lightning):
     told = ReadingConfig(prefix="model.probe.", num_heads=4)
     expected = random_state(published.DINOV2, seed=2)["norm.weight"]
@@ -102,6 +132,14 @@ def test_positions_are_not_in_doubt_where_one_grid_alone_explains_them(tmp_path)
     assert import_weights(path, num_heads=4, grid=(6, 9)).architecture.grid == (6, 9)
     with pytest.raises(UserError, match="55 positions, which are not 5×9"):
         import_weights(path, num_heads=4, grid=(5, 9))
+
+
+def test_a_distillation_token_has_a_position_of_its_own(tmp_path):
+    # 226 are 14×16 and those of the two tokens, and not 15×15 and that of one.
+    path = with_positions(tmp_path / "x.safetensors", 226, dist_token=np.ones((1, 1, 64), np.float32))
+    with pytest.raises(UserError, match=r"226 positions, which are not a square of patches and 2 other tokens"):
+        import_weights(path, num_heads=4)
+    assert import_weights(path, num_heads=4, grid=(14, 16)).architecture.num_prefix == 2
 
 
 @pytest.mark.parametrize("grid", [(0, 5), (5,), (1, 2, 3), 5, (2.5, 2), (True, 2), "44"])

@@ -61,23 +61,32 @@ def test_shards_of_torch_are_read_by_their_index(tmp_path):
     assert import_weights(tmp_path, num_heads=4).architecture.depth == 2
 
 
-def refused(path, *, match):
-    with pytest.raises(UserError, match=match) as caught:
+def refusal(path):
+    """The one line by which a path is refused."""
+    with pytest.raises(UserError) as caught:
         load_network(path, num_heads=4)
-    assert len(str(caught.value).splitlines()) == 1
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_a_tensor_is_taken_from_the_shard_that_the_index_names(folder):
+    places = read_index(folder)
+    name = next(name for name, place in places.items() if place == NAMES[0])
+    old = {tensor: np.zeros_like(values) for tensor, values in random_state(published.DINOV2).items() if tensor == name}
+    save_file(dict(read_weights(folder.parent / "whole.safetensors").tensors) | old, folder / NAMES[1])
+    assert read_weights(folder).tensors[name].any()
 
 
 def test_a_shard_that_is_missing_or_lacks_tensors_is_named(folder):
-    refused(folder / NAMES[0], match=r"one of 2 shards; name .*model.safetensors.index.json, or the folder")
+    index = folder / "model.safetensors.index.json"
+    assert f"is one of 2 shards; name {index}, or the folder" in refusal(folder / NAMES[0])
     places = read_index(folder)
     write_index(folder, places | {"other": NAMES[0]})
-    refused(folder, match=r"00001-of-00002.safetensors lacks other, which model.safetensors.index.json says is in it")
+    assert f"{NAMES[0]} lacks other, which {index.name} says is in it" in refusal(folder)
     (folder / NAMES[1]).unlink()
-    refused(folder, match=r"names 2 shards, and 1 are missing \(model-00002-of-00002.safetensors\)")
-    (folder / "model.safetensors.index.json").unlink()
-    refused(
-        folder / NAMES[0], match=r"one of 2 shards; model.safetensors.index.json, which lists them, is not beside it"
-    )
+    assert f"names 2 shards, and 1 are missing ({NAMES[1]})" in refusal(folder)
+    index.unlink()
+    assert f"is one of 2 shards; {index.name}, which lists them, is not beside it" in refusal(folder / NAMES[0])
 
 
 @pytest.mark.parametrize(
@@ -85,14 +94,15 @@ def test_a_shard_that_is_missing_or_lacks_tensors_is_named(folder):
     [
         ("{", "is no index of shards"),
         ('["a"]', "is no index of shards"),
+        ("[" * 100_000, "is no index of shards"),
         ('{"weight_map": {}}', "names no files"),
-        ('{"weight_map": {"norm.weight": "../../etc/passwd"}}', r"names files elsewhere \(../../etc/passwd\)"),
+        ('{"weight_map": {"norm.weight": "../../etc/passwd"}}', "names files elsewhere (../../etc/passwd)"),
         ('{"weight_map": {"norm.weight": "/etc/passwd"}}', "names files elsewhere"),
     ],
 )
 def test_a_damaged_or_hostile_index_is_one_line(folder, content, message):
     (folder / "model.safetensors.index.json").write_text(content)
-    refused(folder, match=message)
+    assert message in refusal(folder)
 
 
 def test_folders_that_other_trainings_save_in_parts_say_how_they_are_joined(tmp_path):
@@ -101,8 +111,10 @@ def test_folders_that_other_trainings_save_in_parts_say_how_they_are_joined(tmp_
     for name in ("__0_0.distcp", ".metadata"):
         (parts / name).write_bytes(b"x")
     for path in (parts, tmp_path, parts / "__0_0.distcp"):
-        refused(path, match=r"step_100 is a distributed checkpoint of PyTorch.*dcp_to_torch .*step_100 weights.pth")
+        assert f"{parts} is a distributed checkpoint of PyTorch" in refusal(path)
+        assert f"dcp_to_torch {parts} weights.pth" in refusal(path)
     deep = tmp_path / "deep" / "global_step7"
     deep.mkdir(parents=True)
     (deep / "mp_rank_00_model_states.pt").write_bytes(b"x")
-    refused(deep, match=r"a checkpoint of DeepSpeed.*zero_to_fp32.py")
+    assert f"{deep} is a checkpoint of DeepSpeed" in refusal(deep)
+    assert "zero_to_fp32.py" in refusal(deep)

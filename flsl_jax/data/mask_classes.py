@@ -9,6 +9,7 @@ from jaxtyping import Int32, Integer
 
 from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.known_classes import KNOWN_CLASSES
+from flsl_jax.data.records import digest_of
 from flsl_jax.errors import UserError
 
 IGNORED = -1
@@ -41,6 +42,11 @@ class MaskClasses:
         self._table = np.full(max([*ids, *ignore, 0]) + 1, _UNKNOWN, np.int32)
         self._table[ids] = labels
         self._table[[number for number in ignore if number >= 0]] = IGNORED
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the label of each id and of the labels' names; hexadecimal."""
+        return digest_of(self._table.tobytes(), *self.names)
 
     def labels(self, ids: Integer[np.ndarray, "H W"], *, file: str | os.PathLike[str]) -> Int32[np.ndarray, "H W"]:
         """The labels of a mask's ids; an id of -1 stays -1. `file` is the mask's name for messages.

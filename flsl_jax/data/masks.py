@@ -19,7 +19,7 @@ from flsl_jax.data.image_files import open_image, upright_size
 from flsl_jax.data.known_classes import KNOWN_CLASSES, VOID_IDS
 from flsl_jax.data.listing import read_file
 from flsl_jax.data.mask_classes import IGNORED, LARGEST_ID, MaskClasses, read_class_names
-from flsl_jax.data.records import checked_index
+from flsl_jax.data.records import checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.data.sources import FolderSource
 from flsl_jax.errors import UserError, one_line, reason
@@ -57,9 +57,16 @@ class PixelSource(Protocol):
 
 @runtime_checkable
 class MaskedSource(PixelSource, Protocol):
-    """A data set whose masks hold labels. `class_names[label]` is the name of a label."""
+    """A data set whose masks hold labels. `class_names[label]` is the name of a label.
+
+    `digest` stands for which images and masks there are, by their names and in their order, and for which ids are which labels;
+    not for where they lie, nor for their pixels.
+    """
 
     class_names: tuple[str, ...]
+
+    @property
+    def digest(self) -> str: ...
 
     @property
     def num_classes(self) -> int:
@@ -104,6 +111,12 @@ class MaskedFiles:
         """See `MaskedSource`."""
         return len(self.class_names)
 
+    @property
+    def digest(self) -> str:
+        """See `MaskedSource`."""
+        texts = (f"{pair.name} {pair.mask.name} {sorted((pair.segments or {}).items())}" for pair in self._pairs)
+        return digest_of(self._classes.digest, *texts)
+
     def __len__(self) -> int:
         return len(self._pairs)
 
@@ -143,6 +156,11 @@ class MaskedScenes:
     def num_classes(self) -> int:
         """See `MaskedSource`."""
         return len(self.class_names)
+
+    @property
+    def digest(self) -> str:
+        """See `MaskedSource`."""
+        return digest_of(self._classes.digest, self._scenes.digest)
 
     def __len__(self) -> int:
         return len(self._scenes)

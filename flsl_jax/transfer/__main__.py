@@ -42,8 +42,8 @@ _ALLOW_CHANGES = flags.DEFINE_list(
     "allow_changes",
     [],
     "On continuing a run: keys or groups of the config, such as optimizer.lr,augment, that may differ from those it was "
-    "trained with; backbone: that --backbone names another one, which is passed over. Without it a run continues only with "
-    "what leaves its numbers as they are.",
+    "trained with; data: other images under the same keys too; backbone: that --backbone names another one, which is passed "
+    "over. Without it a run continues only with what leaves its numbers as they are.",
 )
 
 _PREDICT = flags.DEFINE_string(

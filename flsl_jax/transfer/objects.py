@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.boxes import read_coco
 from flsl_jax.data.decode import DecodeError, decode_image
 from flsl_jax.data.image_files import upright_size
-from flsl_jax.data.records import checked_index
+from flsl_jax.data.records import checked_index, digest_of
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError, reason
 from flsl_jax.transfer.config import DetectionSourceConfig, IgnoredRule
@@ -72,6 +73,15 @@ class ObjectImages:
         self.has_masks = all(item.get("segmentation") for item in truth["annotations"])
         self._labels = {number: label for label, number in enumerate(self.category_ids, start=1)}
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which images there are, with their ids, names and sizes, and of their annotations without the masks.
+
+        It stands neither for where the images lie, nor for their pixels.
+        """
+        classes = json.dumps([self.category_ids, self.class_names])
+        return digest_of(classes, *(json.dumps(self._facts(number)) for number in self.image_ids))
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -113,6 +123,15 @@ class ObjectImages:
         corners = np.array(chosen, np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         return corners
+
+    def _facts(self, image_id: int) -> list[Any]:
+        """What its digest says of an image; plain JSON."""
+        entry = self.coco.imgs[image_id]
+        objects = [
+            [item.get(key) for key in ("category_id", "bbox", "iscrowd", "area")]
+            for item in self.coco.imgToAnns[image_id]
+        ]
+        return [image_id, entry["file_name"], entry["width"], entry["height"], objects]
 
     def _entry(self, index: int) -> dict[str, Any]:
         return self.coco.imgs[self.image_ids[checked_index(index, len(self))]]

@@ -26,7 +26,7 @@ from flsl_jax.training.lock_file import Lock
 from flsl_jax.training.writers import Writers, open_writers
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig
-from flsl_jax.transfer.continuing import check_allowed, continue_with, describe_backbone
+from flsl_jax.transfer.continuing import Start, check_allowed, check_same_data, continue_with
 from flsl_jax.transfer.measurement import RESULT_FILE, Measurement, read_measurement, write_json
 from flsl_jax.transfer.measuring import average_precision, classify, detect, mask_metrics, with_progress
 from flsl_jax.transfer.metrics import MAIN_METRICS
@@ -109,7 +109,8 @@ def fine_tune(
         backbone: pretrained; its parameters are trained on.
         workdir: folder of the run; created if it does not exist.
         allow_changes: keys of the config, or groups of them, that may differ from those that the run was trained with, although
-            the numbers then differ too; "backbone" allows another one, which is passed over.
+            the numbers then differ too; "data" also allows other images under the same keys, and "backbone" another backbone,
+            which is passed over.
 
     Raises:
         UserError: anything that the user can fix; and a loss that is not finite, with the step.
@@ -139,12 +140,14 @@ def _train_alone(
     fabric: Fabric,
     lock: Lock | None,
 ) -> TransferOutcome:
+    start = Start(backbone=backbone, train=data.train, val=data.val)
+    check_same_data(start, fabric)
     checkpoint, continuation = _newest(workdir), None
     ids = data.train.category_ids if isinstance(data.train, ObjectImages) else ()
     description = describe_model(backbone, class_names=data.train.class_names, category_ids=ids)
     if checkpoint is not None:
         check_same_model(description, workdir)
-        continuation = continue_with(config, backbone=backbone, checkpoint=checkpoint, workdir=workdir, allowed=allowed)
+        continuation = continue_with(config, start=start, checkpoint=checkpoint, workdir=workdir, allowed=allowed)
     torch.manual_seed(random_seed(config.seed))
     model = with_shared_statistics(build_network(config, backbone=backbone, num_classes=data.num_classes), fabric)
     optimizer = make_optimizer(model, backbone.network, config.optimizer)
@@ -155,7 +158,7 @@ def _train_alone(
         continuation.record(fabric)
     elif fabric.is_global_zero:
         write_json(workdir / CONFIG_FILE, dataclasses.asdict(config), indent=2)
-        write_json(workdir / MODEL_FILE, description | describe_backbone(backbone), indent=2)
+        write_json(workdir / MODEL_FILE, description | start.describe(), indent=2)
     writers = open_writers(
         workdir,
         total_steps=config.steps,

@@ -298,3 +298,59 @@ def test_semantic_and_panoptic_files_of_coco_agree() -> None:
     panoptic = {record.name: record.mask for record in (both[1][i] for i in range(8))}
     for record in (both[0][i] for i in range(8)):
         np.testing.assert_array_equal(panoptic[record.name], record.mask)
+
+
+def test_a_digest_is_of_names_and_classes_and_not_of_the_place(tmp_path: Path) -> None:
+    def digest(root: str = "a", *, image: str = "1.png", classes: object = None, **config) -> str:
+        folder = tmp_path / root
+        _save(folder / "images" / image, _photo())
+        _save(folder / "masks" / image, IDS)
+        names = _classes(tmp_path, classes or {"0": "sky", "3": "cat", "7": "dog"})
+        places = {"images": str(folder / "images"), "masks": str(folder / "masks")}
+        return open_masked(MaskedSourceConfig(**places, classes=names, **config)).digest
+
+    first = digest()
+    assert first == digest("moved")
+    others = [
+        digest("renamed", image="2.png"),
+        digest(ignore=(255, 3)),
+        digest(classes={"0": "sky", "3": "cat", "7": "cow"}),
+        digest(classes={"0": "sky", "3": "cat", "8": "dog"}),  # the same names of other ids
+        digest(image="b.png"),  # a second image in the first folder
+    ]
+    assert len({first, *others}) == 6
+    assert digest(limit=1) == first
+
+
+def test_a_digest_tells_coarse_masks_segments_and_scenes_apart(tmp_path: Path) -> None:
+    _save(tmp_path / "images/1.png", _photo())
+    _save(tmp_path / "masks/1.png", np.full((2, 3, 3), [5, 0, 0], np.uint8))
+
+    def panoptic(category: int) -> str:
+        segment = {"id": 5, "category_id": category}
+        content = {
+            "images": [{"id": 1, "file_name": "1.png"}],
+            "categories": [{"id": number, "name": str(number)} for number in (1, 2)],
+            "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": [segment]}],
+        }
+        (tmp_path / "panoptic.json").write_text(json.dumps(content))
+        places = {"images": str(tmp_path / "images"), "masks": str(tmp_path / "masks")}
+        return open_masked(
+            MaskedSourceConfig(name="panoptic", annotations=str(tmp_path / "panoptic.json"), **places)
+        ).digest
+
+    assert panoptic(1) == panoptic(1) != panoptic(2)
+    places = {"images": str(tmp_path / "leftImg8bit"), "name": "cityscapes", "classes": "cityscapes19"}
+    _save(tmp_path / "leftImg8bit/x/x_1_leftImg8bit.png", _photo())
+    found = set()
+    for kind in ("gtFine", "gtCoarse"):
+        _save(tmp_path / kind / f"x/x_1_{kind}_labelIds.png", np.full((2, 3), 7, np.uint8))
+        found.add(open_masked(MaskedSourceConfig(masks=str(tmp_path / kind), **places)).digest)
+    assert len(found) == 2
+    scenes = {"name": "scenes", "count": 4, "scene_size": 32, "split": "train"}
+    changes = [{}, {"count": 5}, {"scene_size": 48}, {"split": "val"}, {"scene_kind": "textures"}, {"ignore": (1,)}]
+    assert len({open_masked(MaskedSourceConfig(**scenes | change)).digest for change in changes}) == len(changes)
+    assert (
+        open_masked(MaskedSourceConfig(**scenes | {"count": 9, "limit": 4})).digest
+        == open_masked(MaskedSourceConfig(**scenes)).digest
+    )

@@ -1,5 +1,6 @@
 """Boxes and masks of COCO files and of scenes: what is trained on, what is left out, and what is refused by name."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -121,3 +122,37 @@ def test_sizes_that_the_file_lacks_are_those_of_the_images_and_a_byte_order_mark
     images = open_objects(config, path="config.data.train", masks=True)
     assert images.image(0).shape == (12, 20, 3)
     np.testing.assert_array_equal(images.objects(0, masks=True).xyxy, [[2, 2, 10, 8], [15, 8, 20, 12]])
+
+
+def test_a_digest_is_of_the_images_and_their_annotations_and_not_of_the_place(tmp_path):
+    def digest(name, *annotations, rename=None, **options):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = coco(folder, list(annotations))
+        if rename is not None:
+            old, new = rename
+            (folder / "truth.json").write_text((folder / "truth.json").read_text().replace(old, new))
+        return open_objects(dataclasses.replace(config, **options), path="config.data.train", masks=False).digest
+
+    box = [2, 2, 8, 6]
+    first = digest("a", annotation(1, box))
+    assert first == digest("moved", annotation(1, box))
+    assert first == digest("other polygon", annotation(5, box, segmentation=[[2.0, 2.0, 9.0, 2.0, 9.0, 8.0]]))
+    others = [
+        digest("none"),
+        digest("box", annotation(1, [2, 2, 8, 5])),
+        digest("category", annotation(1, box, category_id=90)),
+        digest("crowd", annotation(1, box, iscrowd=1)),
+        digest("area", annotation(1, box, area=2.0)),
+        digest("of the other image", annotation(1, box, image_id=9)),
+        digest("id", annotation(1, box), rename=('"id": 9, "file_name"', '"id": 8, "file_name"')),
+        digest("class", annotation(1, box), rename=("bottle", "jar")),
+        digest("fewer", annotation(1, box), limit=1),
+    ]
+    assert len({first, *others}) == 10
+
+
+def test_a_crowd_without_a_box_has_a_digest(tmp_path):
+    crowd = annotation(1, None, iscrowd=1, segmentation={"size": [12, 20], "counts": [0, 240]})
+    del crowd["bbox"], crowd["area"]
+    assert len(open_objects(coco(tmp_path, [crowd]), path="config.data.train", masks=True).digest) == 64

@@ -83,7 +83,7 @@ def test_pixels_have_one_layer_and_batches_change_nothing():
 
 
 class _Masked:
-    name, class_names, num_classes = "given", ("a", "b"), 2
+    name, class_names, num_classes, digest = "given", ("a", "b"), 2, ""
 
     def __init__(self, *masks):
         self._masks = masks

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -269,7 +270,7 @@ def masked(folder, *, first=0, count=6):
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(first, first + count):
-        Image.fromarray(scenes[index].image).save(folder / "images" / f"{index}.png")
+        Image.fromarray(np.asarray(scenes[index].image)).save(folder / "images" / f"{index}.png")
         Image.fromarray(scenes.masks(index).classes).save(folder / "masks" / f"{index}.png")
     return {"name": "folder", "images": str(folder / "images"), "masks": str(folder / "masks")}
 

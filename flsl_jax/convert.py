@@ -100,15 +100,13 @@ def _write_program(source: Path, target: Path, target_format: str, *, with_card:
         raise UserError(
             f"--{flag} does not go with --format={target_format}, which writes one backbone in float32; leave it out"
         )
-    if target_format == "onnx":
-        from flsl_jax.weights.export.onnx_files import export_onnx as export
-    else:
-        from flsl_jax.weights.export.stablehlo_files import export_stablehlo as export
+    from flsl_jax.weights.export.onnx_files import ONNX
+    from flsl_jax.weights.export.program_files import ProgramOptions, export_program
+    from flsl_jax.weights.export.stablehlo_files import STABLEHLO
 
     reading = _READING()
-    return export(
-        source, target, network=reading.network, reading=reading, overwrite=_OVERWRITE.value, with_card=with_card
-    )
+    options = ProgramOptions(network=reading.network, reading=reading, overwrite=_OVERWRITE.value, card=with_card)
+    return export_program(source, target, {"onnx": ONNX, "stablehlo": STABLEHLO}[target_format], options)
 
 
 def _send(written: Any, *, source: Path, repo: str) -> None:

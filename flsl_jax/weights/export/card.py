@@ -1,7 +1,7 @@
 """A model card beside a written file: what was trained on what, its curves and its numbers. The licence is left open."""
 
+import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from flsl_jax.weights.export.metadata import channel_names
 from flsl_jax.weights.export.numbers import read_numbers
 from flsl_jax.weights.export.parity import Parity
 from flsl_jax.weights.export.trained import Trained
+from flsl_jax.weights.export.writing import whole_or_not
 
 _METHODS = {
     "flsl": "FLSL ([Feature-Level Self-supervised Learning](https://arxiv.org/abs/2306.06203), NeurIPS 2023)",
@@ -48,10 +49,7 @@ def write_card(
     card, curves = card_paths(output, is_folder=folder.is_dir())
     place, picture = card_paths(folder, is_folder=True) if folder.is_dir() else (card, curves)
     drawn = trained.workdir / "curves.png" if trained.workdir else None
-    has_curves = False
-    if drawn is not None and drawn.exists():
-        shutil.copyfile(drawn, picture)
-        has_curves = True
+    has_curves = drawn is not None and drawn.exists()
     parts = [
         _heading(trained, metadata),
         _training(trained),
@@ -62,9 +60,11 @@ def write_card(
         f"{metadata['std']}; height and width multiples of {trained.architecture.patch_size}.\n",
         _file(metadata, allowances, parities),
     ]
-    temporary = place.with_name(f".{place.name}-{os.getpid()}")
-    temporary.write_text("\n".join(part for part in parts if part))
-    temporary.replace(place)
+    with contextlib.ExitStack() as files:
+        if drawn is not None and has_curves:
+            shutil.copyfile(drawn, files.enter_context(whole_or_not(picture)))
+        text = "\n".join(part for part in parts if part)
+        files.enter_context(whole_or_not(place)).write_text(text, encoding="utf-8")
     return card
 
 

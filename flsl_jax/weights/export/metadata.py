@@ -96,12 +96,15 @@ def _timm(trained: Trained) -> dict[str, Any]:
         "dynamic_img_size": True,
         "in_chans": arch.channels if arch.channels != _COLOUR else None,
     }
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    if arch.mlp == "swiglu" and not arch.layer_scale:
+        arguments["init_values"] = None  # the one name with such MLPs has LayerScale, unless it is told otherwise
     return {
         "architecture": _timm_name(trained.architecture),
         "num_classes": 0,
         "num_features": arch.width,
         "global_pool": "",
-        "model_args": {key: value for key, value in arguments.items() if value is not None},
+        "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [arch.channels, height, width],
             "fixed_input_size": False,

@@ -121,11 +121,11 @@ def check_parity(
         images = random_images(size, channels=architecture.channels)
         expected, found = ours(images), theirs.run(images)
         pairs = zip([*expected.blocks, expected.tokens], [*found.blocks, found.tokens], strict=True)
-        differences[size] = tuple(_difference(*pair) for pair in pairs)
+        differences[size] = tuple(difference(*pair) for pair in pairs)
     return Parity(counterpart=theirs.name, differences=differences)
 
 
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+def difference(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(expected - found).max() / max(1.0, np.abs(expected).max()))
 
 

@@ -60,11 +60,14 @@ def planned(repo: str, source: Path, output: Path, beside: Sequence[Path], *, ca
         repo: USER/NAME.
         source: what was converted; folders above it are left out of the card.
         output: what a conversion wrote.
-        beside: files of the conversion next to it, without the card; those that are not there are passed over.
+        beside: files next to it, without the card; those that are not there, or that the card does not name because they are
+            of an earlier conversion, are passed over.
         card: the model card, whose code then names the repository, or the file without its folder.
     """
-    paths = sorted(output.iterdir()) if output.is_dir() else [output, *(path for path in beside if path.exists())]
-    text = card.read_text(encoding="utf-8").replace(f"local-dir:{output}", f"hf-hub:{repo}")
+    text = card.read_text(encoding="utf-8")
+    named = [path for path in beside if path.exists() and path.name in text]
+    paths = sorted(output.iterdir()) if output.is_dir() else [output, *named]
+    text = text.replace(f"local-dir:{output}", f"hf-hub:{repo}")
     for path in (output, *beside):
         text = text.replace(f'"{path}"', f'"{repo if path.is_dir() else path.name}"')
     if source.parent != Path():

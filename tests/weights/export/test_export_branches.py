@@ -66,6 +66,19 @@ def test_a_giant_goes_to_timm_which_computes_the_same(giant, tmp_path):
     np.testing.assert_allclose(found, reference_tokens(dinov2_giant(), images, eps=1e-6), atol=5e-5)
 
 
+def test_a_giant_without_layer_scale_goes_to_timm_without_it(tmp_path):
+    state = {name: tensor for name, tensor in dinov2_giant().items() if ".ls" not in name}
+    save_file(state, tmp_path / "plain.safetensors")
+    export(tmp_path / "plain.safetensors", tmp_path / "out", options("timm"))
+    arguments = json.loads((tmp_path / "out" / "config.json").read_text())["model_args"]
+    assert arguments["init_values"] is None  # and not left out: timm's giant has 1e-5
+    timm = import_framework("timm")
+    assert (
+        timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).blocks[0].ls1.__class__.__name__
+        == "Identity"
+    )
+
+
 def test_timms_config_names_the_one_network_whose_mlps_are_such(giant, tmp_path):
     export(giant, tmp_path / "out", options("timm"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())

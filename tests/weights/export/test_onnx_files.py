@@ -1,6 +1,5 @@
 """The ONNX backbone against our own network: every kind of network, and sizes below, at and above the training's."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -8,50 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
+from PIL import Image
 
 from flsl_jax.errors import UserError
-from flsl_jax.models import Architecture, ViT
-from flsl_jax.weights.canonical import backbone_tensors
-from flsl_jax.weights.export import onnx_files, parity
+from flsl_jax.weights.export import parity, program_files
+from flsl_jax.weights.export.onnx_files import ONNX
 from flsl_jax.weights.export.onnx_graph import OPSET, onnx_model
-from flsl_jax.weights.export.trained import Trained
-from tests.weights.test_canonical import random_params
+from flsl_jax.weights.export.program_files import export_program
+from tests.weights.export.networks import NETWORKS, tensors_of, trained_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 ROOT = Path(__file__).parents[3]
-PLAIN = Architecture(patch_size=4, width=16, depth=2, num_heads=2, grid=(5, 6))
-NETWORKS = {
-    "plain": PLAIN,
-    "dino": dataclasses.replace(PLAIN, pos_resize="bicubic_dino", num_prefix=1),
-    "timm": dataclasses.replace(PLAIN, pos_resize="bicubic_antialias", num_prefix=5, layer_scale=True, norm_eps=1e-5),
-    "sincos": dataclasses.replace(PLAIN, pos_embed="sincos"),
-    "gated": dataclasses.replace(PLAIN, mlp="swiglu", mlp_hidden=24),
-    "dinov3": dataclasses.replace(
-        PLAIN, pos_embed="rope", rope_periods=(1.0, 7.0), num_prefix=5, layer_scale=True, mlp="swiglu", mlp_hidden=24
-    ),
-    "rotary alone": dataclasses.replace(PLAIN, pos_embed="rope", rope_periods=(1.0, 7.0)),
-    "detector": dataclasses.replace(PLAIN, final_norm=False),
-}
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-
-def tensors_of(arch):
-    return backbone_tensors(random_params(ViT(arch, rngs=nnx.Rngs(0))), arch)
+SIZES = ((1, 20, 24), (3, 12, 8), (2, 20, 28), (1, 44, 24), (2, 4, 4))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tokens_are_ours_at_any_size_and_length_of_a_batch(name):
     arch = NETWORKS[name]
     tensors = tensors_of(arch)
-    model = onnx_model(tensors, arch, **IMAGENET)
+    model = onnx_model(tensors, arch, mean=(0.5,) * arch.channels, std=(0.5,) * arch.channels)
     assert [opset.version for opset in model.opset_import] == [OPSET]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ours = parity.forward(tensors, arch)
-    for batch, height, width in ((1, 20, 24), (3, 12, 8), (2, 20, 28), (1, 44, 24), (2, 4, 4)):
-        images = np.random.default_rng(height).normal(size=(batch, height, width, 3)).astype(np.float32)
+    for batch, height, width in SIZES:
+        images = np.random.default_rng(height).normal(size=(batch, height, width, arch.channels)).astype(np.float32)
         (tokens,) = session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})
         assert tokens.shape == (batch, height // 4, width // 4, 16)
         expected = ours(images).tokens.reshape(tokens.shape)
@@ -61,41 +42,39 @@ def test_tokens_are_ours_at_any_size_and_length_of_a_batch(name):
 @pytest.fixture
 def trained(monkeypatch):
     """A run of a random network, whatever path is read."""
-    arch = NETWORKS["dino"]
-    found = Trained(architecture=arch, backbones={"teacher": tensors_of(arch)}, heads={}, source="mine", **IMAGENET)
-    monkeypatch.setattr(onnx_files, "read_trained", lambda path, **options: found)
+    found = trained_of("dino")
+    monkeypatch.setattr(program_files, "read_trained", lambda path, **options: found)
     return found
 
 
 def test_a_file_appears_with_its_normalisation_once_three_sizes_agree(trained, tmp_path):
-    report = onnx_files.export_onnx(Path("mine"), tmp_path / "mine.onnx")
+    report = export_program(Path("mine"), tmp_path / "mine.onnx", ONNX)
     assert len(report.differences) == 3
     assert max(report.differences.values()) < 1e-5
-    assert f"opset {OPSET}" in report.text()
+    assert f"MiB, opset {OPSET}\n" in report.text()
+    assert "largest difference of onnxruntime's tokens" in report.text()
     facts = {prop.key: json.loads(prop.value) for prop in onnx.load(tmp_path / "mine.onnx").metadata_props}
     assert facts == {"patch_size": 4, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channels": "RGB"}
-    with pytest.raises(UserError, match="exists; name another --output"):
-        onnx_files.export_onnx(Path("mine"), tmp_path / "mine.onnx")
-    onnx_files.export_onnx(Path("mine"), tmp_path / "mine.onnx", overwrite=True)
-    with pytest.raises(UserError, match=r"expected a name that ends in \.onnx"):
-        onnx_files.export_onnx(Path("mine"), tmp_path / "mine.pth")
 
 
-def test_the_printed_code_runs(trained, tmp_path, monkeypatch):
-    from PIL import Image
-
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_printed_code_runs(tmp_path, monkeypatch, channels):
+    found = trained_of("dino", channels=channels)
+    monkeypatch.setattr(program_files, "read_trained", lambda path, **options: found)
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save("photo.jpg")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    np.save("image.npy", np.resize(pixels, (20, 24, channels)))
     names = {}
-    exec(onnx_files.export_onnx(Path("mine"), Path("mine.onnx")).snippet, names)
+    exec(export_program(Path("mine"), Path("mine.onnx"), ONNX).snippet, names)
     assert names["tokens"].shape == (1, 5, 6, 16)
+    assert names["images"].shape == (1, channels, 20, 24)
 
 
-def test_a_graph_that_computes_something_else_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_files, "_run", lambda content, images: np.zeros((2, 1, 1, 16)) + 7)
-    monkeypatch.setattr(onnx_files, "_difference", lambda theirs, ours: 0.5)
-    with pytest.raises(UserError, match=r"tokens differ by 5\.0e-01, more than 1e-04; nothing was written"):
-        onnx_files.export_onnx(Path("mine"), tmp_path / "mine.onnx")
+def test_a_graph_that_onnxruntime_cannot_run_is_not_written(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("flsl_jax.weights.export.onnx_files.onnx_model", lambda *given, **more: onnx.ModelProto())
+    with pytest.raises(UserError, match=r"onnxruntime cannot run this graph \(.*\); nothing was written"):
+        export_program(Path("mine"), tmp_path / "mine.onnx", ONNX)
     assert list(tmp_path.iterdir()) == []
 
 

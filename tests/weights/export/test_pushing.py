@@ -71,6 +71,7 @@ def test_a_folder_goes_there_as_it_is_with_code_that_names_the_repository(source
 
 def test_a_file_goes_there_with_its_card_as_the_readme(source, tmp_path):
     report = export(source, tmp_path / "vit.safetensors", ExportOptions(format="mmpretrain", card=True))
+    (tmp_path / "vit_curves.png").write_bytes(b"of an earlier conversion, and not on the card")
     upload = planned("me/vit", source, report.path, [tmp_path / "vit_curves.png"], card=report.card)
     assert [name for name, _ in upload.files] == ["README.md", "vit.safetensors"]
     assert 'load_file("vit.safetensors")' in upload.files[0][1]

@@ -167,6 +167,7 @@ def test_a_tar_file_that_shrinks_is_a_damaged_record(tmp_path: Path) -> None:
         (b"", "is no tar file|holds no image .it is empty"),
         (bytes(10240), "holds no image .it is empty"),
     ],
+    ids=["gzip", "bzip2", "zstd", "zip", "text", "nothing", "zeros"],
 )
 def test_what_is_no_plain_tar_file_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(content)

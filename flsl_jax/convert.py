@@ -58,8 +58,9 @@ def main() -> int:
     target_format = required(_FORMAT, "timm")
     show_log(logging.WARNING)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides of the comparison in full float32
-    if _DRY_RUN.value and not _PUSH.value:
-        raise UserError("--dry_run is for --push_to=USER/NAME, which is missing")
+    for flag, is_set in (("dry_run", _DRY_RUN.value), ("noprivate", not _PRIVATE.value)):
+        if is_set and _PUSH.value is None:
+            raise UserError(f"--{flag} is for --push_to=USER/NAME, which is missing")
     if _PUSH.value is not None:
         from flsl_jax.weights.export.pushing import check_push
 

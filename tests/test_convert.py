@@ -141,6 +141,12 @@ def test_a_written_file_is_an_input_again(workdir, tmp_path):
         (("--input={}", "--format=stablehl", "--output={}/x.onnx"), 'did you mean "stablehlo"'),
         (("--input={}", "--format=timm", "--output={}/vit", "--push_to=me"), "--push_to=me: expected USER/NAME"),
         (("--input={}", "--format=timm", "--output={}/vit", "--dry_run"), "--dry_run is for --push_to=USER/NAME"),
+        (("--input={}", "--format=timm", "--output={}/vit", "--noprivate"), "--noprivate is for --push_to=USER/NAME"),
+        (
+            ("--input={}", "--format=timm", "--output={}/vit", "--grid=4x4"),
+            "--grid=4x4: expected whole numbers with commas",
+        ),
+        (("--input={}", "--format=timm", "--output={}/vit", "--grid=4"), "--grid is (4,); expected rows and columns"),
         (("--input={}", "--format=dinov2", "--output={}/x.safetensors"), "always has a class token"),
         (("--input={}", "--format=timm", "--output={}"), "exists; name another --output"),
         (("--input={}", "--format=timm", "--output={}/vit", "--network=mean"), "mean"),

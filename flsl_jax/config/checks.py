@@ -58,7 +58,7 @@ def _check_model(config: Config) -> None:
         model.prefix_tokens == "drop" or bool(config.init_from),
         'config.model.prefix_tokens is "keep", but config.init_from names no backbone whose tokens could be kept',
     )
-    check_grid(config.init_reading.grid)
+    check_grid(config.init_reading.grid, name="config.init_reading.grid")
     require(
         config.init_reading == AS_THE_FILE_SAYS or bool(config.init_from),
         "config.init_reading says how config.init_from is read, which names nothing",

@@ -141,7 +141,11 @@ class NumbersParser(flags.ArgumentParser):
     def parse(self, argument: str | tuple[Any, ...]) -> tuple[Any, ...]:
         if not isinstance(argument, str):
             return tuple(argument)
-        return tuple(self._kind(part) for part in argument.strip("()[] ").split(",") if part.strip())
+        try:
+            return tuple(self._kind(part) for part in argument.strip("()[] ").split(",") if part.strip())
+        except ValueError as error:
+            numbers = {int: "whole numbers", float: "numbers"}[self._kind]
+            raise ValueError(f"expected {numbers} with commas between them") from error
 
 
 def _shown(value: Any) -> str:

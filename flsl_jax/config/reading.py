@@ -50,8 +50,8 @@ def check_reading(*, network: Any, prefix: Any, source: Any, num_heads: Any) -> 
         raise UserError(f"num_heads is {num_heads!r}; expected a whole number of heads; None: as the file says")
 
 
-def check_grid(grid: Any) -> tuple[int, int] | None:
-    """Rows and columns of a grid that somebody gives; None where none is given.
+def check_grid(grid: Any, *, name: str = "grid") -> tuple[int, int] | None:
+    """Rows and columns of a grid that somebody gives under a name; None where none is given.
 
     Raises:
         UserError: these are not two whole numbers of 1 or more.
@@ -60,5 +60,5 @@ def check_grid(grid: Any) -> tuple[int, int] | None:
         return None
     sides = tuple(grid) if isinstance(grid, list | tuple) else (grid,)
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise UserError(f"grid is {grid!r}; expected rows and columns of patches, such as (14, 16)")
+        raise UserError(f"{name} is {grid!r}; expected rows and columns of patches, such as (14, 16)")
     return sides[0], sides[1]

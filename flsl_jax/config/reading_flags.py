@@ -42,7 +42,7 @@ def define_reading(*, both: bool = False) -> Callable[[], ReadingConfig]:
     )
 
     def read() -> ReadingConfig:
-        sides = check_grid(grid.value)
+        sides = check_grid(grid.value, name="--grid")
         return ReadingConfig(
             network="student" if network.value == "student" else "teacher", prefix=prefix.value,
             source=source.value, num_heads=heads.value, grid=sides or (),

@@ -155,7 +155,8 @@ def test_two_classes_are_looked_for_no_longer_than_needed(tmp_path):
     source, read = open_masked(data), []
 
     class Counting:
-        name, class_names, num_classes = source.name, source.class_names, source.num_classes
+        name, digest = source.name, source.digest
+        class_names, num_classes = source.class_names, source.num_classes
 
         def __len__(self):
             return len(source)

@@ -44,7 +44,13 @@ def _program(given: ProgramInput) -> Program:
     )
 
 
-ONNX = ProgramFormat(suffix=".onnx", runtime="onnxruntime", packages=("onnx", "onnxruntime"), build=_program)
+ONNX = ProgramFormat(
+    suffix=".onnx",
+    runtime="onnxruntime",
+    packages=("onnx", "onnxruntime"),
+    install="pip install onnx onnxruntime",
+    build=_program,
+)
 
 
 def _session(content: bytes) -> Any:

@@ -49,6 +49,7 @@ class ProgramFormat:
         suffix: of its files.
         runtime: what computes its tokens here, in words.
         packages: those that it needs beside this one, by the names under which they are imported.
+        install: the command that installs them.
         build: makes a program.
         facts: what the user of a program must know and the file itself does not say, for a JSON file beside it; None: nothing.
     """
@@ -56,6 +57,7 @@ class ProgramFormat:
     suffix: str
     runtime: str
     packages: tuple[str, ...]
+    install: str
     build: Callable[["ProgramInput"], Program]
     facts: Callable[[Trained], Mapping[str, Any]] | None = None
 
@@ -124,7 +126,7 @@ def export_program(
         UserError: a package is missing, the source cannot be read, the output cannot be written, the network is too large, or
             the program computes something else. Then nothing is left behind.
     """
-    require_packages(*kind.packages, install=f"pip install {' '.join(kind.packages)}")
+    require_packages(*kind.packages, install=kind.install)
     facts, cards = output.with_suffix(".json"), card_paths(output, is_folder=False)
     check_new_file(output, suffix=kind.suffix, overwrite=options.overwrite)
     for path in (*([facts] if kind.facts else []), *(cards if options.card else [])):

@@ -92,5 +92,10 @@ def _facts(trained: Trained) -> dict[str, Any]:
 
 
 STABLEHLO = ProgramFormat(
-    suffix=".stablehlo", runtime="jax.export", packages=("flatbuffers",), build=_program, facts=_facts
+    suffix=".stablehlo",
+    runtime="jax.export",
+    packages=("flatbuffers",),
+    install="pip install flatbuffers",
+    build=_program,
+    facts=_facts,
 )

@@ -26,6 +26,7 @@ OWN = ProgramFormat(
     suffix=".own",
     runtime="mine",
     packages=("json",),
+    install="",
     build=own_network,
     facts=lambda trained: {"source": trained.source},
 )

@@ -96,8 +96,12 @@ def test_a_program_that_computes_something_else_at_one_size_is_not_written(train
 def test_a_wrong_name_or_too_large_a_network_is_one_line(trained, folder, monkeypatch):
     with pytest.raises(UserError, match=r"expected a name that ends in \.own"):
         export_program(Path("mine"), folder / "vit.pth", OWN)
-    with pytest.raises(UserError, match=r"nowhere_at_all is not installed; pip install nowhere_at_all"):
-        export_program(Path("mine"), folder / "vit.own", dataclasses.replace(OWN, packages=("nowhere_at_all",)))
+    with pytest.raises(UserError, match=r"nowhere_at_all is not installed; pip install it"):
+        export_program(
+            Path("mine"),
+            folder / "vit.own",
+            dataclasses.replace(OWN, packages=("nowhere_at_all",), install="pip install it"),
+        )
     monkeypatch.setattr(program_files, "_MOST_BYTES", 100)
     with pytest.raises(UserError, match="a program holds less than 2; use --format=timm"):
         export_program(Path("mine"), folder / "vit.own", OWN)

@@ -207,7 +207,7 @@ class _Run:
             logs = step % config.log_every == 0 or step == config.steps
             if logs:
                 rate = config.batch_size * (step - timed_from) / (time.monotonic() - timed_at)
-                self.writers.write(step, terms | {"lr": lr, "images_per_sec": rate})
+                self.writers.write(step, terms | {"lr": lr, "images_per_sec": rate} | _memory(self.fabric.device))
             else:
                 self.writers.tick(step, terms)
             stop = asked_by_any(interrupt.requested(step), self.fabric)
@@ -336,6 +336,11 @@ class _Run:
             if self.fabric.is_global_zero:
                 os.replace(place.with_suffix(".partial"), place)
         self.fabric.barrier()
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """The most memory that tensors have had of the process's GPU, in GiB; nothing is known of other devices."""
+    return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
 
 
 def _newest(workdir: Path) -> Path | None:

@@ -61,9 +61,7 @@ def check_names(names: Sequence[str], config: Any, *, more: Sequence[str] = (), 
         raise UserError(f"--allow_changes names {name!r}, which the config does not have; {meant}")
 
 
-def refusal(
-    refused: Sequence[Change], *, allowed: Sequence[str], step: int, workdir: Path, where_settings_are: str = ""
-) -> str:
+def refusal(refused: Sequence[Change], *, allowed: Sequence[str], step: int, workdir: Path) -> str:
     """Why a run does not continue, and how it would.
 
     Args:
@@ -71,16 +69,15 @@ def refusal(
         allowed: names that were given to --allow_changes already.
         step: updates done.
         workdir: of the run.
-        where_settings_are: what gives the command the run's own settings; empty: nothing does.
     """
     named = "; ".join(map(str, refused[:_NAMED]))
     more = f"; and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
     names = dict.fromkeys([*allowed, *(change.key.split(".")[0] if more else change.key for change in refused)])
     allow = ",".join(name for name in names if not any(name != other and within(name, other) for other in names))
-    settings = f" (its settings are {where_settings_are})" if where_settings_are else ""
     return (
         f"the run in {workdir} was trained to step {step} with other settings ({named}{more}); take another --workdir for a "
-        f"new run, repeat the run's own command{settings}, or continue with the new settings by --allow_changes={allow}"
+        f"new run, repeat the run's own command (its settings are --config={workdir}), or continue with the new settings by "
+        f"--allow_changes={allow}"
     )
 
 

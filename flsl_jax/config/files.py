@@ -7,6 +7,7 @@ anywhere may build on them with `from configs import vits16`, and on its neighbo
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import re
@@ -14,7 +15,7 @@ import sys
 import textwrap
 import traceback
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ml_collections import ConfigDict, config_flags
 
 from flsl_jax.config.overrides import mark_schedules, register_parsers
 from flsl_jax.config.parsing import nearest_key
-from flsl_jax.config.run import to_dict
 from flsl_jax.config.saved import CONFIG_FILE, read_saved_config
 from flsl_jax.errors import UserError
 
@@ -43,12 +43,13 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in _shipped_folder().glob("*.py") if path.stem not in _PARTS)
 
 
-def load_config(name: str) -> ConfigDict:
+def load_config(name: str, *, read_saved: Callable[[Path], Any] = read_saved_config) -> ConfigDict:
     """What `get_config()` of a config file returns.
 
     Args:
         name: the name of a config that comes with the package, such as "quickstart", the path of a Python file, or that of
             a run's workdir or its `config.json`. What follows a colon is given to `get_config` as its argument.
+        read_saved: from the path of such a `config.json` to the dataclass that it holds; by default that of pretraining.
 
     Raises:
         UserError: there is no such name or file, or it is not a config file, or it fails; the message names the line.
@@ -58,7 +59,7 @@ def load_config(name: str) -> ConfigDict:
     if (run / CONFIG_FILE).is_file() and place not in config_names():
         run = run / CONFIG_FILE
     if run.suffix == ".json":
-        return ConfigDict(to_dict(read_saved_config(run)))
+        return ConfigDict(dataclasses.asdict(read_saved(run)))
     path = _find(place, names=config_names(), folder=_shipped_folder(), kind="config", function="get_config")
     config = _call(path, "get_config", *([argument] if colon else []))
     if not isinstance(config, ConfigDict):
@@ -177,11 +178,13 @@ def offer_configs() -> types.ModuleType:
     return package
 
 
-def define_config_flag(name: str, *, help_string: str) -> flags.FlagHolder:
+def define_config_flag(
+    name: str, *, help_string: str, read_saved: Callable[[Path], Any] = read_saved_config
+) -> flags.FlagHolder:
     """The flag `--NAME=CONFIG`, as `load_config` takes it, and with it `--NAME.key=value` for every key of that config."""
     register_parsers()
     holder = config_flags.DEFINE_config_file(name, help_string=help_string)
-    flags.FLAGS[name].parser = _ConfigParser()
+    flags.FLAGS[name].parser = _ConfigParser(read_saved)
     return holder
 
 
@@ -202,8 +205,12 @@ def describe_config(name: str) -> str:
 class _ConfigParser(flags.ArgumentParser):
     """Reads a config by `load_config`, instead of a file alone."""
 
+    def __init__(self, read_saved: Callable[[Path], Any]) -> None:
+        super().__init__()
+        self._read_saved = read_saved
+
     def parse(self, argument: str) -> ConfigDict:
-        return mark_schedules(load_config(argument)).lock()
+        return mark_schedules(load_config(argument, read_saved=self._read_saved)).lock()
 
     def flag_type(self) -> str:
         return "config"

@@ -74,8 +74,7 @@ def continue_with(
         if not change.is_free and not any(within(change.key, name) for name in allowed)
     ]
     if refused:
-        own = f"--config={workdir}/config.json"
-        raise UserError(refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir, where_settings_are=own))
+        raise UserError(refusal(refused, allowed=allowed, step=saved["step"], workdir=workdir))
     kept = dataclasses.replace(config, init_from=old.init_from, init_reading=old.init_reading)
     log.info("continuing from the checkpoint of step %d in %s", saved["step"], workdir)
     shown = [*changes, *([images] if images else []), *_version_change(saved)]

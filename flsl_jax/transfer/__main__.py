@@ -22,12 +22,13 @@ from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.files import define_config_flag
 from flsl_jax.config.reading_flags import define_reading
 from flsl_jax.errors import UserError, require_packages
-from flsl_jax.transfer.config import parse_transfer_config
+from flsl_jax.transfer.config import parse_transfer_config, read_transfer_config
 
 _CONFIG = define_config_flag(
     "config",
-    help_string="A config by its name, such as transfer/scenes_boxes, or a Python file with get_config(). --config.key=value "
-    "overrides any of its keys.",
+    help_string="A config by its name, such as transfer/scenes_boxes, a Python file with get_config(), or the workdir of a "
+    "run or its config.json: as that run was. --config.key=value overrides any of its keys.",
+    read_saved=read_transfer_config,
 )
 _BACKBONE = flags.DEFINE_string(
     "backbone",

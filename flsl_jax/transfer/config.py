@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flsl_jax.config import MaskedSourceConfig, parse
 from flsl_jax.config.parsing import require
 from flsl_jax.config.ranges import Probability, Range, Seed, check_ranges
+from flsl_jax.config.saved import read_saved_values
 
 _NO_MASKS = MaskedSourceConfig()
 
@@ -244,3 +246,12 @@ def parse_transfer_config(values: Mapping[str, Any]) -> TransferConfig:
     )
     require(list(config.optimizer.drops) == sorted(config.optimizer.drops), "config.optimizer.drops do not rise")
     return config
+
+
+def read_transfer_config(path: Path) -> TransferConfig:
+    """The config in the `config.json` of a run of `flsl_jax.transfer`, as it was changed last.
+
+    Raises:
+        UserError: it is not there, or is that of another kind of run.
+    """
+    return parse_transfer_config(read_saved_values(path))

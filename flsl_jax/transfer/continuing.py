@@ -17,11 +17,11 @@ from flsl_jax.config.saved import CONFIG_FILE, append_changes
 from flsl_jax.data.masks import MaskedSource
 from flsl_jax.errors import UserError, first_line, one_line
 from flsl_jax.transfer.backbone import Backbone
-from flsl_jax.transfer.config import TransferConfig
+from flsl_jax.transfer.config import TransferConfig, read_transfer_config
 from flsl_jax.transfer.measurement import RESULT_FILE, write_json
 from flsl_jax.transfer.objects import ObjectImages
 from flsl_jax.transfer.processes import gathered
-from flsl_jax.transfer.trained import MODEL_FILE, read_config, read_json
+from flsl_jax.transfer.trained import MODEL_FILE, read_json
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def continue_with(
             f"the run in {workdir} is at step {step}, but config.steps = {config.steps} ends it at step {config.steps}: "
             "nothing is left to do; raise that, or take another --workdir"
         )
-    changes = differences(read_config(workdir), config)
+    changes = differences(read_transfer_config(workdir / CONFIG_FILE), config)
     state = [change for change in changes if change.key in _STATE]
     if state:
         raise UserError(

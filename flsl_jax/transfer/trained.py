@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from flsl_jax.config.saved import CONFIG_FILE, read_saved_values
+from flsl_jax.config.saved import CONFIG_FILE
 from flsl_jax.errors import UserError, reason
 from flsl_jax.models import Architecture
 from flsl_jax.transfer.backbone import Backbone
-from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
+from flsl_jax.transfer.config import TransferConfig, read_transfer_config
 from flsl_jax.transfer.networks import backbone_options, build_network, default_blocks
 from flsl_jax.transfer.vit import DetectorViT
 
@@ -69,7 +69,7 @@ def load_trained(workdir: Path, *, device: torch.device | None = None) -> Traine
         UserError: the folder is no run of `flsl_jax.transfer`, or has no checkpoint yet.
     """
     description = read_json(workdir / MODEL_FILE)
-    config = read_config(workdir)
+    config = read_transfer_config(workdir / CONFIG_FILE)
     places = [workdir / "checkpoints" / f"{name}.ckpt" for name in ("best", "newest")]
     place = next((place for place in places if place.exists()), None)
     if place is None:
@@ -91,15 +91,6 @@ def load_trained(workdir: Path, *, device: torch.device | None = None) -> Traine
         category_ids=tuple(description["category_ids"]),
         device=device,
     )
-
-
-def read_config(workdir: Path) -> TransferConfig:
-    """The config of a run, as it was changed last.
-
-    Raises:
-        UserError: its `config.json` is not there, or is not that of a run of `flsl_jax.transfer`.
-    """
-    return parse_transfer_config(read_saved_values(workdir / CONFIG_FILE))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,18 +21,22 @@ from tests.transfer import operators
 operators.install()
 pytest.importorskip("torchvision")
 
+from flsl_jax.config.files import load_config
+from flsl_jax.config.saved import CONFIG_FILE, write_first_config
 from flsl_jax.data.scenes import Scenes
 from flsl_jax.errors import UserError
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.transfer import continuing, training
 from flsl_jax.transfer.backbone import torch_backbone
+from flsl_jax.transfer.config import parse_transfer_config, read_transfer_config
 from flsl_jax.transfer.continuing import Start, check_same_data, continue_with
 from flsl_jax.transfer.measurement import write_json
 from flsl_jax.transfer.networks import backbone_options, default_blocks
 from flsl_jax.transfer.processes import start_fabric
-from flsl_jax.transfer.trained import load_trained, read_config
+from flsl_jax.transfer.trained import load_trained
 from flsl_jax.transfer.training import fine_tune, open_data
 from flsl_jax.workdir import read_metrics
+from tests.tiny import tiny_config
 from tests.transfer import test_processes as processes
 from tests.transfer.test_fine_tuning import backbone_for, run, tiny
 from tests.transfer.test_processes import SCENES
@@ -133,7 +137,17 @@ def test_config_json_keeps_how_the_run_began_and_adds_what_changed(workdir, monk
         {"step": 3, "log_every": 1},
     ]
     assert values == written
-    assert read_config(workdir) == load_trained(workdir).config == tiny(optimizer={"lr": 0.01})
+    assert read_transfer_config(workdir / CONFIG_FILE) == load_trained(workdir).config == tiny(optimizer={"lr": 0.01})
+    for name in (workdir, workdir / CONFIG_FILE):  # what --config=WORKDIR reads
+        saved = load_config(str(name), read_saved=read_transfer_config)
+        assert parse_transfer_config(saved.to_dict()) == tiny(optimizer={"lr": 0.01})
+
+
+def test_the_settings_of_a_pretraining_run_are_no_config_of_a_detector(tmp_path):
+    write_first_config(tiny_config(), tmp_path / CONFIG_FILE)
+    with pytest.raises(UserError, match="unknown") as refused:
+        load_config(str(tmp_path), read_saved=read_transfer_config)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_finished_run_goes_on_longer_or_is_measured_again(workdir, caplog):

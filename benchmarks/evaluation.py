@@ -18,7 +18,7 @@ from PIL import Image
 
 from flsl_jax.command_line import run_main
 from flsl_jax.data.records import Record
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.box_features import encode_boxes
 from flsl_jax.evaluation.encoder import NetworkEncoder

@@ -27,12 +27,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from configs import vits16
 from flsl_jax.config import parse_config
-from flsl_jax.data.decode import base_crop, decode_image
-from flsl_jax.data.packing import pack
-from flsl_jax.data.pipeline import Batches, Loader
+from flsl_jax.data.images.decode import base_crop, decode_image
+from flsl_jax.data.loading.pipeline import Batches, Loader
 from flsl_jax.data.records import Source
-from flsl_jax.data.shards import ShardSource
-from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.sources.opening import FolderSource
+from flsl_jax.data.sources.packing import pack
+from flsl_jax.data.sources.shards import ShardSource
 
 _DATA = flags.DEFINE_string("data", "", "Folder of images; empty: 64 generated ones of 500 × 375 pixels.")
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Worker processes of the whole loader.", lower_bound=1)

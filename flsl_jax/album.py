@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flsl_jax.config import AS_THE_FILE_SAYS, ReadingConfig, SourceConfig
-from flsl_jax.data.levels import Decoding
+from flsl_jax.data.images.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.open_model import OpenedModel, open_model, short_names
 from flsl_jax.evaluation.results import check_writable

@@ -54,7 +54,7 @@ def pretrain(
 
     from flsl_jax.config.parsing import changed
     from flsl_jax.config.roots import join_roots, split_roots
-    from flsl_jax.data.kinds import kind_of
+    from flsl_jax.data.sources.kinds import kind_of
 
     roots = join_roots([os.fspath(root) for root in ([images] if isinstance(images, str | os.PathLike) else images)])
     kinds = {kind_of(root) if os.path.exists(root) else "folder" for root in split_roots(roots)}

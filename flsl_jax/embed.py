@@ -107,7 +107,7 @@ def main() -> int:
     )  # fmt: skip
     show_log()
 
-    from flsl_jax.data.survey import check_readable, survey
+    from flsl_jax.data.sources.survey import check_readable, survey
     from flsl_jax.embedding.files import check_format
     from flsl_jax.embedding.images import open_images
     from flsl_jax.embedding.run import embed

@@ -15,9 +15,9 @@ from flsl_jax import parallel
 from flsl_jax.checkpoints import Checkpoints, Saving, read_description
 from flsl_jax.config import Config, advice
 from flsl_jax.config.saved import append_changes, write_first_config
-from flsl_jax.data.pipeline import Loader
+from flsl_jax.data.loading.pipeline import Loader
 from flsl_jax.data.records import Source
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import DataError, not_fatal
 from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves

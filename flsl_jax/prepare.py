@@ -10,10 +10,10 @@ from flsl_jax.command_line import local_path, required, run_main, show_log
 from flsl_jax.config.channels import read_window
 from flsl_jax.config.source import MOST_CHANNELS
 from flsl_jax.config.source_flags import define_columns
-from flsl_jax.data.levels import Decoding
-from flsl_jax.data.packing import pack
-from flsl_jax.data.shards import Manifest, verify
-from flsl_jax.data.sources import open_any
+from flsl_jax.data.images.levels import Decoding
+from flsl_jax.data.sources.opening import open_any
+from flsl_jax.data.sources.packing import pack
+from flsl_jax.data.sources.shards import Manifest, verify
 
 _INPUT = flags.DEFINE_string(
     "input",

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from flsl_jax.config import MaskedSourceConfig
-from flsl_jax.data.decode import RGB
-from flsl_jax.data.mask_fit import MaskFit, class_shares
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.images.decode import RGB
+from flsl_jax.data.truth.mask_fit import MaskFit, class_shares
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.evaluation.upsampling import upsampled_classes
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from flsl_jax.config import MaskedSourceConfig
 from flsl_jax.data.boxes import read_boxes
-from flsl_jax.data.listing import NAMED_FORMATS, RARE_FORMATS
-from flsl_jax.data.mask_classes import read_class_names
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.images.listing import NAMED_FORMATS, RARE_FORMATS
+from flsl_jax.data.truth.mask_classes import read_class_names
+from flsl_jax.data.truth.masks import open_masked
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.images.decode import DecodeError, decode_image
 from flsl_jax.errors import UserError, import_problem, not_fatal, reason
 
 

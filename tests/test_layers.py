@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_imports_point_down(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     upward = {part for part in imported_parts(path) if part != own and LAYER_OF[part] >= LAYER_OF[own]}
     assert not upward, f"{own} is in layer {LAYER_OF[own]} and imports {upward}"
+
+
+# Of `data`, from the bottom up; the files beside them lie between the first and the second.
+DATA_ROOMS = ("images", "loading", "sources", "truth")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_between_the_rooms_of_data_point_down(path):
+    order = {room: number for number, room in enumerate((DATA_ROOMS[0], "", *DATA_ROOMS[1:]))}
+    imported = re.findall(r"(?m)^\s*from flsl_jax\.data\.(\w+)(?:\.\w+)? import", path.read_text())
+    own = order.get(path.parent.name, order[""])
+    upward = {name for name in imported if order.get(name, order[""]) > own}
+    assert not upward, f"{path.name} imports from {upward}"
 
 
 def imported_files(path):

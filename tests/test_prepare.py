@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flsl_jax.data.shards import ShardSource
+from flsl_jax.data.sources.shards import ShardSource
 
 _ROOT = Path(__file__).parents[1]
 

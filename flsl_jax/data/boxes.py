@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from PIL import Image
 
 from flsl_jax.data.annotation_files import load_json
-from flsl_jax.data.resize import resize
+from flsl_jax.data.images.resize import resize
 from flsl_jax.errors import UserError, first_line
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from flsl_jax.config import Config, SourceConfig, describe_source
-from flsl_jax.data.boxed_source import BoxedSource
-from flsl_jax.data.image_files import size_of
-from flsl_jax.data.listing import Listing
-from flsl_jax.data.pipeline import HostBatch
+from flsl_jax.data.images.image_files import size_of
+from flsl_jax.data.images.listing import Listing
+from flsl_jax.data.loading.pipeline import HostBatch
 from flsl_jax.data.records import Source, digest_of, path_of
-from flsl_jax.data.sources import open_source
-from flsl_jax.data.survey import Survey, survey
+from flsl_jax.data.sources.boxed_source import BoxedSource
+from flsl_jax.data.sources.opening import open_source
+from flsl_jax.data.sources.survey import Survey, survey
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import cores
 from flsl_jax.errors import UserError, one_line

@@ -225,9 +225,9 @@ def _memory() -> Finding:
 
 
 def _shared_memory(workers: int, image_bytes: int) -> Finding:
-    from flsl_jax.data.pipeline import CHUNK_BYTES
-    from flsl_jax.data.sharing import free_memory as free_shared
-    from flsl_jax.data.sharing import slots_that_fit
+    from flsl_jax.data.loading.pipeline import CHUNK_BYTES
+    from flsl_jax.data.loading.sharing import free_memory as free_shared
+    from flsl_jax.data.loading.sharing import slots_that_fit
 
     name, free = "machine/shared memory", free_shared()
     if not workers:

@@ -4,7 +4,7 @@ import dataclasses
 
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.records import Source
-from flsl_jax.data.sources import open_any, open_source
+from flsl_jax.data.sources.opening import open_any, open_source
 from flsl_jax.errors import UserError
 
 _SCENES = 64

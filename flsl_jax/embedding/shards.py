@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flsl_jax.data.decode import DecodeError, pixels_of
+from flsl_jax.data.images.decode import DecodeError, pixels_of
 from flsl_jax.data.records import Source, name_of
 from flsl_jax.embedding.settings import EmbedSettings
 from flsl_jax.errors import one_line

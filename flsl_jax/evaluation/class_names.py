@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.errors import UserError
 from flsl_jax.typing import Int
 

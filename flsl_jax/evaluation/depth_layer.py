@@ -13,8 +13,8 @@ import optax
 from tqdm import tqdm
 
 from flsl_jax.config import DepthConfig
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import PixelSource
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import PixelSource
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.kept_tokens import Example, KeptTokens
 from flsl_jax.evaluation.masked_tokens import MaskedTokens

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax import parallel
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 from flsl_jax.models import ViT
 from flsl_jax.models.vit import AttentionInputs

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import PixelSource
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import PixelSource
 from flsl_jax.evaluation.encoder import Encoder
 from flsl_jax.evaluation.masked_tokens import MaskedTokens, masked_tokens
 from flsl_jax.typing import Float

@@ -7,8 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import PixelSource
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import PixelSource
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Images
 from flsl_jax.evaluation.reading import computed_ahead

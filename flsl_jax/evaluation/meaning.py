@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from flsl_jax.data.keypoints import KeypointSource
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import MaskedFiles, MaskedSource, PixelSource
+from flsl_jax.data.truth.keypoints import KeypointSource
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import MaskedFiles, MaskedSource, PixelSource
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.depth_metrics import judged_mask
 from flsl_jax.evaluation.reading import computed_ahead

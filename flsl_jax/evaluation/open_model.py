@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, self_inv_temp
-from flsl_jax.data.levels import decoding_of
+from flsl_jax.data.images.levels import decoding_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, NoEncoder, PixelEncoder
 from flsl_jax.models import ViT

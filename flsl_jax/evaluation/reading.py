@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
+from flsl_jax.data.images.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.records import Record, Source
 from flsl_jax.errors import UserError
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.evaluation.encoder import Encoder
 
 _Settings = TypeVar("_Settings")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flsl_jax.config import nearest_key
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, watched
 from flsl_jax.evaluation.protocols import (

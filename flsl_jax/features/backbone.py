@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from flsl_jax.data.levels import Decoding
+from flsl_jax.data.images.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.features.batching import map_by_shape
 from flsl_jax.features.fitting import Fit

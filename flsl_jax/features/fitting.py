@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.resize import resize
+from flsl_jax.data.images.resize import resize
 from flsl_jax.errors import UserError
 from flsl_jax.typing import Float, UInt8
 

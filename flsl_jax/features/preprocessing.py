@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
-from flsl_jax.data.decode import DecodeError, decode_image, levels_of
-from flsl_jax.data.levels import RGB, Decoding, adapted, to_levels
-from flsl_jax.data.listing import read_file
+from flsl_jax.data.images.decode import DecodeError, decode_image, levels_of
+from flsl_jax.data.images.levels import RGB, Decoding, adapted, to_levels
+from flsl_jax.data.images.listing import read_file
 from flsl_jax.data.normalisation import normalise
 from flsl_jax.errors import UserError, reason
 from flsl_jax.features.fitting import Fit

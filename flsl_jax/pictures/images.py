@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from flsl_jax.config import SourceConfig
-from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
-from flsl_jax.data.kinds import kind_of
-from flsl_jax.data.listing import read_file
+from flsl_jax.data.images.decode import RGB, DecodeError, Decoding, pixels_of
+from flsl_jax.data.images.listing import read_file
+from flsl_jax.data.images.resize import resize
 from flsl_jax.data.records import path_of
-from flsl_jax.data.resize import resize
-from flsl_jax.data.scenes import Scenes
-from flsl_jax.data.sources import open_any
+from flsl_jax.data.sources.kinds import kind_of
+from flsl_jax.data.sources.opening import open_any
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import UserError
 from flsl_jax.typing import UInt8
 

@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from flsl_jax.config import Config
-from flsl_jax.data.levels import decoding_of
-from flsl_jax.data.pipeline import Batches, HostBatch, Loader
+from flsl_jax.data.images.levels import decoding_of
+from flsl_jax.data.loading.pipeline import Batches, HostBatch, Loader
 from flsl_jax.data.records import Source
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import DataError
 from flsl_jax.parallel import to_devices
 

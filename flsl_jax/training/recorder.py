@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from flsl_jax.config import Config
-from flsl_jax.data.pipeline import HostBatch
+from flsl_jax.data.loading.pipeline import HostBatch
 from flsl_jax.errors import UserError, not_fatal
 from flsl_jax.training import cost
 from flsl_jax.training.alarms import Monitor

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from flsl_jax.config import Config
-from flsl_jax.data.levels import RGB, Decoding, decoding_of
+from flsl_jax.data.images.levels import RGB, Decoding, decoding_of
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.open_model import encoder_of, open_start

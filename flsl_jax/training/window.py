@@ -8,9 +8,9 @@ from typing import Any
 from flsl_jax import parallel
 from flsl_jax.config import Config
 from flsl_jax.config.channels import AUTO, read_window, write_window
-from flsl_jax.data.levels import decoding_of
+from flsl_jax.data.images.levels import decoding_of
 from flsl_jax.data.records import Source
-from flsl_jax.data.survey import Survey, check_readable, survey
+from flsl_jax.data.sources.survey import Survey, check_readable, survey
 
 log = logging.getLogger(__name__)
 

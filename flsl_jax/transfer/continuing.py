@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from flsl_jax.config.changes import Change, check_names, differences, refusal, within
 from flsl_jax.config.saved import CONFIG_FILE, append_changes
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.errors import UserError, first_line, one_line
 from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, read_transfer_config

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.evaluation.miou import confusion_matrix, mask_scores
 from flsl_jax.transfer.config import AugmentConfig
 from flsl_jax.transfer.objects import ObjectImages

@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 
 from flsl_jax.data.annotation_files import load_json
 from flsl_jax.data.boxes import read_coco
-from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.image_files import upright_size
+from flsl_jax.data.images.decode import DecodeError, decode_image
+from flsl_jax.data.images.image_files import upright_size
 from flsl_jax.data.records import checked_index, digest_of
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import UserError, reason
 from flsl_jax.transfer.config import DetectionSourceConfig, IgnoredRule
 from flsl_jax.transfer.uavdt import chosen_clips, uavdt_truth

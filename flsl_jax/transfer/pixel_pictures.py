@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.miou import confusion_matrix
 from flsl_jax.pictures.page import Picture, escape, row_of_pictures, table

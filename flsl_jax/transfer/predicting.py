@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from flsl_jax.data.decode import DecodeError, decode_image
-from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.images.decode import DecodeError, decode_image
+from flsl_jax.data.sources.opening import FolderSource
 from flsl_jax.errors import UserError
 from flsl_jax.transfer.drawing import class_color, detection_mark, draw_objects, draw_regions
 from flsl_jax.transfer.measuring import coco_results, predicted_classes

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from flsl_jax.data.masks import MaskedSource
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.evaluation.miou import mask_scores
 from flsl_jax.pictures.curves import save_panels
 from flsl_jax.pictures.page import Section, escape, figure, table, write_page

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from flsl_jax.data.mask_classes import IGNORED
-from flsl_jax.data.masks import MaskedSource
-from flsl_jax.data.order import GlobalOrder
+from flsl_jax.data.loading.order import GlobalOrder
+from flsl_jax.data.truth.mask_classes import IGNORED
+from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.transfer.config import AugmentConfig
 from flsl_jax.transfer.objects import ObjectImages
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from flsl_jax.config.saved import CONFIG_FILE
-from flsl_jax.data.mask_classes import IGNORED
-from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.data.truth.mask_classes import IGNORED
+from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.meaning import require_classes
 from flsl_jax.training.interrupt import Interrupt

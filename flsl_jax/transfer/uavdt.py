@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flsl_jax.data.decode import DecodeError, decode_image
+from flsl_jax.data.images.decode import DecodeError, decode_image
 from flsl_jax.errors import UserError, reason
 
 # The official clips: the toolkit judges detectors on those to test on, and the attribute files of the data set name both.

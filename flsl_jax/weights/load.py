@@ -11,7 +11,7 @@ from flax import nnx
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import check_reading, parse_saved_config, self_inv_temp
-from flsl_jax.data.levels import Decoding, decoding_of
+from flsl_jax.data.images.levels import Decoding, decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.features import Backbone, as_backbone

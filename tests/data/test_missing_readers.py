@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from flsl_jax.config import SourceConfig
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import UserError
 
 

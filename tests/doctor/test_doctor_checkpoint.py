@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.doctor import checkpoint as doctor
 from flsl_jax.doctor.config import examine as examine_config
 from flsl_jax.doctor.finding import Examination

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.doctor import data as doctor
 from flsl_jax.doctor.finding import Examination
 from tests.tiny import tiny_config

@@ -107,7 +107,7 @@ def test_few_open_files_ask_for_ulimit(monkeypatch):
 
 
 def test_the_small_shared_memory_of_a_container_is_judged_for_the_workers(monkeypatch):
-    monkeypatch.setattr("flsl_jax.data.sharing.free_memory", lambda: 64 * MIB)
+    monkeypatch.setattr("flsl_jax.data.loading.sharing.free_memory", lambda: 64 * MIB)
     (few,) = named("shared memory", examined(tiny_config(compute={"workers": 8})))
     (many,) = named("shared memory", examined(tiny_config(compute={"workers": 32})))
     assert (few.colour, many.colour) == ("green", "yellow")

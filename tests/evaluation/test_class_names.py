@@ -2,7 +2,7 @@
 
 import pytest
 
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.class_names import check_same_classes, translation
 from tests.mask_encoders import scenes

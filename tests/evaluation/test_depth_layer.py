@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flsl_jax.config import DepthConfig, DepthSourceConfig
-from flsl_jax.data.depths import open_depths
-from flsl_jax.data.mask_fit import MaskFit
+from flsl_jax.data.truth.depths import open_depths
+from flsl_jax.data.truth.mask_fit import MaskFit
 from flsl_jax.evaluation.depth_layer import DepthLayer, TrainDepths, scale_invariant_loss, train_layer
 from flsl_jax.evaluation.encoder import PixelEncoder
 

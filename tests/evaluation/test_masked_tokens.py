@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import ClusteringConfig, MaskedSourceConfig
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens

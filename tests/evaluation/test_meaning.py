@@ -20,7 +20,7 @@ from flsl_jax.config import (
     SeparabilityConfig,
     SourceConfig,
 )
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.meaning import (

@@ -22,7 +22,7 @@ from flsl_jax.config import (
     VideoConfig,
 )
 from flsl_jax.config.evaluation import BEST_METRICS
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, PixelEncoder
 from flsl_jax.evaluation.task import Scores, Task

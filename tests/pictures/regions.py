@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from flsl_jax.data.decode import RGB
+from flsl_jax.data.images.decode import RGB
 from flsl_jax.pictures.images import ShownImage
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flsl_jax.config import parse_config
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.schedules import Schedule
 from flsl_jax.training.alarms import Monitor, Thresholds, sharpness_at_start
 from flsl_jax.training.setup import build_training

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flsl_jax import parallel
 from flsl_jax.config import to_dict
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.training.continuing import check_same_data, continue_with, describe_run, last_step

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from flsl_jax.data.decode import DecodeError
-from flsl_jax.data.pipeline import Loader
+from flsl_jax.data.images.decode import DecodeError
+from flsl_jax.data.loading.pipeline import Loader
 from flsl_jax.data.records import Record
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import DataError, UserError
 from flsl_jax.loop import train
 from flsl_jax.parallel import batch_sharding, make_mesh

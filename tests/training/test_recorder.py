@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from flsl_jax.data.pipeline import HostBatch
+from flsl_jax.data.loading.pipeline import HostBatch
 from flsl_jax.training import recorder as recorder_module
 from flsl_jax.training.recorder import Recorder
 from flsl_jax.workdir import read_metrics

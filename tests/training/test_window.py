@@ -10,7 +10,7 @@ from PIL import Image
 from flsl_jax.config import parse_config
 from flsl_jax.config.channels import read_window, write_window
 from flsl_jax.config.files import load_config
-from flsl_jax.data.sources import FolderSource
+from flsl_jax.data.sources.opening import FolderSource
 from flsl_jax.errors import UserError
 from flsl_jax.training.window import settled_images
 

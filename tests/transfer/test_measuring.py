@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from flsl_jax.config import MaskedSourceConfig
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.transfer.config import AugmentConfig, DetectionSourceConfig
 from flsl_jax.transfer.measuring import average_precision, class_precision, classify, detect, mask_metrics
 from flsl_jax.transfer.objects import open_objects

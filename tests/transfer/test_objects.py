@@ -10,7 +10,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import UserError
 from flsl_jax.transfer.config import DetectionSourceConfig
 from flsl_jax.transfer.objects import open_objects

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pycocotools")
 
 from flsl_jax.config import MaskedSourceConfig
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.transfer.pixel_pictures import PixelPictures, confused_pairs, confused_table
 
 NAMES = ("background", "a", "b")

@@ -11,8 +11,8 @@ operators.install()
 pytest.importorskip("torchvision")
 
 from flsl_jax.config import MaskedSourceConfig
-from flsl_jax.data.mask_classes import IGNORED
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.mask_classes import IGNORED
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.transfer.config import AugmentConfig, DetectionSourceConfig
 from flsl_jax.transfer.objects import open_objects
 from flsl_jax.transfer.samples import TrainSamples, batches

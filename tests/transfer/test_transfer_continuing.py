@@ -23,7 +23,7 @@ pytest.importorskip("torchvision")
 
 from flsl_jax.config.files import load_config
 from flsl_jax.config.saved import CONFIG_FILE, write_first_config
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import UserError
 from flsl_jax.training.interrupt import Interrupt
 from flsl_jax.transfer import continuing, training

@@ -9,9 +9,9 @@ import numpy as np
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.data.records import Record, Source
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank, Votes
 from flsl_jax.evaluation.box_features import BoxFeatures, FeaturePart, encode_boxes

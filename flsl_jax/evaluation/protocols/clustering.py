@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import ClusteringConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens

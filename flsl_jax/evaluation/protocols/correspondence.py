@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import CorrespondenceConfig
-from flsl_jax.data.keypoint_fit import KeypointFit
-from flsl_jax.data.keypoints import KeypointPair, KeypointSource, open_keypoints
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.keypoint_fit import KeypointFit
+from flsl_jax.data.truth.keypoints import KeypointPair, KeypointSource, open_keypoints
 from flsl_jax.evaluation.batches import images_at_once, map_stream
 from flsl_jax.evaluation.encoder import Encoder, as_trained
 from flsl_jax.evaluation.masked_tokens import whole_patches

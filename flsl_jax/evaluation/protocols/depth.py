@@ -6,8 +6,8 @@ What is computed, and where it differs from the public code: docs/protocols.md, 
 import numpy as np
 
 from flsl_jax.config import DepthConfig
-from flsl_jax.data.decode import RGB, Decoding
-from flsl_jax.data.depths import DepthSource, open_depths
+from flsl_jax.data.images.decode import RGB, Decoding
+from flsl_jax.data.truth.depths import DepthSource, open_depths
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.depth_layer import TrainDepths, train_layer
 from flsl_jax.evaluation.depth_metrics import depth_scores, fits_crop, judged_mask, mean_scores

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import DiscoveryConfig
-from flsl_jax.data.decode import RGB, DecodeError, Decoding, pixels_of
+from flsl_jax.data.images.decode import RGB, DecodeError, Decoding, pixels_of
 from flsl_jax.data.records import Record, Source
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.batches import images_at_once
 from flsl_jax.evaluation.encoder import Encoder, LayeredEncoder, as_trained

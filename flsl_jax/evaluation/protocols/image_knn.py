@@ -9,9 +9,9 @@ import numpy as np
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
 from flsl_jax.data.boxes import ResizeCrop
-from flsl_jax.data.levels import RGB, Decoding
+from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.data.records import Record
-from flsl_jax.data.sources import open_source
+from flsl_jax.data.sources.opening import open_source
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.batches import map_stream

@@ -17,9 +17,9 @@ import optax
 from tqdm import tqdm
 
 from flsl_jax.config import LinearProbeConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.mask_fit import MaskFit, class_shares
-from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.mask_fit import MaskFit, class_shares
+from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.class_names import check_same_classes
 from flsl_jax.evaluation.encoder import Encoder, as_trained

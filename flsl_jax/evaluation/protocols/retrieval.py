@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flsl_jax.config import RetrievalConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.mask_fit import MaskFit, class_shares
-from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.mask_fit import MaskFit, class_shares
+from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.approximate import ApproximateBank, check_index
 from flsl_jax.evaluation.bank import Bank

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from flsl_jax.config import SeparabilityConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.mask_fit import class_shares
-from flsl_jax.data.masks import MaskedSource, open_masked
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.mask_fit import class_shares
+from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import Encoder, Images, LayeredEncoder, as_trained
 from flsl_jax.evaluation.masked_tokens import make_fit, masked_tokens

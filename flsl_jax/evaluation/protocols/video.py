@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from flsl_jax.config import VideoConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.videos import (
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.videos import (
     FileVideo,
     Video,
     VideoSet,

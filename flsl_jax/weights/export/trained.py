@@ -7,7 +7,7 @@ from typing import Any
 
 from flsl_jax.checkpoints import find_checkpoint, read_checkpoint
 from flsl_jax.config import AS_THE_FILE_SAYS, Config, ReadingConfig, parse_saved_config, self_inv_temp
-from flsl_jax.data.levels import decoding_of
+from flsl_jax.data.images.levels import decoding_of
 from flsl_jax.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture

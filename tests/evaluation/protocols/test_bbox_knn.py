@@ -15,7 +15,7 @@ from PIL import Image
 
 from flsl_jax.config import BboxKnnConfig, SourceConfig
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.decode import RGB
+from flsl_jax.data.images.decode import RGB
 from flsl_jax.data.records import Record
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.box_features import encode_boxes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flsl_jax.config import ClusteringConfig
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.protocols.clustering import ClusteringData, assign, cluster_confusion, collect, evaluate

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from flsl_jax.config import CorrespondenceConfig, KeypointSourceConfig
-from flsl_jax.data.decode import RGB
-from flsl_jax.data.keypoint_fit import KeypointFit
-from flsl_jax.data.keypoints import open_keypoints
-from flsl_jax.data.scenes import Scenes
+from flsl_jax.data.images.decode import RGB
+from flsl_jax.data.sources.scenes import Scenes
+from flsl_jax.data.truth.keypoint_fit import KeypointFit
+from flsl_jax.data.truth.keypoints import open_keypoints
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.protocols.correspondence import evaluate, open_data

@@ -9,8 +9,8 @@ from PIL import Image
 
 from flsl_jax.config import DepthConfig, DepthSourceConfig
 from flsl_jax.config.task_checks import check_task, task_advice
-from flsl_jax.data.decode import RGB
-from flsl_jax.data.depths import open_depths
+from flsl_jax.data.images.decode import RGB
+from flsl_jax.data.truth.depths import open_depths
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.protocols.depth import evaluate, open_data

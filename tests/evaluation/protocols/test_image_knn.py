@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import ImageKnnConfig, SourceConfig
-from flsl_jax.data.levels import Decoding
+from flsl_jax.data.images.levels import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder, as_trained
 from flsl_jax.evaluation.protocols.image_knn import evaluate, open_data

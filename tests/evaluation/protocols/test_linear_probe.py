@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import LinearProbeConfig
-from flsl_jax.data.mask_fit import MaskFit
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.mask_fit import MaskFit
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import PixelEncoder
 from flsl_jax.evaluation.protocols.linear_probe import TrainTokens, evaluate, train_layer

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import MaskedSourceConfig, RetrievalConfig
-from flsl_jax.data.mask_fit import MaskFit, class_shares
-from flsl_jax.data.masks import open_masked
+from flsl_jax.data.truth.mask_fit import MaskFit, class_shares
+from flsl_jax.data.truth.masks import open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.bank import Bank
 from flsl_jax.evaluation.encoder import PixelEncoder

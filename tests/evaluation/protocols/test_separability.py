@@ -6,7 +6,7 @@ from flax import nnx
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from flsl_jax.config import MaskedSourceConfig, SeparabilityConfig
-from flsl_jax.data.masks import MaskedRecord, open_masked
+from flsl_jax.data.truth.masks import MaskedRecord, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.encoder import NetworkEncoder, PixelEncoder
 from flsl_jax.evaluation.mode_clusters import mode_clusters

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import VideoConfig
-from flsl_jax.data.levels import RGB, Decoding
-from flsl_jax.data.videos import FileVideo, open_videos
+from flsl_jax.data.images.levels import RGB, Decoding
+from flsl_jax.data.truth.videos import FileVideo, open_videos
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation import propagation
 from flsl_jax.evaluation.encoder import NoEncoder, PixelEncoder

@@ -1,0 +1,1 @@
+"""One image file: found, and brought to levels, in any format that is read."""

@@ -1,0 +1,1 @@
+"""What is known of images besides boxes: masks, key points, depths, objects in videos."""

@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.test_png import png16
 
 from flsl_jax.data.images.levels import RGB, Decoding
 from flsl_jax.data.records import Record
@@ -13,6 +12,7 @@ from flsl_jax.data.sources.opening import FolderSource
 from flsl_jax.data.sources.pages import page_numbers
 from flsl_jax.data.sources.survey import check_readable, deep_values, survey
 from flsl_jax.errors import UserError
+from tests.data.images.test_png import png16
 
 RAMP = np.arange(100, 100 + 40 * 50).reshape(40, 50).astype(np.uint16)
 

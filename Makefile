@@ -7,7 +7,7 @@ FLAGS ?=
 # PyTorch for the tests that compare with it. Its CPU build is enough, and much smaller: PyTorch's page says how to install that.
 TORCH ?= torch==2.13.0
 # What reads videos, data sets of Hugging Face, TIFF and DICOM; and what programs of jax.export and indices of vectors need.
-READERS ?= av==18.1.0 datasets==5.2.0 tifffile==2026.3.3 imagecodecs==2026.3.6 pydicom==3.0.2
+READERS ?= av==18.1.0 datasets==5.2.0 tifffile==2026.3.3 imagecodecs==2026.3.6 pydicom==3.0.2 pillow-heif==1.8.1
 PROGRAMS ?= flatbuffers==25.12.19 faiss-cpu==1.15.1
 # What detectors and segmenters need beside it, and their export.
 DETECTORS ?= torchvision==0.28.0 pycocotools==2.0.11 lightning-fabric==2.6.6 onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
@@ -43,7 +43,7 @@ test-torch: $(STAMP)  ## Install PyTorch and what the extras need, and run the t
 	$(BIN)/python -m pip install --quiet -c requirements.txt "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -c requirements.txt $(DETECTORS) $(READERS) $(PROGRAMS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $$(grep -rlE --include='test_*.py' \
-	  -e '(importorskip|find_spec)\("(torch|av|datasets|faiss|flatbuffers|onnx|pydicom|tifffile)' \
+	  -e '(importorskip|find_spec)\("(torch|av|datasets|faiss|flatbuffers|onnx|pillow_heif|pydicom|tifffile)' \
 	  -e 'import_framework|(torch|framework)_twin|published' tests)
 
 lint: $(STAMP)  ## Check style, format and types, and the shell scripts

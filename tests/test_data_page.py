@@ -62,6 +62,6 @@ def test_the_example_of_a_class_file_is_one(tmp_path):
 
 
 def test_the_page_lists_the_suffixes_of_images():
-    listed = re.search(r"Every file that ends in (.+?), in any case", PAGE, flags=re.DOTALL).group(1)
+    listed = re.search(r"Every file that ends in (.+?),\s+in any case", PAGE, flags=re.DOTALL).group(1)
     assert tuple(re.findall(r"`(\.\w+)`", listed)) == tuple(NAMED_FORMATS)
     assert all(f"`{suffix}`" in PAGE for suffix in RARE_FORMATS)

@@ -55,7 +55,9 @@ def test_imports_point_down(path):
 DATA_ROOMS = ("images", "loading", "sources", "truth")
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_between_the_rooms_of_data_point_down(path):
     order = {room: number for number, room in enumerate((DATA_ROOMS[0], "", *DATA_ROOMS[1:]))}
     imported = re.findall(r"(?m)^\s*from flsl_jax\.data\.(\w+)(?:\.\w+)? import", path.read_text())

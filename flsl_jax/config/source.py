@@ -15,10 +15,11 @@ class SourceConfig:
     """Where images come from; docs/data.md has the layouts.
 
     Attributes:
-        name: "folder": any folder of images; "list": a file that lists images (.txt, .csv, .tsv, .jsonl); "tar": tar files
-            that stay packed, as WebDataset writes them; "video": frames of video files; "huggingface": a data set that
-            `save_to_disk` wrote; "tfds": a prepared TensorFlow data set; "shards": a folder written by
-            `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each root by what it is.
+        name: "folder": any folder of images, or where there is none, what else the root is; "list": a file that lists images
+            (.txt, .csv, .tsv, .jsonl); "tar": tar files that stay packed, as WebDataset writes them; "video": frames of video
+            files; "huggingface": a data set that `save_to_disk` wrote; "tfds": a prepared TensorFlow data set; "shards": a
+            folder written by `python -m flsl_jax.prepare`; "scenes": embedded synthetic images; "auto": each root by what it
+            is.
         root: the folder or file, or several with commas between them; for "tfds" the data_dir, which may be empty.
         dataset: the name of a "tfds" data set.
         split: the part of a "tfds" or "huggingface" data set, or of "scenes": train, val or test.

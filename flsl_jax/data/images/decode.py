@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import math
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, features
 
-from flsl_jax.data.images import arrays, dicom, png, tiff
+from flsl_jax.data.images import arrays, dicom, heif, png, tiff
 from flsl_jax.data.images.levels import (
     RGB,
     STRIP_PIXELS,
@@ -28,7 +29,9 @@ __all__ = ["MAX_PIXELS", "RGB", "BaseCrop", "DecodeError", "Decoding", "base_cro
 ORIENTATION_TAG = 0x0112
 _EXIF_SEARCH_BYTES = 1 << 16
 # What Pillow may take a file for: formats that it decodes itself. Of the others, EPS would start Ghostscript.
-READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
+_READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *_AVIF)
+_HEAD_BYTES = 512
 # The limit of Pillow's decompression bomb check: an image with more pixels is an error, with either decoder.
 MAX_PIXELS = 2 * 89_478_485
 
@@ -40,6 +43,20 @@ class BaseCrop:
     image: UInt8[np.ndarray, "S S C"]
     box: tuple[int, int, int, int]
     flipped: bool
+
+
+def open_with_pillow(file: BinaryIO | io.BytesIO) -> Image.Image:
+    """Opens an image of a format that Pillow reads here; only its header is read.
+
+    Raises:
+        Exception: it is none, or damaged; Pillow's readers raise nearly every built-in exception.
+    """
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if heif.is_heif(head):
+        heif.register()
+        return Image.open(file, formats=(heif.PILLOW_NAME,))
+    return Image.open(file, formats=_READ_FORMATS)
 
 
 def pixels_of(
@@ -66,8 +83,9 @@ def decode_image(
     of 16-bit colour in PNG and TIFF, the high byte is taken where there is no window.
 
     Args:
-        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF or GIF, or an array [H, W], [H, W, bands] or [pages, H, W, bands]
-            as NumPy saves it, or DICOM. Other formats are refused, EPS for one, for which Pillow would start Ghostscript.
+        data: the encoded image: JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC, or an array [H, W], [H, W, bands] or [pages,
+            H, W, bands] as NumPy saves it, or DICOM. Other formats are refused, EPS for one, for which Pillow would start
+            Ghostscript.
         name: what an error calls the image.
         decoding: which channels are wanted; RGB by default.
         min_side: if positive, a JPEG is halved (in the DCT), up to three times, for as long as its shorter side keeps at
@@ -127,7 +145,7 @@ def _reduction(side: int, *, min_side: int) -> int:
 
 def _decode_any(data: bytes, *, name: str, decoding: Decoding, page: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             if page:
                 image.seek(page)
             image.load()
@@ -141,7 +159,7 @@ def _decode_any(data: bytes, *, name: str, decoding: Decoding, page: int) -> np.
     except DecodeError:
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
-        raise DecodeError(f"{name}: {_reason(error)}") from error
+        raise DecodeError(f"{name}: {_reason(error, data)}") from error
     return _upright(pixels, orientation)
 
 
@@ -156,11 +174,14 @@ def _with_alpha(values: np.ndarray, decoding: Decoding, *, name: str) -> np.ndar
     return adapted(levels, decoding, name=name)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     """What went wrong, in one line and without the memory addresses of Pillow's messages."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image in a known format"
-    return first_line(error)
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return first_line(error)
+    if not data.strip(b"\0"):
+        return f"the file holds nothing but {len(data):,} zeros" if data else "the file is empty"
+    page = data[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
+    return "not an image in a known format" + (", but a web page; download it again" if page else "")
 
 
 def _exif_orientation(data: bytes) -> int:

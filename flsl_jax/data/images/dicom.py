@@ -11,6 +11,8 @@ from flsl_jax.data.images.levels import RGB, DecodeError, Decoding, adapted, to_
 from flsl_jax.errors import first_line
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
+# So many bytes at the beginning of a file tell whether it is one.
+HEAD_BYTES = _PREAMBLE + len(_MAGIC)
 _MOST_BYTES = 8 * 2 * 89_478_485
 
 

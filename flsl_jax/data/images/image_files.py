@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from flsl_jax.data.images import arrays, dicom, tiff
-from flsl_jax.data.images.decode import ORIENTATION_TAG, READ_FORMATS, RGB, DecodeError
+from flsl_jax.data.images.decode import ORIENTATION_TAG, RGB, DecodeError, open_with_pillow
 from flsl_jax.data.images.listing import open_file
 from flsl_jax.errors import UserError, reason
 
@@ -27,7 +27,7 @@ def open_image(path: Path, *, pixels: bool = False, exif: bool = False) -> Image
         UserError: the file cannot be read.
     """
     try:
-        with open_file(path) as file, Image.open(file, formats=READ_FORMATS) as image:
+        with open_file(path) as file, open_with_pillow(file) as image:
             if pixels:
                 image.load()
             if exif:
@@ -52,7 +52,7 @@ def size_of(data: bytes, *, name: str) -> tuple[int, int]:
     if page is not None:
         return page.width, page.height
     try:
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             return image.size
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise DecodeError(f"{name}: {reason(error)}") from error

@@ -7,17 +7,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from flsl_jax.data.images import heif
+from flsl_jax.data.images.dicom import HEAD_BYTES, is_dicom
+from flsl_jax.data.images.heif import HEIC
 from flsl_jax.errors import UserError, one_line
 
 # The suffixes of image files, in any case of letters, and the formats that they stand for.
 NAMED_FORMATS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".avif": "AVIF", ".heic": HEIC, ".heif": HEIC,
 }  # fmt: skip
-# Formats that are often something else than images: below a folder they are images if no file there has another format.
-RARE_FORMATS = {".npy": "NumPy", ".dcm": "DICOM", ".dicom": "DICOM"}
+# Formats that are often something else than photos: below a folder they are images if no file there has another format.
+RARE_FORMATS = {".npy": "NumPy", ".dcm": "DICOM", ".dicom": "DICOM", ".gif": "GIF"}
 IMAGE_SUFFIXES = (*NAMED_FORMATS, *RARE_FORMATS)
+# Scanners write DICOM without a suffix, or with the number of a slice for one; Siemens' is .ima. The bytes decide.
+_DICOM_SUFFIXES = (b"", b".ima")
+_NO_IMAGE = b"DICOMDIR"
 _SUFFIXES = tuple(suffix.encode() for suffix in NAMED_FORMATS)
-_RARE_SUFFIXES = tuple(suffix.encode() for suffix in RARE_FORMATS)
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -45,6 +51,11 @@ class Listing:
     hidden: int
     unusable: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...] = ()
+
+    @property
+    def has_passed_over(self) -> bool:
+        """Whether there is anything but images."""
+        return bool(self.unusable or self.others or self.hidden or self.remarks)
 
     def __str__(self) -> str:
         """Images by format, and what is passed over, in one line."""
@@ -82,8 +93,9 @@ def joined(listings: Sequence[Listing], *, names: Sequence[str]) -> Listing:
 def list_images(root: str) -> Listing:
     """All image files below `root`, at any depth.
 
-    Arrays (`.npy`) and DICOM files are images if there are no others. Links are followed, each folder once. What is no regular
-    file is never opened: a FIFO, a socket or a device could make a reader wait for ever.
+    Arrays (`.npy`), GIF and DICOM files, the last ones also without a suffix, are images if there are no others. HEIC files are
+    where pillow-heif is installed. Links are followed, each folder once. What is no regular file is never opened: a FIFO, a
+    socket or a device could make a reader wait for ever.
 
     Raises:
         UserError: `root` or a folder below it cannot be read.
@@ -91,7 +103,7 @@ def list_images(root: str) -> Listing:
     if not root:
         raise UserError("config.data.root is empty; name the folder that holds the images")
     found = Listing(paths=[], formats=Counter(), others=Counter(), hidden=0, unusable=())
-    hidden, unusable, rare = 0, list[tuple[str, str]](), list[bytes]()
+    hidden, unusable, others = 0, list[tuple[str, str]](), list[bytes]()
     visited: set[tuple[int, int]] = set()
     folders = [b""]
     while folders:
@@ -110,14 +122,15 @@ def list_images(root: str) -> Listing:
                     elif _is_folder(entry):
                         folders.append(path + b"/")
                     else:
-                        problem = _add_file(entry, path, found, rare)
+                        problem = _add_file(entry, path, found, others)
                         unusable += [(one_line(os.fsdecode(path)), problem)] if problem else []
         except OSError as error:
             where = one_line(os.path.join(root, os.fsdecode(folder)) if folder else root)
             raise UserError(f"{where} cannot be read ({error.strerror}); name a folder of images") from error
-    _add_rare(rare, found)
+    remarks = _without_heic(found)
+    _add_others(others, found, root=root)
     found.paths.sort()
-    return dataclasses.replace(found, hidden=hidden, unusable=tuple(sorted(unusable)))
+    return dataclasses.replace(found, hidden=hidden, unusable=tuple(sorted(unusable)), remarks=remarks)
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -127,19 +140,50 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _add_rare(rare: list[bytes], found: Listing) -> None:
-    """Counts files of rare formats: as images if there are no others."""
+def _without_heic(found: Listing) -> tuple[str, ...]:
+    """Takes HEIC files out again where nothing can read them, and says so."""
+    count = found.formats[HEIC]
+    if not count or heif.is_installed():
+        return ()
+    del found.formats[HEIC]
+    heic = tuple(suffix.encode() for suffix, name in NAMED_FORMATS.items() if name == HEIC)
+    found.paths[:] = [path for path in found.paths if not path.lower().endswith(heic)]
+    return (f"{count:,} {HEIC}, which {heif.INSTALL} reads",)
+
+
+def _add_others(others: Sequence[bytes], found: Listing, *, root: str) -> None:
+    """Counts the other files: those of rare formats as images if there are no others."""
     alone = not found.paths
-    for path in rare:
-        suffix = os.path.splitext(path.lower())[1].decode()
-        if alone:
-            found.paths.append(path)
-            found.formats[RARE_FORMATS[suffix]] += 1
+    for path in others:
+        suffix = os.path.splitext(path.lower())[1]
+        name = RARE_FORMATS.get(os.fsdecode(suffix)) if alone else None
+        if name is None and alone and _is_bare_dicom(root, path, suffix):
+            name = RARE_FORMATS[".dcm"]
+        if name is None:
+            found.others[one_line(os.fsdecode(suffix))] += 1
         else:
-            found.others[suffix] += 1
+            found.paths.append(path)
+            found.formats[name] += 1
 
 
-def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing, rare: list[bytes]) -> str:
+def _is_bare_dicom(root: str, path: bytes, suffix: bytes) -> bool:
+    """Whether a file whose name does not say so is DICOM by its first bytes."""
+    bare = suffix in _DICOM_SUFFIXES or suffix[1:].isdigit()
+    return (
+        bare and os.path.basename(path).upper() != _NO_IMAGE and begins_as_dicom(os.path.join(os.fsencode(root), path))
+    )
+
+
+def begins_as_dicom(path: str | bytes) -> bool:
+    """Whether a file can be read and begins as DICOM does."""
+    try:
+        with open_file(path) as file:
+            return is_dicom(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing, others: list[bytes]) -> str:
     """Counts a file, and keeps its path if it is an image; otherwise says what it is, if it should have been one."""
     suffix = os.path.splitext(entry.name.lower())[1]
     named_image = suffix in _SUFFIXES
@@ -150,8 +194,8 @@ def _add_file(entry: os.DirEntry[bytes], path: bytes, found: Listing, rare: list
     if named_image:
         found.paths.append(path)
         found.formats[NAMED_FORMATS[suffix.decode()]] += 1
-    elif suffix in _RARE_SUFFIXES and not problem:
-        rare.append(path)
+    elif not problem:
+        others.append(path)
     else:
         found.others[one_line(os.fsdecode(suffix))] += 1
     return ""
@@ -181,7 +225,7 @@ def _problem(entry: os.DirEntry[bytes]) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | bytes | os.PathLike[str]) -> BinaryIO:
     """Opens a regular file for reading. A FIFO is not waited for, and a device not read.
 
     Raises:
@@ -191,7 +235,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     kind = stat.S_IFMT(os.fstat(number).st_mode)
     if kind != stat.S_IFREG:
         os.close(number)
-        raise OSError(f"{one_line(os.fspath(path))} is {_KINDS.get(kind, 'no file')}, not an image")
+        raise OSError(f"{one_line(os.fsdecode(path))} is {_KINDS.get(kind, 'no file')}, not an image")
     return open(number, "rb")
 
 

@@ -1,12 +1,15 @@
 """What a folder or a file is: a folder of images, a list of them, shards, and so on."""
 
+import logging
 import os
 
-from flsl_jax.data.images.listing import IMAGE_SUFFIXES
+from flsl_jax.data.images.listing import IMAGE_SUFFIXES, begins_as_dicom, list_images
 from flsl_jax.data.sources.hugging_face import is_saved
 from flsl_jax.data.sources.list_files import LIST_SUFFIXES
 from flsl_jax.data.sources.shards import MANIFEST_NAME
 from flsl_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # What `root` is of each kind of source that has one.
 ROOT_OF = {
@@ -62,12 +65,39 @@ def kind_of(root: str, *, other: str = "") -> str:
         return "tar"
     if suffix in VIDEO_SUFFIXES:
         return "video"
+    if begins_as_dicom(root):
+        return "image"
     if other:
         return other
     raise UserError(
-        f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}), no list of images ({' '.join(LIST_SUFFIXES)}) "
-        "no tar file and no video; name a folder"
+        f"{root} is no image by its name ({' '.join(IMAGE_SUFFIXES)}), no list of images ({' '.join(LIST_SUFFIXES)}), "
+        "no tar file and no video; name one of these, or a folder"
     )
+
+
+def kind_read(root: str, name: str) -> str:
+    """How a root is read for which a config says `name`.
+
+    "auto" looks, and "folder" does where there is no folder of images: what else is there is read as what it is, and the log
+    says so. Other names stay.
+
+    Raises:
+        UserError: as `kind_of`.
+    """
+    if name == "auto":
+        return kind_of(root)
+    if name != "folder" or not os.path.exists(root):
+        return name
+    found = kind_of(root, other=name)
+    if found == name or (os.path.isdir(root) and list_images(root).paths):  # whatever else lies beside images
+        return name
+    log.info(
+        "%s is read as %s (data.name=%s)",
+        root,
+        OTHER_KINDS.get(found, "an image"),
+        found if found in ROOT_OF else "auto",
+    )
+    return found
 
 
 def check_kind(root: str, kind: str) -> None:

@@ -15,7 +15,7 @@ from flsl_jax.data.sources.clip_source import ClipSource
 from flsl_jax.data.sources.files import FilesSource, classes_of_folders
 from flsl_jax.data.sources.hugging_face import HuggingFaceSource
 from flsl_jax.data.sources.joined import join
-from flsl_jax.data.sources.kinds import OTHER_KINDS, ROOT_OF, check_kind, kind_of
+from flsl_jax.data.sources.kinds import ROOT_OF, check_kind, kind_read
 from flsl_jax.data.sources.lists import ListSource, OneImage
 from flsl_jax.data.sources.pages import PagedSource
 from flsl_jax.data.sources.scenes import Scenes
@@ -58,11 +58,9 @@ class FolderSource(FilesSource):
                 "set on_corrupt=replace to pass over what is no file"
             )
         if not listing.paths:
-            kind = kind_of(name)
             raise UserError(
                 f"{name} holds no image file ({' '.join(IMAGE_SUFFIXES)}, at any depth); name a folder of images"
-                + (f", or for {OTHER_KINDS[kind]} set name={kind} beside root" if kind in OTHER_KINDS else "")
-                + (f" ({listing})" if listing.unusable else "")
+                + (f" ({listing})" if listing.has_passed_over else "")
             )
         class_names, labels = classes_of_folders(listing.paths, fewest=fewest_classes)
         super().__init__(name=name, folder=name, listing=listing, labels=labels, class_names=class_names)
@@ -122,7 +120,7 @@ def _open(config: SourceConfig) -> Source:
     roots = split_roots(config.root)
     if not roots:
         raise UserError(f"config.data.root is empty; name the {ROOT_OF[config.name]}")
-    kinds = [kind_of(root) if config.name == "auto" else config.name for root in roots]
+    kinds = [kind_read(root, config.name) for root in roots]
     # Tar files beside one another are one data set, whose classes are numbered together.
     groups = [list(group) for _, group in groupby(range(len(roots)), key=lambda i: -1 if kinds[i] == "tar" else i)]
     parts = [_open_root([roots[i] for i in group], kinds[group[0]], config, several=len(roots) > 1) for group in groups]
@@ -139,7 +137,7 @@ def _paged(source: Source, config: SourceConfig) -> Source:
             f"boxes={config.boxes} belong to images, and pages=all makes several of one file; set pages=first, or leave boxes "
             "out"
         )
-    kinds = {kind_of(root) if config.name == "auto" else config.name for root in split_roots(config.root)}
+    kinds = {kind_read(root, config.name) for root in split_roots(config.root)}
     others = sorted(kinds - _PAGED) or ([] if kinds else [config.name])
     if others:
         raise UserError(

@@ -6,11 +6,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from flsl_jax.data.images import arrays, dicom, tiff
-from flsl_jax.data.images.decode import READ_FORMATS, DecodeError
+from flsl_jax.data.images.decode import DecodeError, open_with_pillow
 from flsl_jax.data.records import Record, Source, checked_index, digest_of, path_of
 
 # Suffixes of formats that have 8 bits and one page.
@@ -33,7 +32,7 @@ def page_numbers(data: bytes) -> list[int]:
     if not data.startswith(_MOVING):
         return [0]
     try:
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             return list(range(getattr(image, "n_frames", 1)))
     except Exception:  # what reads it says why it is damaged
         return [0]

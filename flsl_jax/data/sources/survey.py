@@ -5,10 +5,9 @@ import io
 import os
 
 import numpy as np
-from PIL import Image
 
 from flsl_jax.data.images import arrays, dicom, png, tiff
-from flsl_jax.data.images.decode import READ_FORMATS, pixels_of
+from flsl_jax.data.images.decode import open_with_pillow, pixels_of
 from flsl_jax.data.images.levels import DecodeError, Decoding
 from flsl_jax.data.records import Source, name_of, path_of
 from flsl_jax.data.sources.kinds import VIDEO_SUFFIXES
@@ -176,7 +175,7 @@ def _values(data: bytes) -> np.ndarray | None:
         colour = None if page is not None else png.deep_colour(data)
         if colour is not None:
             return colour[..., :3]
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+        with open_with_pillow(io.BytesIO(data)) as image:
             return np.asarray(image)
     except DecodeError:
         raise

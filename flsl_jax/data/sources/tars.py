@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from flsl_jax.config.roots import root_names
 from flsl_jax.data.images.decode import DecodeError
-from flsl_jax.data.images.listing import IMAGE_SUFFIXES, NAMED_FORMATS, Listing, open_file
+from flsl_jax.data.images.listing import NAMED_FORMATS, Listing, open_file
 from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.data.sources.files import PackedNames, class_numbers, classes_of_folders, without_common_folders
 from flsl_jax.data.sources.kinds import TAR_SUFFIXES
@@ -64,7 +64,7 @@ class TarSource:
         if not samples.images:
             raise UserError(
                 f"{name} holds no image{f' that ends in .{image_column}' if image_column else ''} "
-                f"({samples.others_in_words()}); name a tar file with images ({' '.join(IMAGE_SUFFIXES)})"
+                f"({samples.others_in_words()}); name a tar file with images ({' '.join(NAMED_FORMATS)})"
             )
         self._names = PackedNames([os.fsencode(image.name) for _, image in samples.images])
         self._files = np.array([file for file, _ in samples.images], np.int32)

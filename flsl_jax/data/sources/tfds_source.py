@@ -4,10 +4,9 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from flsl_jax.data.boxes import Boxes
-from flsl_jax.data.images.decode import READ_FORMATS, DecodeError
+from flsl_jax.data.images.decode import DecodeError, open_with_pillow
 from flsl_jax.data.records import Record, checked_index, digest_of
 from flsl_jax.errors import UserError, first_line
 
@@ -103,7 +102,7 @@ def _open(dataset: str, *, split: str, data_dir: str) -> tuple[Any, Any]:
 def _boxes(example: dict[str, Any], *, name: str) -> Boxes:
     """The example's boxes in pixels; tfds has them as shares of the image: (top, left, bottom, right)."""
     try:
-        with Image.open(io.BytesIO(example["image"]), formats=READ_FORMATS) as image:
+        with open_with_pillow(io.BytesIO(example["image"])) as image:
             width, height = image.size
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on damaged files
         raise DecodeError(f"{name}: {error}") from error

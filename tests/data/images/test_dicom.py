@@ -9,7 +9,8 @@ import pytest
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.images.decode import RGB, DecodeError, Decoding, decode_image
 from flsl_jax.data.images.image_files import size_of, upright_size
-from flsl_jax.data.sources.opening import FolderSource, open_source
+from flsl_jax.data.images.listing import list_images
+from flsl_jax.data.sources.opening import FolderSource, open_any, open_source
 from flsl_jax.data.sources.pages import page_numbers
 from flsl_jax.data.sources.survey import survey
 
@@ -136,3 +137,18 @@ def test_without_the_library_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(DecodeError, match=r"a DICOM file needs pydicom .*; pip install pydicom"):
         levels(data)
+
+
+def test_a_series_without_suffixes_is_a_folder_of_images(tmp_path):
+    """As scanners and archives write it: names without suffix, UIDs that end in a number, an index beside them."""
+    data = b"".join([bytes(128), b"DICM", bytes(20)])
+    (tmp_path / "ST1" / "SE1").mkdir(parents=True)
+    for name in ("ST1/SE1/IM000001", "ST1/SE1/1.2.840.113619.2.55.3", "ST1/SE1/a.IMA", "DICOMDIR"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "README").write_text("nothing")
+    listing = list_images(str(tmp_path))
+    assert listing.paths == [b"ST1/SE1/1.2.840.113619.2.55.3", b"ST1/SE1/IM000001", b"ST1/SE1/a.IMA"]
+    assert str(listing) == "images: 3 DICOM; passed over: files that are no images by their names (2 without suffix)"
+    assert len(open_any(str(tmp_path / "ST1/SE1/IM000001"))) == 1
+    (tmp_path / "a.png").write_bytes(b"x")  # beside others they are no images
+    assert list_images(str(tmp_path)).paths == [b"a.png"]

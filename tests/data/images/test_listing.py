@@ -40,7 +40,7 @@ def _hostile(tmp_path: Path) -> Path:
     for name in ("a.png", "b.PNG", "c.jpg", "deep/d.png", "deep/er/e.png"):
         format_name = "JPEG" if name.endswith("jpg") else "PNG"
         Image.new("RGB", (24, 20), (len(name), 9, 200)).save(root / name, format_name)
-    for name in ("notes.txt", "more.txt", "README", "x.heic", ".hidden.png", ".cache/y.png"):
+    for name in ("notes.txt", "more.txt", "README", "x.xcf", ".hidden.png", ".cache/y.png"):
         (root / name).write_text("text")
     os.mkfifo(root / "fifo.jpg")
     os.mkfifo(root / "fifo")  # has not the name of an image
@@ -58,12 +58,12 @@ def test_images_are_counted_by_format_and_the_rest_with_the_reason(hostile: Path
     listing = list_images(str(hostile))
     assert listing.paths == [b"a.png", b"b.PNG", b"c.jpg", b"deep/d.png", b"deep/er/e.png"]
     assert listing.formats == {"PNG": 4, "JPEG": 1}
-    assert listing.others == {".txt": 2, ".heic": 1, "": 2}
+    assert listing.others == {".txt": 2, ".xcf": 1, "": 2}
     assert dict(listing.unusable) == UNUSABLE
     assert str(listing) == (
         "images: 4 PNG, 1 JPEG; passed over: device.png (a device), fifo.jpg (a FIFO), gone.jpg (a link to nothing), "
         "gone_folder (a link to nothing), loop.png (a link that cannot be followed: Too many levels of symbolic links), "
-        "1 more that are no files, files that are no images by their names (2 without suffix, 2 .txt, 1 .heic), 2 hidden"
+        "1 more that are no files, files that are no images by their names (2 without suffix, 2 .txt, 1 .xcf), 2 hidden"
     )
 
 

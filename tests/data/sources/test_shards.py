@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from flsl_jax.config import SourceConfig
 from flsl_jax.data.boxes import Boxes
 from flsl_jax.data.images.decode import DecodeError, Decoding, decode_image, pixels_of
 from flsl_jax.data.images.resize import resize
@@ -18,7 +19,7 @@ from flsl_jax.data.loading.pipeline import Loader
 from flsl_jax.data.records import Record
 from flsl_jax.data.sources import packing
 from flsl_jax.data.sources.lists import ListSource
-from flsl_jax.data.sources.opening import FolderSource
+from flsl_jax.data.sources.opening import FolderSource, open_source
 from flsl_jax.data.sources.packing import pack
 from flsl_jax.data.sources.pages import PagedSource
 from flsl_jax.data.sources.shards import ShardSource, decode_record, encode_record, read_manifest, verify
@@ -236,10 +237,9 @@ def test_a_folder_that_has_moved_is_not_to_be_made_anew(tmp_path: Path) -> None:
         ShardSource(tmp_path)
 
 
-def test_shards_taken_for_images_are_told(folder: Path, tmp_path: Path) -> None:
+def test_shards_taken_for_images_are_read_as_shards(folder: Path, tmp_path: Path) -> None:
     pack(FolderSource(folder), tmp_path / "out")
-    with pytest.raises(UserError, match=r"holds no image file.*set name=shards"):
-        FolderSource(tmp_path / "out")
+    assert isinstance(open_source(SourceConfig(root=str(tmp_path / "out"))), ShardSource)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', '{"format": "flsl_jax shards 1"}'])

@@ -107,7 +107,7 @@ def main() -> int:
     )  # fmt: skip
     show_log()
 
-    from flsl_jax.data.sources.survey import check_readable, survey
+    from flsl_jax.data.sources.survey import check_readable, say_what_is_lost
     from flsl_jax.embedding.files import check_format
     from flsl_jax.embedding.images import open_images
     from flsl_jax.embedding.run import embed
@@ -124,11 +124,10 @@ def main() -> int:
         config=dataclasses.replace(_COLUMNS(), pages=_PAGES.value),
     )
     check_readable(source, encoder.decoding)
-    found = survey(source)
-    if found.dark() and not encoder.decoding.window:
-        log.warning("%s; train with data.window, or stretch their values first", found.dark())
-    if found.pages and _PAGES.value == "first":
-        log.warning("%s: the first of each is embedded; --pages=all takes every page", found.paged())
+    every = _PAGES.value == "all"
+    say_what_is_lost(
+        source, encoder.decoding, pages="" if every else "the first of each is embedded; --pages=all takes every page"
+    )
     log.info("%s, on %s", encoder.name, _devices())
     found = embed(encoder, source, output, settings, batch_size=_BATCH_SIZE.value, part=part)
     counts = [f"{found.images:,} images"]

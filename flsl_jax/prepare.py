@@ -11,9 +11,11 @@ from flsl_jax.config.channels import read_window
 from flsl_jax.config.source import MOST_CHANNELS
 from flsl_jax.config.source_flags import define_columns
 from flsl_jax.data.images.levels import Decoding
+from flsl_jax.data.records import Source
 from flsl_jax.data.sources.opening import open_any
 from flsl_jax.data.sources.packing import pack
 from flsl_jax.data.sources.shards import Manifest, verify
+from flsl_jax.data.sources.survey import say_what_is_lost
 
 _INPUT = flags.DEFINE_string(
     "input",
@@ -65,12 +67,15 @@ def main() -> int:
     if _VERIFY.value:
         print(f"every shard matches its checksum: {_summary(verify(output), output)}")
         return 0
+    source = open_any(required(_INPUT, "photos"), config=_COLUMNS())
+    decoding = Decoding(channels=_CHANNELS.value, window=read_window(_WINDOW.value, key="--window"))
+    _say_what_is_lost(source, decoding)
     try:
         manifest = pack(
-            open_any(required(_INPUT, "photos"), config=_COLUMNS()),
+            source,
             output,
             short_side=_SHORT_SIDE.value,
-            decoding=Decoding(channels=_CHANNELS.value, window=read_window(_WINDOW.value, key="--window")),
+            decoding=decoding,
             boxes=Path(_BOXES.value) if _BOXES.value else None,
             records_per_shard=_RECORDS_PER_SHARD.value,
             workers=_WORKERS.value,
@@ -82,9 +87,23 @@ def main() -> int:
     return 0
 
 
+def _say_what_is_lost(source: Source, decoding: Decoding) -> None:
+    """Warns before anything is written; files that are kept as they are lose nothing of their levels."""
+    say_what_is_lost(
+        source,
+        decoding,
+        window="what --short_side reduces stays so: set --window=LOW,HIGH to the values that shall be black and white"
+        if _SHORT_SIDE.value
+        else "",
+        pages="the first of each is an image of the shards; to train on every page, leave the files as they are and set "
+        "config.data.pages=all",
+    )
+
+
 def _summary(manifest: Manifest, output: Path) -> str:
     left_out = f", {len(manifest.skipped)} left out as unreadable" if manifest.skipped else ""
-    return f"{manifest.count} images in {len(manifest.shards)} shards in {output}{left_out}"
+    shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards)} shards"
+    return f"{manifest.count} images in {shards} in {output}{left_out}"
 
 
 if __name__ == "__main__":

@@ -95,3 +95,21 @@ def test_it_loads_neither_tensorflow_nor_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_what_reducing_would_lose_is_said_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    page = np.arange(48 * 40, dtype=np.uint16).reshape(48, 40)
+    pages = [Image.fromarray(page), Image.fromarray(page + 1)]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / "cells" / f"{name}.tif", save_all=True, append_images=pages[1:])
+    flags = (f"--input={tmp_path / 'cells'}", "--workers=0")
+    dark = _run(*flags, f"--output={tmp_path / 'dark'}", "--short_side=16")
+    assert "values from 0 to 1,919" in dark.stderr
+    assert "nearly black; what --short_side reduces stays so: set --window=LOW,HIGH" in dark.stderr
+    assert "2 of 2 files looked at have several pages, such as a.tif with 2: the first of each" in dark.stderr
+    light = _run(*flags, f"--output={tmp_path / 'light'}", "--short_side=16", "--window=0,1919")
+    assert "nearly black" not in light.stderr
+    whole = _run(*flags, f"--output={tmp_path / 'whole'}")  # its bytes are kept
+    assert "nearly black" not in whole.stderr
+    assert "2 images in 1 shard in" in whole.stdout

@@ -19,22 +19,7 @@ def check_channels(config: Config) -> None:
     """
     channels = config.data.channels
     read_window(config.data.window)
-    for name in ("mean", "std"):
-        values = getattr(config.views, name)
-        require(
-            len(values) == channels,
-            f"config.views.{name} has {len(values)} number(s), {values}, and config.data.channels is {channels}; expected one "
-            f"for each channel, such as --config.views.{name}={','.join(['0.5' if name == 'mean' else '0.25'] * channels)}",
-        )
-    meaningless = _without_meaning(config.views, channels=channels)
-    if meaningless:
-        named = ", ".join(f"{name} = {getattr(config.views, name)}" for name in meaningless)
-        needs = "need colour" if channels == _GREY else "are defined for colour, and solarise for grey images too"
-        require(
-            False,
-            f"config.views: {named} {needs}, and config.data.channels is {channels}; set "
-            + " ".join(f"--config.views.{name}=0" for name in meaningless),
-        )
+    _check_views(config.views, channels=channels)
     if channels not in (_COLOUR, _GREY):
         for name, source in _sources(config).items():
             require(
@@ -42,6 +27,27 @@ def check_channels(config: Config) -> None:
                 f'{name}.name is "scenes", which are colour images, and config.data.channels is {channels}; name images with '
                 "so many bands",
             )
+
+
+def _check_views(views: ViewsConfig, *, channels: int) -> None:
+    """Refuses all that does not fit the channels in one message, whose flags together mend it."""
+    problems, flags = [], []
+    for name, usual in (("mean", "0.5"), ("std", "0.25")):
+        values = getattr(views, name)
+        if len(values) != channels:
+            problems.append(f"{name} has {len(values)} number(s), {values}, not one for each channel")
+            flags.append(f"--config.views.{name}={','.join([usual] * channels)}")
+    meaningless = _without_meaning(views, channels=channels)
+    if meaningless:
+        named = ", ".join(f"{name} = {getattr(views, name)}" for name in meaningless)
+        needs = "need colour" if channels == _GREY else "are defined for colour, and solarise for grey images too"
+        problems.append(f"{named} {needs}")
+        flags += [f"--config.views.{name}=0" for name in meaningless]
+    measured = " (better the means and deviations of your own bands, on a scale from 0 to 1)" if any(".mean=" in flag for flag in flags) else ""
+    require(
+        not problems,
+        f"config.views: {'; '.join(problems)}, and config.data.channels is {channels}; set {' '.join(flags)}{measured}",
+    )
 
 
 def read_window(text: str, *, key: str = "config.data.window") -> tuple[float, float] | None:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MANIFEST = "embedding.json"
 _PROGRESS = "unfinished"
 _NAMED = 20
+# Seconds without a bar after which a line says how far it is.
+_SILENCE = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +103,11 @@ def _shards(
     ranges = {number: range(number * size, min((number + 1) * size, len(source))) for number in todo}
     total, begun, images = sum(map(len, ranges.values())), time.monotonic(), 0
     with tqdm(total=total, unit=" images", disable=None) as bar:
+        heartbeat = _Heartbeat(total, silent=not bar.disable)
         for place, (number, indices) in enumerate(ranges.items(), 1):
-            shard = embed_shard(encoder, source, indices, settings, batch_size=batch_size, advance=bar.update)
+            shard = embed_shard(
+                encoder, source, indices, settings, batch_size=batch_size, advance=lambda: _advance(bar, heartbeat)
+            )
             for name, why in shard.left_out[:_NAMED]:
                 log.warning("left out %s: %s", name, why)
             rows = {table: len(next(iter(columns.values()))) for table, columns in shard.tables.items()}
@@ -121,6 +126,37 @@ def _shards(
                 left = tqdm.format_interval(seconds * (total - images) / images)
                 log.info("shard %d of %d: %.1f images/s, %s left", place, len(ranges), images / seconds, left)
             yield number, written
+
+
+class _Heartbeat:
+    """Lines of a log, where there is no bar: how far it is, at most every half minute.
+
+    Args:
+        total: images to do.
+        silent: whether nothing is said.
+    """
+
+    def __init__(self, total: int, *, silent: bool) -> None:
+        self._total, self._done, self._said = total, 0, time.monotonic()
+        self._begun, self._silent = self._said, silent
+        if not silent:
+            log.info("%d images; the first batch takes longest, as it is compiled first", total)
+
+    def beat(self) -> None:
+        """Counts an image."""
+        self._done += 1
+        now = time.monotonic()
+        if self._silent or now - self._said < _SILENCE or self._done == self._total:
+            return
+        self._said = now
+        rate = self._done / (now - self._begun)
+        left = tqdm.format_interval((self._total - self._done) / rate)
+        log.info("%d of %d images, %.1f images/s, %s left", self._done, self._total, rate, left)
+
+
+def _advance(bar: Any, heartbeat: _Heartbeat) -> None:
+    bar.update()
+    heartbeat.beat()
 
 
 def _description(encoder: Encoder, source: Source, settings: EmbedSettings) -> dict[str, Any]:

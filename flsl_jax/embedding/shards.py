@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ def embed_shard(
         indices: of the images.
         settings: which features, and of what size.
         batch_size: images of the training size computed at a time; larger ones are fewer.
-        advance: called after each image that was read or left out.
+        advance: called after each image that was encoded or left out.
     """
     fit = fit_of(encoder, settings)
     read: list[_Read] = []
@@ -85,13 +85,13 @@ def embed_shard(
 
     def images() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for found in computed_ahead(lambda index: _read(source, index, fit, encoder), indices, ahead=_AHEAD):
-            advance()
             if isinstance(found, _Read):
                 # The levels are let go once they are encoded.
                 read.append(dataclasses.replace(found, levels=found.levels[:0]))
                 yield found.levels, found.shares
             else:
                 left_out.append(found)
+                advance()
 
     def encode(levels: np.ndarray, shares: np.ndarray) -> dict[str, Array]:
         tokens = encoder.tokens(levels)
@@ -108,8 +108,14 @@ def embed_shard(
         batch_size=lambda shape: images_at_once(encoder, size=(shape[0], shape[1]), batch_size=batch_size),
         devices=jax.local_device_count(),
     )
-    results = [result for _, result in sorted(computed, key=lambda item: item[0])]
+    results = [result for _, result in sorted(_counted(computed, advance), key=lambda item: item[0])]
     return _gathered(read, results, settings, left_out=tuple(left_out))
+
+
+def _counted(items: Iterable[tuple[int, Any]], advance: Callable[[], object]) -> Iterator[tuple[int, Any]]:
+    for item in items:
+        advance()
+        yield item
 
 
 def fit_of(encoder: Encoder, settings: EmbedSettings) -> Fit:

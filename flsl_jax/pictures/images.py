@@ -11,12 +11,13 @@ import numpy as np
 
 from flsl_jax.config import SourceConfig
 from flsl_jax.data.images.decode import RGB, DecodeError, Decoding, pixels_of
-from flsl_jax.data.images.listing import read_file
 from flsl_jax.data.images.resize import resize
-from flsl_jax.data.records import path_of
+from flsl_jax.data.records import Source, path_of
 from flsl_jax.data.sources.kinds import kind_of
-from flsl_jax.data.sources.opening import open_any
+from flsl_jax.data.sources.lists import OneImage
+from flsl_jax.data.sources.opening import FirstRecords, open_any
 from flsl_jax.data.sources.scenes import Scenes
+from flsl_jax.data.sources.survey import say_what_is_lost
 from flsl_jax.errors import UserError
 from flsl_jax.typing import UInt8
 
@@ -103,7 +104,8 @@ def read_images(
         UserError: the path does not exist, there is no such kind of scenes, or no image can be decoded.
     """
     images, problem = [], ""
-    for name, read in _records(spec, limit=limit, size=_rounded(size, multiple), flag=flag, config=config):
+    drawn_size = _rounded(size, multiple)
+    for name, read in _records(spec, limit=limit, size=drawn_size, flag=flag, decoding=decoding, config=config):
         try:
             pixels = pixels_of(read(), name=name, decoding=decoding)
         except (DecodeError, OSError) as error:
@@ -157,7 +159,7 @@ def file_stem(name: str) -> str:
 
 
 def _records(
-    spec: str, *, limit: int, size: int, flag: str, config: SourceConfig | None
+    spec: str, *, limit: int, size: int, flag: str, decoding: Decoding, config: SourceConfig | None
 ) -> Iterator[tuple[str, Callable[[], bytes | np.ndarray]]]:
     """The names of images, each with a function that reads its encoded bytes or draws its pixels."""
     name, _, kind = spec.partition(":")
@@ -167,11 +169,12 @@ def _records(
         return
     path = Path(spec)
     if path.is_file() and kind_of(spec, other="image") == "image":  # whatever its name is
-        yield path.name, lambda: read_file(path)
-        return
-    if not path.exists() and "," not in spec:
+        source: Source = OneImage(path)
+    elif not path.exists() and "," not in spec:
         raise UserError(f'{flag}={spec} does not exist; name an image file, a folder of images, or "{SCENES}"')
-    source = open_any(spec, config=config)
+    else:
+        source = open_any(spec, config=config)
+    say_what_is_lost(FirstRecords(source, limit=limit), decoding)
     for index in range(min(limit, len(source))):
         yield path_of(source, index) or f"record_{index}", lambda index=index: source[index].image
 

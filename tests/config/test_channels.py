@@ -1,6 +1,7 @@
 """Normalisation, augmentations and sources fit the number of channels, or one line says which does not and what to set."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -42,8 +43,8 @@ def test_channels_with_what_they_need(channels):
     [
         (0, {}, "config.data.channels is 0; expected a number from 1 to 16"),
         (17, {}, "config.data.channels is 17; expected a number from 1 to 16"),
-        (4, {}, r"views.mean has 3 number\(s\), .* such as --config.views.mean=0.5,0.5,0.5,0.5$"),
-        (3, {"std": (0.2,)}, r"views.std has 1 number\(s\), .* such as --config.views.std=0.25,0.25,0.25$"),
+        (4, {}, r"views: mean has 3 number\(s\), .* set --config.views.mean=0.5,0.5,0.5,0.5 "),
+        (3, {"std": (0.2,)}, r"views: std has 1 number\(s\), .* set --config.views.std=0.25,0.25,0.25$"),
         (3, {"std": (0.2, 0.0, 0.2)}, "config.views.std is .*; expected a number from 0.001 to 1"),
         (3, {"mean": (0.2, 128.0, 0.2)}, "config.views.mean is .*; expected a number from 0 to 1"),
         (1, normalised(1), "saturation = 0.2, hue = 0.1, grayscale_probability = 0.2 need colour, and .* set "
@@ -55,6 +56,15 @@ def test_channels_with_what_they_need(channels):
 def test_what_does_not_fit_is_named(channels, views, message):
     with pytest.raises(UserError, match=message):
         parsed(channels, views=views)
+
+
+def test_one_message_has_every_flag_that_other_channels_need():
+    with pytest.raises(UserError) as refused:
+        parsed(4)
+    flags = re.findall(r"--config\.views\.(\w+)=(\S+)", str(refused.value))
+    views = {name: tuple(map(float, text.split(","))) if "," in text else float(text) for name, text in flags}
+    assert set(views) == {"mean", "std", *GREY, "solarise_probability"}
+    assert parsed(4, views=views).views.std == (0.25,) * 4
 
 
 def test_scenes_are_colour():

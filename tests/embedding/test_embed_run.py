@@ -139,3 +139,14 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(source, tmp_path, mon
 def test_settings_that_there_are_not_are_one_line(values, message):
     with pytest.raises(UserError, match=message):
         EmbedSettings(**values)
+
+
+def test_without_a_bar_a_long_shard_says_how_far_it_is(source, tmp_path, caplog, monkeypatch):
+    now = iter(range(0, 10_000, 20))  # each look at the clock is 20 seconds after the one before
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(now))
+    with caplog.at_level("INFO", logger=run.__name__):
+        embed(ENCODER, source, tmp_path / "out", dataclasses.replace(SETTINGS, shard_images=100))
+    progress = [message for message in caplog.messages if " of 8 images, " in message]
+    assert caplog.messages[0] == "8 images; the first batch takes longest, as it is compiled first"
+    assert [message.split(" of ")[0] for message in progress] == ["2", "4", "6"]
+    assert all("images/s" in message and message.endswith(" left") for message in progress)

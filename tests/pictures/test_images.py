@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from flsl_jax.config import SourceConfig
+from flsl_jax.data.images.decode import Decoding
 from flsl_jax.errors import UserError
 from flsl_jax.pictures.images import ShownImage, as_colours, file_stem, parse_place, queries, read_images
 
@@ -105,3 +106,17 @@ def test_a_column_of_a_table_is_chosen(tmp_path):
     (tmp_path / "pairs.csv").write_text("path,partner\na.png,b.png\n")
     how = {"limit": 8, "size": 16, "multiple": 8, "config": SourceConfig(image_column="partner")}
     assert [image.name for image in read_images(str(tmp_path / "pairs.csv"), **how)] == ["b"]
+
+
+@pytest.mark.parametrize("spec", ["cells", "cells/a.tif"])
+def test_nearly_black_files_and_pages_that_are_not_shown_are_said(spec, tmp_path, caplog):
+    (tmp_path / "cells").mkdir()
+    page = Image.fromarray(np.arange(48 * 40, dtype=np.uint16).reshape(48, 40))
+    page.save(tmp_path / "cells" / "a.tif", save_all=True, append_images=[page])
+    read_images(str(tmp_path / spec), limit=8, size=16, multiple=8)
+    assert "values from 0 to 1,919 of 0 … 65,535 (1 of 1 files looked at" in caplog.text
+    assert "such as a.tif with 2: the first of each is shown" in caplog.text
+    caplog.clear()
+    window = Decoding(window=(0.0, 1919.0))
+    read_images(str(tmp_path / spec), limit=8, size=16, multiple=8, decoding=window)
+    assert "nearly black" not in caplog.text

@@ -31,12 +31,13 @@ def read(data: bytes, decoding: Decoding, *, name: str, page: int = 0) -> UInt8[
     bands = values[..., None] if values.ndim == 2 else values
     if bands.shape[-1] not in (decoding.channels, 1, 3) and bands.shape[0] == decoding.channels:
         raise DecodeError(
-            f"{name}: an array of shape {values.shape} has its bands first; save it as [height, width, bands]"
+            f"{name}: an array of shape {values.shape} has its bands first; save it as [height, width, bands]: "
+            "numpy.moveaxis(array, 0, -1)"
         )
     if bands.shape[-1] > MOST_CHANNELS:
         raise DecodeError(
             f"{name}: an array of shape {values.shape} would have {bands.shape[-1]} bands; save an image as [height, width, "
-            "bands], and several as [pages, height, width, bands]"
+            "bands], and several, such as the slices of a volume, as [pages, height, width, bands]: array[..., None]"
         )
     return adapted(to_levels(bands, decoding, name=name), decoding, name=name)
 

@@ -35,7 +35,9 @@ class HuggingFaceSource:
     def __init__(self, root: str, *, split: str = "train", image_column: str = "", label_column: str = "") -> None:
         require_packages("datasets", install="install the package with its extra huggingface, or pip install datasets")
         self.name = root
-        self._folder = os.path.abspath(_chosen(root, split))
+        chosen, others = _chosen(root, split)
+        self._folder = os.path.abspath(chosen)
+        rest = (f"the other splits ({', '.join(others)}; split={os.path.basename(chosen)} is read)",) if others else ()
         rows = _load(self._folder)
         if not len(rows):
             raise UserError(f"{self._folder} has no rows; name a data set with images")
@@ -50,7 +52,9 @@ class HuggingFaceSource:
                 self._numbers = {name: number for number, name in enumerate(names)}
             self.class_names = tuple(names)
         self._rows = _prepared(rows, self._image, self._label)
-        self.listing = Listing(paths=[], formats=Counter(rows=len(rows)), others=Counter(), hidden=0, unusable=())
+        self.listing = Listing(
+            paths=[], formats=Counter(rows=len(rows)), others=Counter(), hidden=0, unusable=(), remarks=rest
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,8 +109,8 @@ def is_saved(folder: str) -> bool:
     return _DICT in there or {_STATE, _INFO} <= there
 
 
-def _chosen(root: str, split: str) -> str:
-    """The folder of one data set; of a `DatasetDict`, that of the split."""
+def _chosen(root: str, split: str) -> tuple[str, list[str]]:
+    """The folder of one data set; of a `DatasetDict`, that of the split, and the names of the others."""
     path = os.path.join(root, _DICT)
     if not os.path.isfile(path):
         if not is_saved(root):
@@ -114,7 +118,7 @@ def _chosen(root: str, split: str) -> str:
                 f"{root} is no data set that save_to_disk wrote; write one, which gives random access to what is streamed too: "
                 f"datasets.load_dataset(NAME).save_to_disk({root!r})"
             )
-        return root
+        return root, []
     try:
         with open(path, encoding="utf-8") as file:
             splits = [str(name) for name in json.load(file)["splits"]]
@@ -124,7 +128,7 @@ def _chosen(root: str, split: str) -> str:
     found = next((name for name in names if name in splits), None)
     if found is None:
         raise UserError(f"{root} has no split {split}, only {', '.join(splits) or 'none'}; name one of them by split")
-    return os.path.join(root, found)
+    return os.path.join(root, found), [name for name in splits if name != found]
 
 
 def _load(folder: str) -> Any:

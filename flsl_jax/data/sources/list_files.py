@@ -18,6 +18,8 @@ _IMAGE_COLUMNS = (
     "path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path", "img_path", "img", "name",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name", "target")
+# Rows that tell which column holds the images.
+_LOOKED_AT = 100
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -132,6 +134,9 @@ def _table(text: str, *, path: Path, image_column: str, label_column: str) -> li
         return []
     (_, header), body = rows[0], rows[1:]
     titles, where = [cell.strip() for cell in header], f"{path}, line 1"
+    by_values = None if image_column or _first(titles, _IMAGE_COLUMNS) else _column_of_images(body)
+    if by_values is not None and not _is_image(titles[by_values]):
+        image_column = titles[by_values]
     if not image_column and _first(titles, _IMAGE_COLUMNS) is None:
         image, label = _without_header(titles, label_column, path=path)
         body = rows
@@ -165,9 +170,21 @@ def _rows(text: str, *, path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def _is_image(cell: str) -> bool:
+    return cell.strip().lower().endswith(IMAGE_SUFFIXES)
+
+
+def _column_of_images(body: Sequence[tuple[int, Sequence[str]]]) -> int | None:
+    """The only column whose cells are all images by their endings, in the first rows; None if there is no such one."""
+    rows = [row for _, row in body[:_LOOKED_AT]]
+    width = min(map(len, rows), default=0)
+    found = [column for column in range(width) if all(_is_image(row[column]) for row in rows)]
+    return found[0] if len(found) == 1 else None
+
+
 def _without_header(cells: Sequence[str], label_column: str, *, path: Path) -> tuple[int, int | None]:
     """Columns of the path and of the class, where the first line is an image already."""
-    images = [number for number, cell in enumerate(cells) if cell.lower().endswith(IMAGE_SUFFIXES)]
+    images = [number for number, cell in enumerate(cells) if _is_image(cell)]
     if not images or label_column:
         raise UserError(
             f"{path} has no column with a usual name of paths ({', '.join(_IMAGE_COLUMNS[:5])}, …), only "

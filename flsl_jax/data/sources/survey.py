@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import os
 
 import numpy as np
@@ -13,6 +14,8 @@ from flsl_jax.data.records import Source, name_of, path_of
 from flsl_jax.data.sources.kinds import VIDEO_SUFFIXES
 from flsl_jax.data.sources.pages import PLAIN, page_numbers
 from flsl_jax.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
 
 # Records that are looked at, at even distances in the data set's order.
 SAMPLE = 64
@@ -107,6 +110,28 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
         if count > 1:
             pages[name] = count
     return Survey(seen=len(numbers), deep=tuple(deep), pages=pages)
+
+
+def say_what_is_lost(
+    source: Source,
+    decoding: Decoding,
+    *,
+    window: str = "train with data.window, or stretch their values first",
+    pages: str = "the first of each is shown",
+) -> None:
+    """Warns of 16-bit files that are nearly black without a window, and of files whose first page alone is read.
+
+    Args:
+        source: of which a sample is looked at.
+        decoding: as its images are read.
+        window: what to do about dark files; empty: nothing is said of them.
+        pages: what happens to pages; empty: nothing is said of them.
+    """
+    found = survey(source)
+    if found.dark() and not decoding.window and window:
+        log.warning("%s; %s", found.dark(), window)
+    if found.pages and pages:
+        log.warning("%s: %s", found.paged(), pages)
 
 
 def check_readable(source: Source, decoding: Decoding, *, sample: int = SAMPLE) -> None:

@@ -142,3 +142,12 @@ def test_training_reads_it_by_workers_and_packing_keeps_bytes(saved, tmp_path):
     packed = ShardSource(tmp_path / "packed")
     assert [packed[index] for index in range(9)] == [source[index] for index in range(9)]
     assert packed.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("split", "line"), [
+    ("train", "images: 9 rows; passed over: the other splits (validation; split=train is read)"),
+    ("val", "images: 2 rows; passed over: the other splits (train; split=validation is read)"),
+])  # fmt: skip
+def test_splits_that_are_not_read_are_said(saved, split, line):
+    assert str(HuggingFaceSource(str(saved), split=split).listing) == line
+    assert str(HuggingFaceSource(str(saved / "train")).listing) == "images: 9 rows; passed over: nothing"

@@ -244,3 +244,26 @@ def test_boxes_are_matched_with_a_list(tmp_path: Path) -> None:
 def test_a_folder_is_the_same_data_set_as_before(tmp_path: Path) -> None:
     source = FolderSource(_write(tmp_path, "a/1.png", "b/2.png"))
     assert source.digest == "b24d65685afd9c0f9c340ebbf3f50a8224f2ff10c8caa02c6bad1a1e91aa14a0"
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("Nr;Bild;Klasse\n1;a.png;x\n2;b.JPG;y\n", ""),
+        ("Bild\na.png\nb.JPG\n", ""),
+        ("x.png,1\na.png,2\nb.JPG,3\n", "1 of its 3 files"),  # the first line is an image itself, and no header
+        ("Bild,Maske\na.png,a.png\nb.JPG,b.JPG\n", "no column with a usual name"),  # two could be meant
+        ("Nr,Text\n1,hello\n", "no column with a usual name"),
+    ],
+)
+def test_a_column_of_images_is_known_by_its_cells(table, problem, tmp_path):
+    for name in ("a.png", "b.JPG"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "list.csv").write_text(table)
+    if problem:
+        with pytest.raises(UserError, match=problem):
+            ListSource(tmp_path / "list.csv", on_corrupt="fail")
+        return
+    source = ListSource(tmp_path / "list.csv", on_corrupt="fail", label_column="Klasse" if "Klasse" in table else "")
+    assert [source.path(index) for index in range(len(source))] == ["a.png", "b.JPG"]
+    assert source.class_names == (("x", "y") if "Klasse" in table else ())

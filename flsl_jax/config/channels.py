@@ -43,7 +43,11 @@ def _check_views(views: ViewsConfig, *, channels: int) -> None:
         needs = "need colour" if channels == _GREY else "are defined for colour, and solarise for grey images too"
         problems.append(f"{named} {needs}")
         flags += [f"--config.views.{name}=0" for name in meaningless]
-    measured = " (better the means and deviations of your own bands, on a scale from 0 to 1)" if any(".mean=" in flag for flag in flags) else ""
+    measured = (
+        " (better the means and deviations of your own bands, on a scale from 0 to 1)"
+        if any(".mean=" in flag for flag in flags)
+        else ""
+    )
     require(
         not problems,
         f"config.views: {'; '.join(problems)}, and config.data.channels is {channels}; set {' '.join(flags)}{measured}",

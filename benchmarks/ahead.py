@@ -19,7 +19,6 @@ shows (collectives, largest arrays, copies), and as often as they run in the pro
 import collections
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -36,11 +35,11 @@ from benchmarks import compiled, lowered
 from flsl_jax import parallel
 from flsl_jax.config import Config, parse_config
 from flsl_jax.networks import for_backend
-from flsl_jax.training import cost
-from flsl_jax.training.setup import Training, build_training
+from flsl_jax.training import memory
+from flsl_jax.training.setup import Training, build_training, memory_sizes
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/vits16.py", "Config whose step is compiled.")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPUs, such as v5e:2x4, v5p:4x4x4 or v6e:4x4.")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPUs, such as v5e:2x4, v5p:4x4x4, v6e:4x4 or v5e:1x1.")
 _SLICES = flags.DEFINE_integer(
     "slices", 1, "So many of that topology, joined by the data-centre network.", lower_bound=1
 )
@@ -87,7 +86,10 @@ def target_devices() -> list[Any]:
         text = Path(_GPU.value).read_text()
         target = topologies.get_topology_desc("", "cuda", target_config=text, topology=_GPU_SHAPE.value)
     else:
-        options = {"num_slices": _SLICES.value} if _SLICES.value > 1 else {}
+        options: dict[str, Any] = {"num_slices": _SLICES.value} if _SLICES.value > 1 else {}
+        if _TOPOLOGY.value.endswith(":1x1"):
+            # A host of a v5e or v6e has four chips or eight unless this says otherwise.
+            options["chips_per_host_bounds"] = (1, 1, 1)
         target = topologies.get_topology_desc(platform="tpu", topology_name=_TOPOLOGY.value, **options)
     return list(target.devices)
 
@@ -101,15 +103,9 @@ def lower(training: Training, config: Config, *, platform: str) -> jax.stages.Lo
     return traced.lower(lowering_platforms=(platform,))
 
 
-def estimate(config: Config, training: Training, *, devices: int) -> cost.MemoryEstimate:
+def estimate(config: Config, training: Training, *, devices: int) -> memory.MemoryEstimate:
     """What is printed before the first step of a run."""
-    leaves = jax.tree.leaves(training.abstract_state.student)
-    return cost.estimate_memory(
-        config,
-        parameters=sum(math.prod(leaf.shape) for leaf in leaves),
-        devices=devices,
-        compute_bytes=np.dtype(jax.numpy.dtype(config.compute.dtype)).itemsize,
-    )
+    return memory.estimate_memory(config, **memory_sizes(training, devices=devices))
 
 
 def report_lowered(program: jax.stages.Lowered, own_flops: float) -> dict[str, Any]:
@@ -138,17 +134,17 @@ def report_lowered(program: jax.stages.Lowered, own_flops: float) -> dict[str, A
     return {"products": kinds, "flops": total, "own_flops": own_flops, "float32_products": wide, "narrow_sums": narrow}
 
 
-def report_compiled(executable: jax.stages.Compiled, own: cost.MemoryEstimate) -> dict[str, Any]:
+def report_compiled(executable: jax.stages.Compiled, own: memory.MemoryEstimate) -> dict[str, Any]:
     """Memory of one device, collectives, the largest arrays and the largest copies."""
-    memory: Any = executable.memory_analysis()
+    compiler: Any = executable.memory_analysis()
     sizes = {
-        name: getattr(memory, f"{name}_in_bytes", 0)
+        name: getattr(compiler, f"{name}_in_bytes", 0)
         for name in ("argument_size", "output_size", "alias_size", "temp_size", "generated_code_size", "peak_memory")
     }
     peak = sizes["peak_memory"]
     print("GiB of one device: " + ", ".join(f"{name} {size / 2**30:.3f}" for name, size in sizes.items()))
     print(
-        f"  {cost.describe_memory(own, smaller=lambda limit: None)}; the compiler's peak over it: {peak / own.total:.3f}"
+        f"  {memory.describe_memory(own, smaller=lambda limit: None)}; the compiler's peak over it: {peak / own.total:.3f}"
     )
     hlo = executable.as_text() or ""
     if _HLO.value:

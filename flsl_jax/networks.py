@@ -21,9 +21,9 @@ def for_backend(config: Config, backend: str) -> Config:
     dtype = compute.dtype if compute.dtype != "auto" else "float32" if backend == "cpu" else "bfloat16"
     blocks = compute.scan_blocks
     if blocks == "auto":
-        # With unrolled blocks, XLA for CPUs merges the recomputation with the first computation, so remat has no effect.
-        scan = backend == "tpu" or (backend == "cpu" and compute.remat != "none")
-        blocks = "scan" if scan else "unroll"
+        # With unrolled blocks remat saves little or nothing: XLA for CPUs merges the recomputation with the first computation,
+        # and for GPUs it puts off the gradients of all weights until every block is computed again.
+        blocks = "scan" if backend == "tpu" or compute.remat != "none" else "unroll"
     attention = "xla" if compute.attention == "auto" else compute.attention
     settled = dataclasses.replace(compute, dtype=dtype, scan_blocks=blocks, attention=attention)
     return dataclasses.replace(config, compute=settled)

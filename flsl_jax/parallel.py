@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ def make_mesh(config: ParallelConfig, *, devices: Sequence[Any] | None = None) -
             "devices that exist; set data to -1 and fsdp to a divisor of that number"
         )
     names, types = (DATA, FSDP), (AxisType.Auto, AxisType.Auto)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _slices(devices)
     if slices == 1:
         return jax.make_mesh((data, config.fsdp), names, axis_types=types, devices=devices)
     if data % slices:
@@ -49,6 +49,15 @@ def make_mesh(config: ParallelConfig, *, devices: Sequence[Any] | None = None) -
     # The slices are joined by a slow network, over which only sums of gradients go.
     arranged = mesh_utils.create_hybrid_device_mesh((data // slices, config.fsdp), (slices, 1), devices=devices)
     return Mesh(arranged, names, axis_types=types)
+
+
+def slices_of(mesh: Mesh) -> int:
+    """Slices of TPUs that a mesh joins; 1 elsewhere."""
+    return _slices(mesh.devices.flat)
+
+
+def _slices(devices: Iterable[Any]) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def backend_of(mesh: Mesh) -> str:

@@ -12,8 +12,8 @@ class ComputeConfig:
 
     Attributes:
         dtype: what matrix products compute in; "auto": bfloat16 on accelerators and float32 on a CPU.
-        scan_blocks: whether the blocks are one loop or written out; "auto": a loop on TPU, and on CPU with `remat`, written
-            out otherwise.
+        scan_blocks: whether the blocks are one loop or written out; "auto": a loop on TPU, and everywhere with `remat`, which
+            saves little memory without it; written out otherwise.
         attention: whose attention: ours, "xla", or cuDNN's, which is faster on NVIDIA GPUs since Ampere and takes less memory;
             "auto": cuDNN's where a test at the start of the run says that it computes what ours does, ours otherwise.
         remat: what the backward pass computes again instead of keeping it: nothing, all but matrix products, or every block.

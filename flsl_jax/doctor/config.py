@@ -10,7 +10,7 @@ from flsl_jax import parallel
 from flsl_jax.config import Config, advice
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import free_memory
-from flsl_jax.training import cost
+from flsl_jax.training import cost, memory
 from flsl_jax.training.alarms import Thresholds, sharpness_at_start
 from flsl_jax.training.guide import open_guide
 from flsl_jax.training.setup import Training, build_training, memory_sizes
@@ -151,22 +151,22 @@ def _memory(config: Config, training: Training) -> Finding:
     """The estimate that training prints, against the device's memory; a CPU's is the host's that is free."""
     name, sizes = "config/memory", memory_sizes(training, devices=device_count(config))
     settled = dataclasses.replace(config, compute=training.pure_step.config.compute)
-    estimate = cost.estimate_memory(settled, **sizes)
-    limit, whose = cost.device_memory(), "are this device's"
+    estimate = memory.estimate_memory(settled, **sizes)
+    limit, whose = memory.device_memory(), "are this device's"
     if limit is None and jax.default_backend() == "cpu":
         limit, whose = float(free_memory()[0]) / len(jax.local_devices()), "of the host's memory are free"
 
     def smaller(most: float) -> str | None:
-        return cost.first_that_fits(settled, limit=most, **sizes)
+        return memory.first_that_fits(settled, limit=most, **sizes)
 
-    line = cost.describe_memory(estimate, smaller=smaller)
+    line = memory.describe_memory(estimate, smaller=smaller)
     if limit is None:
         return Finding(name=name, colour="green", found=f"{line}; this device does not say how much it has")
     found = f"{line}; {limit / 2**30:.2f} GiB {whose}"
-    if estimate.total <= cost.usable(limit):
+    if estimate.total <= memory.usable(limit):
         return Finding(name=name, colour="green", found=found)
     colour = "red" if estimate.total > limit else "yellow"
-    return Finding(name=name, colour=colour, found=found, advice=cost.memory_advice(limit, smaller=smaller))
+    return Finding(name=name, colour=colour, found=found, advice=memory.memory_advice(limit, smaller=smaller))
 
 
 def checkpoint_bytes(training: Training) -> int:

@@ -1,18 +1,14 @@
-"""What a step costs: FLOPs, the devices' peak, memory before the first step, and the table of parameters."""
+"""What a step costs: FLOPs, the devices' peak, and the table of parameters."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
-from flsl_jax.config import Config, ParallelConfig
+from flsl_jax.config import Config
 from flsl_jax.models import Architecture
-from flsl_jax.networks import architecture_of, build_network
+from flsl_jax.networks import architecture_of
 from flsl_jax.training.guide import GuideNetwork
 
 # Dense (not sparse) peaks in FLOP/s of what JAX calls one device, from the makers' data sheets: bfloat16 products with
@@ -101,7 +97,7 @@ def head_flops(*, width: int, hidden: int, bottleneck: int, centroids: int) -> i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _StudentGroup:
+class StudentGroup:
     """`count` student views of an image, of `size` pixels, with `tokens` and `queries` each; `queries` go through the head."""
 
     count: int
@@ -110,14 +106,14 @@ class _StudentGroup:
     queries: int
 
 
-def _student_groups(config: Config) -> list[_StudentGroup]:
+def student_groups(config: Config) -> list[StudentGroup]:
     """The student views of an image by size; DINO's are the teacher's and the small ones, with one feature each."""
     views, objective = config.views, config.objective
 
-    def group(count: int, size: int, window: int) -> _StudentGroup:
+    def group(count: int, size: int, window: int) -> StudentGroup:
         side = size // config.model.patch_size
         queries = 1 if objective.method == "dino" else (side // window) ** 2
-        return _StudentGroup(count=count, size=size, tokens=side**2, queries=queries)
+        return StudentGroup(count=count, size=size, tokens=side**2, queries=queries)
 
     large = group(1 if views.recipe == "released" else 2, views.size, objective.query_window)
     if views.recipe == "paper":
@@ -127,7 +123,7 @@ def _student_groups(config: Config) -> list[_StudentGroup]:
 
 def queries_per_image(config: Config) -> int:
     """How many features of an image the student's head sees in a step, over all views."""
-    return sum(group.count * group.queries for group in _student_groups(config))
+    return sum(group.count * group.queries for group in student_groups(config))
 
 
 def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -> float:
@@ -144,9 +140,9 @@ def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -
     teacher_views = 1 if config.views.recipe == "released" else 2
     total = float(teacher_views * encode(teacher_tokens))
     if objective.method == "dino":
-        student = sum(group.count * 3 * (encode(group.tokens) + per_row) for group in _student_groups(config))
+        student = sum(group.count * 3 * (encode(group.tokens) + per_row) for group in student_groups(config))
         return total + student + teacher_views * per_row
-    for group in _student_groups(config):
+    for group in student_groups(config):
         self_shift = 4 * group.queries * group.tokens * model.width
         cross_shift = 4 * group.queries * teacher_tokens * model.width
         mode_flops = group.queries * 4 * per_row
@@ -155,165 +151,6 @@ def step_flops_per_image(config: Config, *, guide: GuideNetwork | None = None) -
             guide_shift = 2 * group.queries * teacher_tokens * guide.architecture.width
             total += group.count * (_network_flops(guide.architecture, tokens=group.tokens) + guide_shift)
     return total if guide is None else total + _network_flops(guide.architecture, tokens=teacher_tokens)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MemoryEstimate:
-    """Bytes on one device.
-
-    `state`: parameters, teacher, moments and gradients; a guide's parameters. `activations`: what the student's backbone
-    keeps for the backward pass and, for the block that is being differentiated, recomputed values and current gradients.
-    `logits`: those of student and teacher, with their probabilities and gradients. `pixels`: the views, as float32, while
-    they are made and read; with micro-batches also the finished student views of the whole batch.
-    """
-
-    state: float
-    activations: float
-    logits: float
-    pixels: float
-
-    @property
-    def total(self) -> float:
-        return self.state + self.activations + self.logits + self.pixels
-
-
-# How many copies exist at once, and what one block's backward pass needs besides what is stored (recomputed values,
-# current gradients), as a share of all that the block keeps without remat. The numbers are fitted to compiled steps.
-_STATE_COPIES, _LOGITS_COPIES, _PIXEL_COPIES = 5, 6, 4
-_BLOCK_IN_FLIGHT = 0.9
-# The share of a device's memory that an estimate may take.
-_USABLE = 0.9
-
-
-def estimate_memory(
-    config: Config, *, parameters: int, devices: int, compute_bytes: int, guide_parameters: int = 0
-) -> MemoryEstimate:
-    """An estimate, made before anything is allocated or compiled, without computing anything.
-
-    What the backbone keeps is not modelled but read from its abstract differentiation, so it follows the network's code,
-    dtype and `remat`. Compiled for a CPU at 64 px, the activations were 0.90 to 1.07 times XLA's own account with scanned
-    blocks in all `remat` modes, 1.04 to 1.15 times with unrolled ones and none (on a CPU remat does nothing for them); an
-    accelerator's compiler may save some of it.
-
-    Args:
-        config: batch, views, network, `micro_batches`, `fsdp`.
-        parameters: of backbone and head.
-        devices: over which the batch is spread.
-        compute_bytes: of a number in matrix products: 2 (bfloat16) or 4 (float32).
-        guide_parameters: of a second stage's frozen backbone; what it computes is not kept.
-    """
-    images = config.batch_size / devices
-    part = images / config.compute.micro_batches
-    dtype = {2: "bfloat16", 4: "float32"}[compute_bytes]
-
-    def kept(size: int, remat: str) -> int:
-        # What is kept of one image depends on no other key that is tried in turn, so it is counted once.
-        compute = dataclasses.replace(config.compute, dtype=dtype, remat=remat, micro_batches=1)
-        return _kept_bytes_per_image(dataclasses.replace(config, compute=compute, parallel=ParallelConfig()), size=size)
-
-    activations = pixels = 0.0
-    for group in _student_groups(config):
-        remat = config.compute.remat
-        everything = kept(group.size, "none")
-        stored = everything if remat == "none" else kept(group.size, remat)
-        activations += part * group.count * (stored + _BLOCK_IN_FLIGHT * everything / config.model.depth)
-        views = group.count * group.size**2 * config.data.channels
-        pixels += _PIXEL_COPIES * part * views * 4
-        if config.compute.micro_batches > 1:
-            pixels += images * views * compute_bytes
-    return MemoryEstimate(
-        state=4 * (_STATE_COPIES * parameters + guide_parameters) / config.parallel.fsdp,
-        activations=activations,
-        logits=_LOGITS_COPIES * 4 * images * queries_per_image(config) * config.head.centroids,
-        pixels=pixels,
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _kept_bytes_per_image(config: Config, *, size: int) -> int:
-    """Bytes that reverse-mode differentiation of the backbone keeps for one more image of `size` pixels."""
-    graph, params = nnx.split(nnx.eval_shape(lambda: build_network(config, rngs=nnx.Rngs(0))).backbone, nnx.Param)
-
-    def kept(images: int) -> int:
-        pixels = jax.ShapeDtypeStruct((images, size, size, config.data.channels), jnp.float32)
-        residuals = jax.eval_shape(
-            lambda params, pixels: jax.vjp(lambda params: nnx.merge(graph, params)(pixels), params)[1], params, pixels
-        )
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
-
-    return kept(2) - kept(1)
-
-
-# What makes the estimate smaller, in the order in which one would try it: the exact and cheap before what computes again.
-_SMALLER: tuple[dict[str, Any], ...] = (
-    {"micro_batches": 2},
-    {"micro_batches": 4},
-    {"micro_batches": 8},
-    {"micro_batches": 8, "remat": "dots"},
-    {"micro_batches": 8, "remat": "full"},
-    {"micro_batches": 32, "remat": "full"},
-)
-
-
-def first_that_fits(config: Config, *, limit: float, **sizes: int) -> str | None:
-    """The flags of the first setting whose estimate is within the limit; None if none is.
-
-    Args:
-        config: whose estimate is too large.
-        limit: bytes of one device.
-        sizes: the other arguments of `estimate_memory`.
-    """
-    devices = sizes["devices"]
-    more = (devices,) if config.parallel.data < 0 else ()
-    for own_fsdp in dict.fromkeys((config.parallel.fsdp, *more)):
-        for changes in _SMALLER:
-            parts = max(changes["micro_batches"], config.compute.micro_batches)
-            if config.batch_size % (devices * parts):
-                continue
-            compute = dataclasses.replace(config.compute, **{**changes, "micro_batches": parts})
-            parallel = dataclasses.replace(config.parallel, fsdp=own_fsdp)
-            changed = dataclasses.replace(config, compute=compute, parallel=parallel)
-            if estimate_memory(changed, **sizes).total <= limit:
-                keys = {f"compute.{key}": getattr(compute, key) for key in changes} | {"parallel.fsdp": own_fsdp}
-                before = {"compute.remat": config.compute.remat, "parallel.fsdp": config.parallel.fsdp}
-                return " ".join(f"--config.{key}={value}" for key, value in keys.items() if before.get(key) != value)
-    return None
-
-
-def describe_memory(
-    estimate: MemoryEstimate, *, limit: float | None = None, smaller: Callable[[float], str | None]
-) -> str:
-    """The estimate in one line, with what to change if the device has less.
-
-    Args:
-        estimate: of one device.
-        limit: bytes of one device; None where it does not say.
-        smaller: from the bytes that may be taken to the flags with which the estimate is within them.
-    """
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in dataclasses.asdict(estimate).items())
-    line = f"memory per device, estimated: {_gib(estimate.total)} ({parts})"
-    if limit is None:
-        return line
-    line += f" of {_gib(limit)}"
-    if estimate.total > usable(limit):
-        line += f"; this may not fit. {memory_advice(limit, smaller=smaller)}"
-    return line
-
-
-def usable(limit: float) -> float:
-    """Which part of a device's bytes an estimate may take."""
-    return _USABLE * limit
-
-
-def memory_advice(limit: float, *, smaller: Callable[[float], str | None]) -> str:
-    """What to change where a device has too few bytes; `smaller` as in `describe_memory`."""
-    flags = smaller(usable(limit))
-    return f"What would: {flags}" if flags else "Take more devices or a smaller batch"
-
-
-def device_memory() -> float | None:
-    """Bytes of the first of this process's devices; None where it does not say, as a CPU."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def parameter_table(params: Any) -> str:
@@ -327,7 +164,3 @@ def parameter_table(params: Any) -> str:
     width = max(map(len, rows))
     lines = [f"  {name:<{width}}  {count:>12,}  {shapes[name]}".rstrip() for name, count in counts.items()]
     return "\n".join([*lines, f"  {'total':<{width}}  {sum(counts.values()):>12,}"])
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"

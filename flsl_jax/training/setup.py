@@ -18,7 +18,7 @@ from flsl_jax.data.views import Augmentation, ViewRecipe, multicrop_recipe, pape
 from flsl_jax.errors import UserError
 from flsl_jax.models import cudnn_attends
 from flsl_jax.networks import architecture_of, for_backend, network_graph
-from flsl_jax.training import cost
+from flsl_jax.training import cost, memory
 from flsl_jax.training.dino import DinoMethod
 from flsl_jax.training.flsl import FlslMethod
 from flsl_jax.training.guide import Guide, GuideNetwork
@@ -219,7 +219,7 @@ def describe(config: Config, training: Training, *, images: int) -> str:
     config = dataclasses.replace(config, compute=training.pure_step.config.compute)
     dtype, attention = jnp.dtype(config.compute.dtype), ", cuDNN's attention" * (config.compute.attention == "cudnn")
     sizes = memory_sizes(training, devices=len(devices))
-    estimate = cost.estimate_memory(config, **sizes)
+    estimate = memory.estimate_memory(config, **sizes)
     return "\n".join(
         [
             f"{len(devices)} × {devices[0].device_kind} in {jax.process_count()} process(es), JAX {jax.__version__}, "
@@ -228,21 +228,23 @@ def describe(config: Config, training: Training, *, images: int) -> str:
             f"{training.total_steps} steps, {training.steps_per_epoch} an epoch{_cut(config, training)}; "
             f"{training.flops_per_image / 1e9:.2f} GFLOP an image",
             f"{images:,} images, each of them about {training.total_steps * config.batch_size / images:.3g} times",
-            cost.describe_memory(
+            memory.describe_memory(
                 estimate,
-                limit=cost.device_memory(),
-                smaller=lambda limit: cost.first_that_fits(config, limit=limit, **sizes),
+                limit=memory.device_memory(),
+                smaller=lambda limit: memory.first_that_fits(config, limit=limit, **sizes),
             ),
         ]
     )
 
 
 def memory_sizes(training: Training, *, devices: int) -> dict[str, int]:
-    """What `cost.estimate_memory` is told beside the config, for so many devices."""
+    """What `memory.estimate_memory` is told beside the config, for so many devices."""
     return {
         "parameters": _count(training.abstract_state.student),
         "guide_parameters": _count(training.abstract_state.guide),
         "devices": devices,
+        "platform": parallel.backend_of(training.replicated.mesh),
+        "slices": parallel.slices_of(training.replicated.mesh),
         "compute_bytes": jnp.dtype(training.pure_step.config.compute.dtype).itemsize,
     }
 

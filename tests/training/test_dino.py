@@ -12,7 +12,7 @@ from configs.dino_vits16 import twin
 from flsl_jax.config import parse_config
 from flsl_jax.data.views import make_views
 from flsl_jax.loop import train
-from flsl_jax.training import cost
+from flsl_jax.training import cost, memory
 from flsl_jax.training.dino import DinoMethod
 from flsl_jax.training.step import TrainStep
 from flsl_jax.workdir import METRICS_FILE, read_metrics
@@ -96,6 +96,6 @@ def test_flops_count_ten_student_views_two_teacher_views_and_a_row_of_the_head_e
 def test_the_estimate_of_memory_counts_the_small_views():
     def activations(count):
         config = dino_config(views={"local_count": count})
-        return cost.estimate_memory(config, parameters=0, devices=1, compute_bytes=4).activations
+        return memory.estimate_memory(config, parameters=0, devices=1, compute_bytes=4, platform="cpu").activations
 
     assert activations(0) < activations(2) < activations(8)

@@ -20,7 +20,7 @@ from flsl_jax.errors import UserError
 from flsl_jax.loop import train
 from flsl_jax.models import ViT
 from flsl_jax.objective import num_queries
-from flsl_jax.training import cost
+from flsl_jax.training import cost, memory
 from flsl_jax.training.guide import check_same_guide, open_guide
 from flsl_jax.training.method import encode_views
 from flsl_jax.training.setup import build_training
@@ -209,11 +209,13 @@ def test_the_cost_counts_the_guides_blocks_and_its_memory(source):
     more = cost.step_flops_per_image(config, guide=guide.network) - cost.step_flops_per_image(config)
     blocks = cost.forward_flops(tokens=16, patch_size=8, width=64, depth=2)  # up to block -2 of three
     assert more == pytest.approx(3 * blocks + 2 * 2 * 4 * 16 * 64)  # base and two crops; two views of four queries
-    memory = [
-        cost.estimate_memory(config, parameters=0, guide_parameters=count, devices=1, compute_bytes=4).total
+    sizes = [
+        memory.estimate_memory(
+            config, parameters=0, guide_parameters=count, devices=1, compute_bytes=4, platform="cpu"
+        ).total
         for count in (0, 10**6)
     ]
-    assert memory[1] - memory[0] == 4 * 10**6
+    assert sizes[1] - sizes[0] == 4 * 10**6
 
 
 @pytest.mark.parametrize(

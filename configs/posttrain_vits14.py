@@ -4,7 +4,7 @@ Run:      python -m flsl_jax.main --config=configs/posttrain_vits14.py --workdir
             --config.init_from=dinov2_vits14_pretrain.pth --config.data.root=/data/coco/train2017
           With registers: --config.model.num_prefix=5 --config.model.pos_resize=bicubic_antialias
 Time:     not measured. 104.9 GFLOP an image, 23,100 steps: a hundredth of the FLOPs of `vits16` on ImageNet-1k; about
-          14 GiB, by the estimate.
+          20 GiB on a GPU with our attention, by the estimate.
 Expect:   not measured: no published weights were at hand. Measure retrieval and the linear probe before and after, as
           docs/posttraining.md says; the result goes back into DINOv2's layout with --format=dinov2.
 """

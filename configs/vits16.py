@@ -2,7 +2,8 @@
 
 Run:      python -m flsl_jax.main --config=configs/vits16.py --workdir=runs/vits16 --config.data.root=/data/imagenet/train
 Time:     not run whole. 1.6 days on one NVIDIA H200 at its measured rate (docs/planning.md); the authors' release took 3.5 days
-          on 8 GPUs. 78.43 GFLOP an image; about 38 GiB at batch 512 over all devices, by the estimate.
+          on 8 GPUs. 78.43 GFLOP an image; about 50 GiB at batch 512 over all GPUs with our attention, by the
+          estimate; less with cuDNN's.
 Expect:   COCO Mask R-CNN 44.9 box AP, 40.8 mask AP; DAVIS-2017 J&F 65.6; ADE20K 42.9 mIoU; bbox-aligned k-NN 72.4 % after
           100 epochs (the paper, Tables 1, 4 and 6 and appendix; not reproduced by us).
 

@@ -11,8 +11,8 @@ from flax import nnx
 from docs.generate.text import table
 from flsl_jax.config import Config, parse_config
 from flsl_jax.config.files import load_config
-from flsl_jax.networks import build_network
-from flsl_jax.training import cost
+from flsl_jax.networks import build_network, for_backend
+from flsl_jax.training import cost, memory
 
 _IMAGENET = 1_281_167
 _DAY = 24 * 3600
@@ -58,23 +58,31 @@ def costs() -> str:
         "batch",
         "parameters",
         "GFLOP an image",
-        "memory on 1 device",
+        "memory on 1 GPU",
         "on each of 8",
         "on each of 8, `micro_batches=4`",
+        "on each of 8 TPUs",
+        "on each of 8 TPUs, `micro_batches=4`",
     )
     return table(header, [_costs_row(name) for name in _CONFIGS])
 
 
 def _costs_row(name: str) -> Sequence[str]:
     config = config_of(name)
-    whole = _estimate(config)
-    memory = [_gib(whole), _gib(whole, devices=8), _gib(whole, devices=8, parts=4)]
+    gib = [
+        memory_gib(config),
+        *(
+            memory_gib(config, platform=platform, devices=8, micro_batches=parts)
+            for platform in ("gpu", "tpu")
+            for parts in (1, 4)
+        ),
+    ]
     return (
         f"`{name}`",
         str(config.batch_size),
         f"{parameters(config) / 1e6:.1f} M",
         f"{cost.step_flops_per_image(config) / 1e9:.2f}",
-        *(f"{gib:.3g} GiB" for gib in memory),
+        *(f"{size:.3g} GiB" for size in gib),
     )
 
 
@@ -95,7 +103,7 @@ def times() -> str:
 def _times_row(name: str) -> Sequence[str]:
     config, measured = config_of(name), MEASURED[name]
     seconds = config.epochs * _IMAGENET / measured.rate
-    estimate = _gib(_estimate(config), devices=config.batch_size // measured.batch)
+    estimate = memory_gib(config, devices=config.batch_size // measured.batch)
     return (
         f"`{name}`",
         f"{measured.rate:,}",
@@ -131,16 +139,15 @@ def parameters(config: Config) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
-def memory_gib(config: Config) -> float:
-    """GiB that the start of a run prints on one accelerator, which computes in bfloat16."""
-    return _gib(_estimate(config))
-
-
 @functools.cache
-def _estimate(config: Config) -> cost.MemoryEstimate:
-    return cost.estimate_memory(config, parameters=parameters(config), devices=1, compute_bytes=2)
-
-
-def _gib(whole: cost.MemoryEstimate, *, devices: int = 1, parts: int = 1) -> float:
-    """The estimate for each of several devices that share the batch and take it in parts; they all hold the whole state."""
-    return (whole.state + (whole.activations + whole.pixels) / (devices * parts) + whole.logits / devices) / 2**30
+def memory_gib(config: Config, *, platform: str = "gpu", devices: int = 1, micro_batches: int = 1) -> float:
+    """GiB of one of so many accelerators, which compute in bfloat16 with our attention."""
+    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, micro_batches=micro_batches))
+    estimate = memory.estimate_memory(
+        for_backend(config, platform),
+        parameters=parameters(config),
+        devices=devices,
+        compute_bytes=2,
+        platform=platform,
+    )
+    return estimate.total / 2**30

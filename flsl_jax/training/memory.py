@@ -39,9 +39,9 @@ class MemoryEstimate:
 # Counted in compiled steps at their fullest moment.
 # Arrays of float32 as large as all student views, while views are made.
 _VIEWS = {"tpu": 18, "gpu": 6, "cpu": 6}
-# Arrays of float32 as large as the logits in the loss: student's and teacher's probabilities and a mask; the GPU's compiler
-# does not reuse them, and lets them stay until the backward pass is through the blocks.
-_LOGITS = {"tpu": 2.25, "gpu": 4.25, "cpu": 4.25}
+# Arrays of float32 as large as the logits in the loss: student's and teacher's probabilities and a mask; compilers for others
+# than TPUs do not reuse them, and let them stay until the backward pass is through the blocks, with micro-batches fewer.
+_LOGITS, _LOGITS_LEFT = {"tpu": 2.25, "gpu": 4.25, "cpu": 4.25}, 2.25
 # With `fsdp` a TPU sums the gradients of the head late: the gradient of the logits stays, and so many arrays of hidden values.
 _HIDDEN_LEFT = 4
 # What a block's backward pass needs beside the block's own values, in arrays as large as its attention weights: their
@@ -89,7 +89,7 @@ def estimate_memory(
     if tpu:
         left = logits + _HIDDEN_LEFT * hidden if fsdp > 1 else 0.0
     else:
-        left = _LOGITS[platform] * logits if whole else 0.0
+        left = (_LOGITS[platform] if whole else _LOGITS_LEFT) * logits
     finished = 0.0 if whole else images * _pixels(config) * compute_bytes
     # Where a TPU's step waits for other devices, XLA sets the loops' arrays aside before views are made (S/16 has it, not
     # every network); with `fsdp` more of a block is there at once.

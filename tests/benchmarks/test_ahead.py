@@ -46,8 +46,15 @@ def test_a_step_for_two_slices_compiles(tmp_path):
     assert "all-reduce" in {one["kind"] for one in facts["collectives"]}
 
 
+def test_a_step_for_one_chip_compiles(tmp_path):
+    facts, printed = compiled(tmp_path, "--config=tests/tiny.py", "--topology=v5e:1x1")
+    assert printed.startswith("1 × TPU v5 lite, batch 8, fsdp 1, ")
+    assert facts["collectives"] == []
+
+
 @pytest.mark.skipif("FLSL_WHOLE_STEP" not in os.environ, reason="takes minutes; set FLSL_WHOLE_STEP=1")
 @pytest.mark.parametrize("fsdp", [1, 8])
 def test_the_memory_of_the_whole_step_is_that_of_the_estimate_within_ten_percent(tmp_path, fsdp):
-    facts, _ = compiled(tmp_path, "--topology=v5e:2x4", "--config.batch_size=64", f"--config.parallel.fsdp={fsdp}")
+    """S/16 with 64 images a device, as in docs/scale.md."""
+    facts, _ = compiled(tmp_path, "--topology=v5e:2x4", "--config.batch_size=512", f"--config.parallel.fsdp={fsdp}")
     assert facts["memory"]["peak_memory"] == pytest.approx(facts["estimate"]["total"], rel=0.1)

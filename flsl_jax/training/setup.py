@@ -237,14 +237,16 @@ def describe(config: Config, training: Training, *, images: int) -> str:
     )
 
 
-def memory_sizes(training: Training, *, devices: int) -> dict[str, int]:
+def memory_sizes(training: Training, *, devices: int) -> dict[str, Any]:
     """What `memory.estimate_memory` is told beside the config, for so many devices."""
+    mesh = training.replicated.mesh
+    assert isinstance(mesh, Mesh)
     return {
         "parameters": _count(training.abstract_state.student),
         "guide_parameters": _count(training.abstract_state.guide),
         "devices": devices,
-        "platform": parallel.backend_of(training.replicated.mesh),
-        "slices": parallel.slices_of(training.replicated.mesh),
+        "platform": parallel.backend_of(mesh),
+        "slices": parallel.slices_of(mesh),
         "compute_bytes": jnp.dtype(training.pure_step.config.compute.dtype).itemsize,
     }
 

@@ -16,7 +16,7 @@ from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.layout import NARROW
 from flsl_jax.pictures.report import write_report
 from flsl_jax.pictures.sheet import save_sheet
-from flsl_jax.training.history import read_run
+from flsl_jax.training.watching.history import read_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,23 +23,23 @@ from flsl_jax.host_memory import keep_host_memory
 from flsl_jax.pictures.curves import save_curves
 from flsl_jax.processes import connected
 from flsl_jax.training.compiling import announced, compiled_together, memory_hint
-from flsl_jax.training.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
 from flsl_jax.training.guide import check_same_guide, open_guide
-from flsl_jax.training.history import read_alarms
 from flsl_jax.training.input import device_batches, open_loader
-from flsl_jax.training.interrupt import Interrupt
-from flsl_jax.training.lock import check_lock, locked
-from flsl_jax.training.lock_file import Lock
-from flsl_jax.training.mirror import Mirror, mirrored
-from flsl_jax.training.profiling import Profiler
-from flsl_jax.training.recorder import Recorder
-from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
+from flsl_jax.training.keeping.continuing import Continuation, check_same_data, continue_with, describe_run, last_step
+from flsl_jax.training.keeping.interrupt import Interrupt
+from flsl_jax.training.keeping.lock import check_lock, locked
+from flsl_jax.training.keeping.lock_file import Lock
+from flsl_jax.training.keeping.mirror import Mirror, mirrored
+from flsl_jax.training.keeping.resuming import find_newest, put_aside, restore_newest
+from flsl_jax.training.keeping.window import settled_images
 from flsl_jax.training.setup import Training, build_training, describe, few_images, steps_per_epoch
 from flsl_jax.training.state import TrainState, start_from
 from flsl_jax.training.summary import summarise
 from flsl_jax.training.validation import StoppedEvaluating, Validation, draw_tokens, metric_key
-from flsl_jax.training.watchdog import Watchdog
-from flsl_jax.training.window import settled_images
+from flsl_jax.training.watching.history import read_alarms
+from flsl_jax.training.watching.profiling import Profiler
+from flsl_jax.training.watching.recorder import Recorder
+from flsl_jax.training.watching.watchdog import Watchdog
 from flsl_jax.typing import UInt8
 from flsl_jax.weights.initial import Initial, read_initial
 from flsl_jax.weights.start import write_start

@@ -128,7 +128,7 @@ def _write_page(plan: Plan, *, maps: bool) -> int:
 def _run_all(plan: Plan, cells: Sequence[Cell]) -> int:
     """Each run in a process of its own; this one touches no device."""
     from flsl_jax.studies.progress import check_folder, state
-    from flsl_jax.training.interrupt import Interrupt
+    from flsl_jax.training.keeping.interrupt import Interrupt
 
     for cell in cells:
         check_folder(cell)

@@ -15,11 +15,11 @@ from flsl_jax.config import Config
 from flsl_jax.data.records import Source
 from flsl_jax.doctor.config import checkpoint_bytes
 from flsl_jax.doctor.finding import Examination, Finding
-from flsl_jax.training.continuing import continue_with, last_step
-from flsl_jax.training.history import read_alarms
-from flsl_jax.training.lock_file import user_of
-from flsl_jax.training.resuming import Found, find_newest
+from flsl_jax.training.keeping.continuing import continue_with, last_step
+from flsl_jax.training.keeping.lock_file import user_of
+from flsl_jax.training.keeping.resuming import Found, find_newest
 from flsl_jax.training.setup import Training, steps_per_epoch
+from flsl_jax.training.watching.history import read_alarms
 from flsl_jax.workdir import METRICS_FILE, split_metrics
 
 _ADVICE = "look at the folder, or take another --workdir"

@@ -11,9 +11,9 @@ from flsl_jax.config import Config, advice
 from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import free_memory
 from flsl_jax.training import cost, memory
-from flsl_jax.training.alarms import Thresholds, sharpness_at_start
 from flsl_jax.training.guide import open_guide
 from flsl_jax.training.setup import Training, build_training, memory_sizes
+from flsl_jax.training.watching.alarms import Thresholds, sharpness_at_start
 from flsl_jax.weights.initial import read_initial
 
 _KEYS = "docs/config.md says what each key takes"

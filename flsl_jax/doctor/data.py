@@ -19,11 +19,11 @@ from flsl_jax.doctor.finding import Examination, Finding
 from flsl_jax.doctor.machine import cores
 from flsl_jax.errors import UserError, one_line
 from flsl_jax.training.input import open_loader
+from flsl_jax.training.keeping.window import advice as window_advice
+from flsl_jax.training.keeping.window import with_window
 from flsl_jax.training.setup import few_images
 from flsl_jax.training.setup import steps_per_epoch as count_steps
 from flsl_jax.training.validation import Validation
-from flsl_jax.training.window import advice as window_advice
-from flsl_jax.training.window import with_window
 
 _ADVICE = "docs/data.md says how images must lie"
 # The sample ends after so many seconds or images.

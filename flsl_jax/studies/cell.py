@@ -11,7 +11,7 @@ from flsl_jax.evaluation.tasks import open_task, run_task
 from flsl_jax.loop import summary, train
 from flsl_jax.studies.grid import Cell
 from flsl_jax.studies.progress import check_folder, finished_step, mark_finished, measured, subjects, unmark
-from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.keeping.interrupt import Interrupt
 
 log = logging.getLogger(__name__)
 

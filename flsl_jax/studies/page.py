@@ -31,7 +31,7 @@ from flsl_jax.studies.scores import (
     read_scores,
 )
 from flsl_jax.studies.scores import shown_metrics as metrics_of
-from flsl_jax.training.history import read_run
+from flsl_jax.training.watching.history import read_run
 from flsl_jax.workdir import METRICS_FILE, read_metrics
 
 PAGE_FILE, JSON_FILE = "study.html", "study.json"

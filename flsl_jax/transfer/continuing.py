@@ -16,10 +16,10 @@ from flsl_jax.config.changes import Change, check_names, differences, refusal, w
 from flsl_jax.config.saved import CONFIG_FILE, append_changes
 from flsl_jax.data.truth.masks import MaskedSource
 from flsl_jax.errors import UserError, first_line, one_line
-from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, read_transfer_config
-from flsl_jax.transfer.measurement import RESULT_FILE, write_json
-from flsl_jax.transfer.objects import ObjectImages
+from flsl_jax.transfer.data.objects import ObjectImages
+from flsl_jax.transfer.judging.measurement import RESULT_FILE, write_json
+from flsl_jax.transfer.networks.backbone import Backbone
 from flsl_jax.transfer.processes import gathered
 from flsl_jax.transfer.trained import MODEL_FILE, read_json
 

@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flsl_jax._version import __version__
 from flsl_jax.errors import UserError, reason, require_packages
+from flsl_jax.transfer.data.samples import as_levels, measured_size
 from flsl_jax.transfer.predicting import segment
 from flsl_jax.transfer.programs import MASK_THRESHOLD, DetectorProgram, SegmenterProgram, exportable
-from flsl_jax.transfer.samples import as_levels, measured_size
 from flsl_jax.transfer.trained import Trained
 from flsl_jax.weights.export.writing import whole_or_not
 

@@ -14,9 +14,9 @@ from flsl_jax.evaluation.open_model import start_network
 from flsl_jax.features import as_backbone
 from flsl_jax.models import ViT
 from flsl_jax.networks import architecture_of
-from flsl_jax.transfer.backbone import Backbone, torch_backbone
 from flsl_jax.transfer.config import NetworkConfig
-from flsl_jax.transfer.networks import backbone_options, default_blocks
+from flsl_jax.transfer.networks.backbone import Backbone, torch_backbone
+from flsl_jax.transfer.networks.building import backbone_options, default_blocks
 from flsl_jax.weights.load import Loaded, load_network
 from flsl_jax.workdir import read_run_config
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flsl_jax.transfer.config import OptimizerConfig
-from flsl_jax.transfer.vit import DetectorViT
+from flsl_jax.transfer.networks.vit import DetectorViT
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from flsl_jax.data.images.decode import DecodeError, decode_image
 from flsl_jax.data.sources.opening import FolderSource
 from flsl_jax.errors import UserError
-from flsl_jax.transfer.drawing import class_color, detection_mark, draw_objects, draw_regions
-from flsl_jax.transfer.measuring import coco_results, predicted_classes
-from flsl_jax.transfer.samples import as_levels
+from flsl_jax.transfer.data.samples import as_levels
+from flsl_jax.transfer.judging.measuring import coco_results, predicted_classes
+from flsl_jax.transfer.pictures.drawing import class_color, detection_mark, draw_objects, draw_regions
 from flsl_jax.transfer.trained import Trained
 
 log = logging.getLogger(__name__)

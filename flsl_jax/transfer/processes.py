@@ -11,7 +11,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from flsl_jax.errors import UserError
-from flsl_jax.training.lock_file import Lock, check_held, held
+from flsl_jax.training.keeping.lock_file import Lock, check_held, held
 
 
 class _Autocast(MixedPrecision):

@@ -16,9 +16,9 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, nms
 
-from flsl_jax.transfer.pyramids import STRIDES
-from flsl_jax.transfer.semantic_fpn import SemanticFpn
-from flsl_jax.transfer.vit import DetectorViT
+from flsl_jax.transfer.networks.pyramids import STRIDES
+from flsl_jax.transfer.networks.semantic_fpn import SemanticFpn
+from flsl_jax.transfer.networks.vit import DetectorViT
 from flsl_jax.weights.export.torch_twin import Side, Sides
 
 # A predicted mask covers the pixels that it is at least so sure of.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flsl_jax.transfer.config import TransferConfig
-from flsl_jax.transfer.metrics import BRIEF, metric_rows
+from flsl_jax.transfer.judging.metrics import BRIEF, metric_rows
 from flsl_jax.transfer.training import TransferOutcome
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from flsl_jax.config.saved import CONFIG_FILE
 from flsl_jax.errors import UserError, reason
 from flsl_jax.models import Architecture
-from flsl_jax.transfer.backbone import Backbone
 from flsl_jax.transfer.config import TransferConfig, read_transfer_config
-from flsl_jax.transfer.networks import backbone_options, build_network, default_blocks
-from flsl_jax.transfer.vit import DetectorViT
+from flsl_jax.transfer.networks.backbone import Backbone
+from flsl_jax.transfer.networks.building import backbone_options, build_network, default_blocks
+from flsl_jax.transfer.networks.vit import DetectorViT
 
 MODEL_FILE = "model.json"
 

@@ -21,18 +21,20 @@ from flsl_jax.data.truth.mask_classes import IGNORED
 from flsl_jax.data.truth.masks import MaskedSource, open_masked
 from flsl_jax.errors import UserError
 from flsl_jax.evaluation.meaning import require_classes
-from flsl_jax.training.interrupt import Interrupt
-from flsl_jax.training.lock_file import Lock
-from flsl_jax.training.writers import Writers, open_writers
-from flsl_jax.transfer.backbone import Backbone
+from flsl_jax.training.keeping.interrupt import Interrupt
+from flsl_jax.training.keeping.lock_file import Lock
+from flsl_jax.training.watching.writers import Writers, open_writers
 from flsl_jax.transfer.config import TransferConfig
 from flsl_jax.transfer.continuing import Start, check_allowed, check_same_data, continue_with
-from flsl_jax.transfer.measurement import RESULT_FILE, Measurement, read_measurement, write_json
-from flsl_jax.transfer.measuring import average_precision, classify, detect, mask_metrics, with_progress
-from flsl_jax.transfer.metrics import MAIN_METRICS
-from flsl_jax.transfer.networks import build_network
-from flsl_jax.transfer.objects import ObjectImages, open_objects
+from flsl_jax.transfer.data.objects import ObjectImages, open_objects
+from flsl_jax.transfer.data.samples import Sample, TrainSamples, batches, random_seed
+from flsl_jax.transfer.judging.measurement import RESULT_FILE, Measurement, read_measurement, write_json
+from flsl_jax.transfer.judging.measuring import average_precision, classify, detect, mask_metrics, with_progress
+from flsl_jax.transfer.judging.metrics import MAIN_METRICS
+from flsl_jax.transfer.networks.backbone import Backbone
+from flsl_jax.transfer.networks.building import build_network
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
+from flsl_jax.transfer.pictures.run_report import try_report
 from flsl_jax.transfer.processes import (
     asked_by_any,
     check_lock,
@@ -42,8 +44,6 @@ from flsl_jax.transfer.processes import (
     start_fabric,
     with_shared_statistics,
 )
-from flsl_jax.transfer.run_report import try_report
-from flsl_jax.transfer.samples import Sample, TrainSamples, batches, random_seed
 from flsl_jax.transfer.trained import MODEL_FILE, check_same_model, describe_model
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import pytest
 from flsl_jax.checkpoints import Checkpoints, read_checkpoint
 from flsl_jax.checkpoints.reading import verify
 from flsl_jax.errors import UserError
-from flsl_jax.training.resuming import find_newest, put_aside, restore_newest
+from flsl_jax.training.keeping.resuming import find_newest, put_aside, restore_newest
 
 GOOD, DAMAGED = 4, 8
 

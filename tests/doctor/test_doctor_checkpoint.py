@@ -11,7 +11,7 @@ from flsl_jax.doctor import checkpoint as doctor
 from flsl_jax.doctor.config import examine as examine_config
 from flsl_jax.doctor.finding import Examination
 from flsl_jax.loop import train
-from flsl_jax.training.lock import locked
+from flsl_jax.training.keeping.lock import locked
 from tests.checkpoints.test_damage import cut, every_file, flip, largest
 from tests.tiny import tiny_config
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flsl_jax.pictures.curves import compare_curves, save_curves, save_panels
-from flsl_jax.training.alarms import Alarm
+from flsl_jax.training.watching.alarms import Alarm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -16,7 +16,7 @@ from flsl_jax.pictures.kinds import PictureSettings
 from flsl_jax.pictures.layout import NARROW, WIDE
 from flsl_jax.pictures.report import write_report
 from flsl_jax.pictures.runs import Run
-from flsl_jax.training.alarms import Alarm
+from flsl_jax.training.watching.alarms import Alarm
 from tests.pictures.regions import RegionEncoder, red_left_blue_right
 from tests.tiny import tiny_config
 

@@ -21,9 +21,9 @@ from flsl_jax.config import ReadingConfig
 from flsl_jax.config.files import load_config
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
-from flsl_jax.transfer.backbone import torch_backbone
 from flsl_jax.transfer.config import TransferConfig, parse_transfer_config
-from flsl_jax.transfer.networks import backbone_options, default_blocks
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.building import backbone_options, default_blocks
 from flsl_jax.transfer.opening import open_backbone
 from flsl_jax.transfer.training import fine_tune, open_data
 from flsl_jax.workdir import read_metrics
@@ -73,7 +73,7 @@ def test_a_run_that_is_stopped_and_continued_has_the_parameters_of_one_that_is_n
     whole = run(config, tmp_path / "whole")
     assert (whole.step, whole.finished) == (4, True)
 
-    from flsl_jax.training.interrupt import Interrupt
+    from flsl_jax.training.keeping.interrupt import Interrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Interrupt, "requested", lambda self, step: step == 2)

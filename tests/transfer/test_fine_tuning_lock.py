@@ -18,8 +18,8 @@ operators.install()
 pytest.importorskip("torchvision")
 
 from flsl_jax.errors import UserError
-from flsl_jax.training.interrupt import Interrupt
-from flsl_jax.training.lock_file import LOCK_FILE, held
+from flsl_jax.training.keeping.interrupt import Interrupt
+from flsl_jax.training.keeping.lock_file import LOCK_FILE, held
 from tests.transfer.test_fine_tuning import run, tiny
 from tests.transfer.test_processes import command
 from tests.weights.test_initial import random_backbone, save
@@ -29,7 +29,7 @@ def test_a_second_process_is_refused_in_one_line_and_a_dead_ones_lock_is_taken_o
     backbone, workdir = save(tmp_path / "x.safetensors", *random_backbone()), tmp_path / "run"
     arguments = command(backbone, workdir, steps=1)
     alone = [sys.executable, *arguments[arguments.index("tests.transfer.command") - 1 :]]
-    holder = "import sys; from pathlib import Path; from flsl_jax.training.lock_file import held\n"
+    holder = "import sys; from pathlib import Path; from flsl_jax.training.keeping.lock_file import held\n"
     holder += "with held(Path(sys.argv[1]), is_first=True, agreed=bool): print('held', flush=True); input()"
     root = Path(__file__).parents[2]
     with subprocess.Popen(

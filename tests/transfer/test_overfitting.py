@@ -10,8 +10,8 @@ from tests.transfer import operators
 operators.install()
 pytest.importorskip("torchvision")
 
-from flsl_jax.transfer.backbone import torch_backbone
-from flsl_jax.transfer.networks import backbone_options, default_blocks
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.building import backbone_options, default_blocks
 from flsl_jax.transfer.training import fine_tune
 from tests.transfer.test_fine_tuning import tiny
 from tests.transfer.tiny_backbones import tiny_loaded

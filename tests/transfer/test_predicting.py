@@ -19,9 +19,9 @@ from flax import nnx
 
 from flsl_jax.errors import UserError
 from flsl_jax.models import Architecture, ViT
-from flsl_jax.transfer.backbone import torch_backbone
-from flsl_jax.transfer.measuring import average_precision, detect
-from flsl_jax.transfer.networks import backbone_options, default_blocks
+from flsl_jax.transfer.judging.measuring import average_precision, detect
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.building import backbone_options, default_blocks
 from flsl_jax.transfer.predicting import predict_folder, segment
 from flsl_jax.transfer.trained import load_trained
 from flsl_jax.transfer.training import fine_tune, open_data

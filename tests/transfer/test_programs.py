@@ -9,12 +9,12 @@ operators.install()
 pytest.importorskip("torchvision")
 from torch.nn.functional import interpolate
 
-from flsl_jax.transfer.backbone import torch_backbone
-from flsl_jax.transfer.detectors import patch_detector, vitdet
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.detectors import patch_detector, vitdet
+from flsl_jax.transfer.networks.semantic_fpn import SemanticFpn
+from flsl_jax.transfer.networks.vit import BackboneOptions
 from flsl_jax.transfer.programs import DetectorProgram, SegmenterProgram, exportable
-from flsl_jax.transfer.semantic_fpn import SemanticFpn
-from flsl_jax.transfer.vit import BackboneOptions
-from tests.transfer.test_detectors import detector
+from tests.transfer.networks.test_detectors import detector
 from tests.transfer.tiny_backbones import tiny_loaded
 
 SIZES = [(50, 70), (70, 50), (64, 64), (33, 80), (200, 130), (40, 300), (8, 8)]

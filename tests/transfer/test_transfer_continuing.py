@@ -25,13 +25,13 @@ from flsl_jax.config.files import load_config
 from flsl_jax.config.saved import CONFIG_FILE, write_first_config
 from flsl_jax.data.sources.scenes import Scenes
 from flsl_jax.errors import UserError
-from flsl_jax.training.interrupt import Interrupt
+from flsl_jax.training.keeping.interrupt import Interrupt
 from flsl_jax.transfer import continuing, training
-from flsl_jax.transfer.backbone import torch_backbone
 from flsl_jax.transfer.config import parse_transfer_config, read_transfer_config
 from flsl_jax.transfer.continuing import Start, check_same_data, continue_with
-from flsl_jax.transfer.measurement import write_json
-from flsl_jax.transfer.networks import backbone_options, default_blocks
+from flsl_jax.transfer.judging.measurement import write_json
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.building import backbone_options, default_blocks
 from flsl_jax.transfer.processes import start_fabric
 from flsl_jax.transfer.trained import load_trained
 from flsl_jax.transfer.training import fine_tune, open_data

@@ -8,11 +8,11 @@ from tests.transfer import operators
 operators.install()
 pytest.importorskip("torchvision")
 
-from flsl_jax.transfer.backbone import torch_backbone
 from flsl_jax.transfer.config import OptimizerConfig
+from flsl_jax.transfer.networks.backbone import torch_backbone
+from flsl_jax.transfer.networks.pyramids import SimplePyramid
+from flsl_jax.transfer.networks.vit import BackboneOptions
 from flsl_jax.transfer.optimizer import make_optimizer, set_learning_rate
-from flsl_jax.transfer.pyramids import SimplePyramid
-from flsl_jax.transfer.vit import BackboneOptions
 from tests.transfer.tiny_backbones import tiny_loaded
 
 

@@ -140,8 +140,8 @@ def test_training_refuses_both_by_name(giant, rotary):
 
 def test_detectors_refuse_both_by_name(rotary):
     pytest.importorskip("torch")
-    from flsl_jax.transfer.backbone import torch_backbone
-    from flsl_jax.transfer.vit import BackboneOptions
+    from flsl_jax.transfer.networks.backbone import torch_backbone
+    from flsl_jax.transfer.networks.vit import BackboneOptions
     from flsl_jax.weights.load import load_network
 
     with pytest.raises(UserError, match="the backbone has rotary positions, which detectors here cannot"):

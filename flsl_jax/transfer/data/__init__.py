@@ -1,0 +1,1 @@
+"""Images with objects, and the samples of them that a run trains on."""

@@ -1,0 +1,1 @@
+"""What a detector or segmenter reaches: its metrics and its mistakes."""

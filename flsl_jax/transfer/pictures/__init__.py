@@ -1,0 +1,1 @@
+"""Pictures of what is found, and the report of a run."""

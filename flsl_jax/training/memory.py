@@ -81,8 +81,8 @@ def estimate_memory(
     part = images / config.compute.micro_batches
     student = _student_bytes(config, compute_bytes=compute_bytes, platform=platform)
     state = 4 * (4 * parameters + guide_parameters) / fsdp
-    # With micro-batches the gradients of a part are there beside their sums. Of blocks that are written out most come later.
-    gradients = 4 * parameters * ((not whole) + (config.compute.scan_blocks != "unroll")) / fsdp
+    # With micro-batches the gradients of a part are there beside their sums; a GPU has those of unrolled blocks later.
+    gradients = 4 * parameters * ((not whole) + (platform != "gpu" or config.compute.scan_blocks != "unroll")) / fsdp
     cast = compute_bytes * parameters / fsdp if compute_bytes < 4 else 0.0
     logits = 4 * images * queries_per_image(config) * config.head.centroids
     hidden = compute_bytes * images * queries_per_image(config) * config.head.hidden

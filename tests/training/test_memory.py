@@ -70,6 +70,8 @@ _GPU = [
     ("vitb16", 64, {"scan_blocks": "unroll", "remat": "dots"}, 9720),
     ("vitb16", 64, {"micro_batches": 4}, 4737),
 ]
+# The steps of benchmarks/README.md on a CPU, in float32.
+_CPU = [("vits16", 4, 1157), ("vits8", 1, 1413), ("vitb16", 2, 2365)]
 
 
 @functools.cache
@@ -80,13 +82,14 @@ def parameters(name):
 
 
 def estimated(name, *, platform, images, fsdp=1, devices=8, slices=1, **compute):
-    """GiB of one device."""
+    """Bytes of one device."""
     values = _CONFIGS[name].get_config()
     values.batch_size = images * devices
     values.parallel.fsdp = fsdp
     values.compute.update(compute)
     config = for_backend(parse_config(values.to_dict()), platform)
-    sizes = {"parameters": parameters(name), "devices": devices, "compute_bytes": 2, "slices": slices}
+    compute_bytes = 4 if platform == "cpu" else 2
+    sizes = {"parameters": parameters(name), "devices": devices, "compute_bytes": compute_bytes, "slices": slices}
     return memory.estimate_memory(config, platform=platform, **sizes).total
 
 
@@ -98,6 +101,11 @@ def test_a_tpus_estimate_is_within_ten_percent_of_the_compilers_peak(name, image
 @pytest.mark.parametrize(("name", "images", "changes", "peak"), _GPU)
 def test_a_gpus_estimate_is_within_ten_percent_of_the_compilers_peak(name, images, changes, peak):
     assert estimated(name, platform="gpu", images=images, **changes) == pytest.approx(peak * 2**20, rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "images", "peak"), _CPU)
+def test_a_cpus_estimate_is_within_ten_percent_of_the_compiled_step(name, images, peak):
+    assert estimated(name, platform="cpu", images=images, devices=1) == pytest.approx(peak * 2**20, rel=0.1)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +13,14 @@ from jaxtyping import UInt8
 from flsl_jax.data.images.levels import DecodeError, Decoding, adapted, on_white, to_levels, wrong_bands
 from flsl_jax.errors import first_line
 
+# A file in memory, or one that is read where it lies.
+Data = bytes | mmap.mmap
 # The first bytes, by byte order and size of offsets.
-_FORMATS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+MARKS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 257, 258, 262, 274, 277
 _EXTRA, _FORMAT = 338, 339
 # Types of fields whose values are whole numbers, by their number: bytes, shorts, longs, and BigTIFF's.
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WHOLE = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_VALUES, _MOST_PAGES, _MOST_FIELDS = 1024, 100_000, 4096
 # Photometric interpretations: grey from white or from black, RGB; others are converted by Pillow alone.
@@ -66,9 +69,9 @@ class Page:
         return self.samples - (self.alpha is not None)
 
 
-def is_tiff(data: bytes) -> bool:
+def is_tiff(data: Data) -> bool:
     """Whether the data begin as a TIFF does."""
-    return data[:4] in _FORMATS
+    return data[:4] in MARKS
 
 
 def read_page(data: bytes, *, number: int = 0) -> Page | None:
@@ -76,39 +79,57 @@ def read_page(data: bytes, *, number: int = 0) -> Page | None:
     return next((page for page in pages(data) if page.number == number), None)
 
 
-def pages(data: bytes) -> Iterator[Page]:
+def pages(data: Data) -> Iterator[Page]:
     """The headers of all images in a TIFF file, up to the first one that cannot be read. Nothing else of the file is read."""
-    order, big = _FORMATS.get(data[:4], ("", False))
+    order, big = MARKS.get(data[:4], ("", False))
     if not order:
         return
     try:
-        (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-        seen = set[int]()
-        while offset and offset not in seen and len(seen) < _MOST_PAGES:
-            seen.add(offset)
-            fields, offset = _fields(data, offset, order=order, big=big)
-            yield _page(fields, number=len(seen) - 1)
+        for number, offset in enumerate(directories(data, order=order, big=big)):
+            yield _page(_fields(data, offset, order=order, big=big), number=number)
     except (struct.error, OverflowError, IndexError, ValueError):
         return
 
 
-def _fields(data: bytes, offset: int, *, order: str, big: bool) -> tuple[dict[int, tuple[int, ...]], int]:
-    """The fields of a directory that are whole numbers, and where the next directory is."""
+def directories(data: Data, *, order: str, big: bool) -> Iterator[int]:
+    """Where the directory of each image begins, up to one that was met before.
+
+    Raises:
+        struct.error: an offset leads out of the file.
+        ValueError: a directory has more fields than any image.
+    """
+    word = "Q" if big else "I"
+    (offset,) = struct.unpack_from(order + word, data, 8 if big else 4)
+    seen = set[int]()
+    while offset and offset not in seen and len(seen) < _MOST_PAGES:
+        seen.add(offset)
+        start, count = _first_field(data, offset, order=order, big=big)
+        (following,) = struct.unpack_from(order + word, data, start + count * (20 if big else 12))
+        yield offset
+        offset = following
+
+
+def _first_field(data: Data, offset: int, *, order: str, big: bool) -> tuple[int, int]:
+    """Where the fields of a directory begin, and how many there are."""
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
     if count > _MOST_FIELDS:
         raise ValueError(f"{count} fields")
-    start, size = offset + (8 if big else 2), 20 if big else 12
+    return offset + (8 if big else 2), count
+
+
+def _fields(data: Data, offset: int, *, order: str, big: bool) -> dict[int, tuple[int, ...]]:
+    """The fields of a directory that are whole numbers."""
+    (start, count), size = _first_field(data, offset, order=order, big=big), 20 if big else 12
     fields: dict[int, tuple[int, ...]] = {}
     for place in range(start, start + count * size, size):
         tag, kind, values = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
         if kind not in _WHOLE or values > _MOST_VALUES:
             continue
         inner = place + (12 if big else 8)
-        if values * _SIZES[kind] > (8 if big else 4):
+        if values * SIZES[kind] > (8 if big else 4):
             (inner,) = struct.unpack_from(order + ("Q" if big else "I"), data, inner)
         fields[tag] = struct.unpack_from(f"{order}{values}{_WHOLE[kind]}", data, inner)
-    (following,) = struct.unpack_from(order + ("Q" if big else "I"), data, start + count * size)
-    return fields, following
+    return fields
 
 
 def _page(fields: dict[int, tuple[int, ...]], *, number: int) -> Page:

@@ -66,6 +66,10 @@ class FilesSource:
         """An image's path relative to the folder, with forward slashes."""
         return self._names[index]
 
+    def file(self, index: int) -> str:
+        """Where an image's file is."""
+        return os.path.join(self._folder, self.path(index))
+
     def label(self, index: int) -> int | None:
         """An image's label, without reading it; None without one."""
         label = -1 if self._labels is None else int(self._labels[index])
@@ -74,14 +78,13 @@ class FilesSource:
     def size(self, index: int) -> int:
         """Of the file in bytes; 0 if it is gone since it was listed."""
         try:
-            return os.path.getsize(os.path.join(self._folder, self.path(index)))
+            return os.path.getsize(self.file(index))
         except OSError:
             return 0
 
     def __getitem__(self, index: int) -> Record:
         index = checked_index(index, len(self))
-        path = self.path(index)
-        return Record(image=read_file(os.path.join(self._folder, path)), name=path, label=self.label(index))
+        return Record(image=read_file(self.file(index)), name=self.path(index), label=self.label(index))
 
 
 def classes_of_folders(paths: Sequence[bytes], *, fewest: int = 2) -> tuple[tuple[str, ...], np.ndarray | None]:

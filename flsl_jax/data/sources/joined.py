@@ -80,6 +80,12 @@ class JoinedFiles(JoinedSource):
         size = getattr(part, "size", None)
         return 0 if size is None else size(inner)
 
+    def file(self, index: int) -> str | None:
+        """Where the record's file is, or None where it is not a file of its own."""
+        part, inner, _ = self._place(index)
+        file = getattr(part, "file", None)
+        return None if file is None else file(inner)
+
     def path(self, index: int) -> str:
         """The part's name and the record's path in it."""
         part, inner, name = self._place(index)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from flsl_jax.data.images import arrays, dicom, tiff
+from flsl_jax.data.images import arrays, dicom, tiff, tiff_page
 from flsl_jax.data.images.decode import DecodeError, open_with_pillow
 from flsl_jax.data.records import Record, Source, checked_index, digest_of, path_of
 
@@ -41,8 +41,8 @@ def page_numbers(data: bytes) -> list[int]:
 class PagedSource:
     """Every page of the files of another source as a record, in the order of the files; `warnings` as in `BoxedSource`.
 
-    Every file is read once, to count its pages. A page's name is that of its file, `#` and its number from 1; files with one
-    page keep their names.
+    Every file is looked at once, to count its pages. Of TIFF files of 16 MiB and more, headers and the page that is asked for
+    are read, of others all. A page's name is that of its file, `#` and its number from 1; files with one page keep their names.
 
     Args:
         source: of files.
@@ -63,6 +63,10 @@ class PagedSource:
         path = path_of(self._source, index)
         if path is not None and os.path.splitext(path)[1].lower() in PLAIN:
             return [0]
+        file = self._file(index)
+        large = None if file is None else tiff_page.page_numbers(file)
+        if large is not None:
+            return large
         try:
             image = self._source[index].image
         except (DecodeError, OSError):  # training names it
@@ -96,8 +100,18 @@ class PagedSource:
     def __getitem__(self, index: int) -> Record:
         index = checked_index(index, len(self))
         file, page = self._place(index)
+        number = int(self._numbers[index])
+        where = self._file(file)
+        alone = None if where is None else tiff_page.read_one(where, number=number)
+        if alone is not None:
+            return Record(image=alone, name=str(self.path(index)), label=self.label(index))
         record = self._source[file]
-        return dataclasses.replace(record, name=self._named(record.name, file, page), page=int(self._numbers[index]))
+        return dataclasses.replace(record, name=self._named(record.name, file, page), page=number)
+
+    def _file(self, index: int) -> str | None:
+        """Where a file of the source lies, if its records are files of their own."""
+        known = getattr(self._source, "file", None)
+        return None if known is None else known(index)
 
     def _place(self, index: int) -> tuple[int, int]:
         """The number of a page's file, and that of the page in it."""

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from flsl_jax.data.images import arrays, dicom, png, tiff
+from flsl_jax.data.images import arrays, dicom, png, tiff, tiff_page
 from flsl_jax.data.images.decode import open_with_pillow, pixels_of
 from flsl_jax.data.images.levels import DecodeError, Decoding
 from flsl_jax.data.records import Source, name_of, path_of
@@ -99,9 +99,8 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
         if path is not None and _is_plain(path):
             continue
         try:
-            image = source[number].image
+            image, count = _first_page(source, number)
             values = deep_values(image) if isinstance(image, bytes) else None
-            count = len(page_numbers(image)) if isinstance(image, bytes) else 1
         except (DecodeError, OSError):
             continue
         name = one_line(path if path is not None else name_of(source, number))
@@ -110,6 +109,18 @@ def survey(source: Source, *, sample: int = SAMPLE) -> Survey:
         if count > 1:
             pages[name] = count
     return Survey(seen=len(numbers), deep=tuple(deep), pages=pages)
+
+
+def _first_page(source: Source, number: int) -> tuple[bytes | np.ndarray, int]:
+    """A record's image, and how many pages its file has; of a large TIFF the first page alone is read."""
+    known = getattr(source, "file", None)
+    file = None if known is None else known(number)
+    numbers = None if file is None else tiff_page.page_numbers(file)
+    alone = None if file is None or numbers is None else tiff_page.read_one(file, number=0)
+    if alone is not None and numbers is not None:
+        return alone, len(numbers)
+    image = source[number].image
+    return image, len(page_numbers(image)) if isinstance(image, bytes) else 1
 
 
 def say_what_is_lost(

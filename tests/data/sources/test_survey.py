@@ -143,3 +143,15 @@ def test_images_of_which_none_can_be_read_are_refused_with_the_reason_of_the_fir
     with pytest.raises(UserError, match=r"no image of 2 can be read; the first: a\.npy: floating-point pixels have no"):
         check_readable(FolderSource(tmp_path), RGB)
     check_readable(FolderSource(tmp_path), Decoding(window=(0.0, 1.0)))
+
+
+def test_of_a_large_stack_the_first_page_alone_is_read(tmp_path, monkeypatch):
+    pages = [Image.fromarray(np.full((30, 40), 700 + number, np.uint16)) for number in range(5)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    source = FolderSource(tmp_path)
+    before = survey(source)
+    monkeypatch.setattr("flsl_jax.data.images.tiff_page.LARGE_BYTES", 1)
+    monkeypatch.setattr("flsl_jax.data.sources.files.read_file", None)
+    found = survey(source)
+    assert (found.pages, found.seen) == (before.pages, before.seen) == ({"stack.tif": 5}, 1)
+    assert found.deep[0].high == before.deep[0].high == 700

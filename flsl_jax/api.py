@@ -181,8 +181,8 @@ def preprocess(images: Any, model: Backbone, *, size: int | None = None, crop: b
     A model that was trained on other bands than colour gets those; docs/data.md, "Bands and levels", has the rules.
 
     Args:
-        images: one image or a list of them: paths of image files, Pillow images, or uint8 arrays [H, W, C], or [H, W] for
-            grey; or one uint8 array [B, H, W, C]. C is 3, RGB, unless the model has other channels. Files and Pillow images are
+        images: one image or a list of them: paths of image files, their bytes, Pillow images, or uint8 arrays [H, W, C], or
+            [H, W] for grey; or one uint8 array [B, H, W, C]. C is 3, RGB, unless the model has other channels. Files and Pillow images are
             read as in training: upright, transparency on white.
         model: what `flsl_jax.load` returns; its `mean`, `std`, `image_size` and `patch_size` count.
         size: of the shorter side after resizing (Pillow's antialiased bicubic filter), in pixels; no side becomes longer than

@@ -330,6 +330,12 @@ def _check(images: Any, model: Backbone) -> None:
         raise UserError(f"images are a {type(images).__name__}; expected one array of floats [B, H, W, C]; {_HELP}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images are {images.dtype}; expected floats, normalised as the weights expect; {_HELP}")
+    channels = model.architecture.channels
+    if len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[-1] != channels == images.shape[1]):
+        advice = (
+            "one image is images[None]" if len(images.shape) == 3 else "channels last are images.transpose(0, 2, 3, 1)"
+        )
+        raise ValueError(f"images have shape {images.shape}; expected [B, H, W, {channels}]: {advice}")
     seen = _LOOKED_AT.setdefault(model, set())
     if isinstance(images, Tracer) or seen is None or images.shape in seen or not images.size:
         return

@@ -1,5 +1,6 @@
 """Images made ready for a model: decoded, resized, padded, and normalised as its weights expect."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
+from flsl_jax.data.images import png, tiff
 from flsl_jax.data.images.decode import DecodeError, decode_image, levels_of
 from flsl_jax.data.images.levels import RGB, Decoding, adapted, to_levels
 from flsl_jax.data.images.listing import read_file
@@ -16,6 +18,11 @@ from flsl_jax.errors import UserError, reason
 from flsl_jax.features.fitting import Fit
 from flsl_jax.typing import Array, Float, UInt8
 
+log = logging.getLogger(__name__)
+
+# Below this level of the brightest pixel, a file of 16 bits is nearly black; the first such one, after a warning.
+_DARK = 64
+_SAID: list[str] = []
 # Types of arrays that a window makes levels of. Floats are refused: they may be normalised already.
 _DEEP = (np.uint16, np.int16, np.uint32, np.int32)
 
@@ -59,18 +66,20 @@ def normalised(pixels: UInt8[np.ndarray, "B y x C"], model: Normalised) -> Float
 
 
 def read_pixels(image: Any, decoding: Decoding = RGB) -> UInt8[np.ndarray, "H W C"]:
-    """The levels of a file, a Pillow image or an array, upright, as the decoding wants them.
+    """The levels of a file, of its bytes, of a Pillow image or an array, upright, as the decoding wants them.
+
+    The first file of 16 bits that is nearly black with 8 is named in the log.
 
     Raises:
         UserError: it cannot be read, is an array of another kind, or has other bands.
     """
     if isinstance(image, str | os.PathLike):
         try:
-            return decode_image(read_file(image), name=os.fspath(image), decoding=decoding)
-        except DecodeError as error:
-            raise UserError(f"{error}; give an image file") from error
+            return _decoded(read_file(image), name=os.fspath(image), decoding=decoding)
         except OSError as error:
             raise UserError(f"{os.fspath(image)} cannot be read ({reason(error)}); give an image file") from error
+    if isinstance(image, bytes):
+        return _decoded(image, name="an image in memory", decoding=decoding)
     if isinstance(image, Image.Image):
         try:
             return levels_of(ImageOps.exif_transpose(image), decoding, name="a Pillow image")
@@ -92,9 +101,31 @@ def read_pixels(image: Any, decoding: Decoding = RGB) -> UInt8[np.ndarray, "H W 
     return adapted(bands, decoding, name="an image")
 
 
+def _decoded(data: bytes, *, name: str, decoding: Decoding) -> np.ndarray:
+    try:
+        pixels = decode_image(data, name=name, decoding=decoding)
+    except DecodeError as error:
+        raise UserError(f"{error}; give an image file") from error
+    if decoding.window is None and not _SAID and pixels.max() < _DARK and _is_deep(data):
+        _SAID.append(name)
+        log.warning(
+            "%s has 16 bits, of which its brightest value uses %d %%: with 8 bits, which networks see, it is nearly black; "
+            "give levels from 0 to 255, stretched over the values that your files have, or train with data.window "
+            "(docs/data.md, Bands and levels)",
+            name,
+            round(100 * int(pixels.max()) / 255),
+        )
+    return pixels
+
+
+def _is_deep(data: bytes) -> bool:
+    page = tiff.read_page(data)
+    return png.has_16_bits(data) or (page is not None and page.bits > 8)
+
+
 def _listed(images: Any) -> Sequence[Any]:
     """One image or a batch of them as a sequence of images."""
-    if isinstance(images, str | os.PathLike | Image.Image):
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
         return [images]
     if isinstance(images, list | tuple):
         return images

@@ -1,5 +1,7 @@
 """Every kind of image gives the same input; it is normalised as the weights say; what is no image is one line."""
 
+import re
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -115,3 +117,35 @@ def test_a_model_of_one_channel_takes_grey_and_the_luma_of_colour():
     expected = flsl_jax.preprocess(luma, model)
     for images in (PIXELS, Image.fromarray(PIXELS), Image.fromarray(luma), luma[..., None]):
         np.testing.assert_array_equal(flsl_jax.preprocess(images, model), expected)
+
+
+def test_encoded_bytes_are_read_as_their_file_is(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    expected = flsl_jax.preprocess(tmp_path / "a.png", MODEL)
+    np.testing.assert_array_equal(flsl_jax.preprocess(data, MODEL), expected)
+    assert flsl_jax.preprocess([data, data], MODEL).shape == (2, *expected.shape[1:])
+    with pytest.raises(flsl_jax.UserError, match="an image in memory: the file is empty; give an image file"):
+        flsl_jax.preprocess(b"", MODEL)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_the_first_file_that_is_nearly_black_with_8_bits_is_named(suffix, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("flsl_jax.features.preprocessing._SAID", [])
+    ramp = np.arange(32 * 44, dtype=np.uint16).reshape(32, 44)
+    for name, factor in (("bright", 40), ("dark", 2), ("next", 2)):
+        Image.fromarray(ramp * np.uint16(factor)).save(tmp_path / f"{name}.{suffix}")
+        flsl_jax.preprocess(tmp_path / f"{name}.{suffix}", MODEL)
+    Image.new("L", (44, 32), 3).save(tmp_path / f"night.{suffix}")  # 8 bits are as they are
+    flsl_jax.preprocess(tmp_path / f"night.{suffix}", MODEL)
+    (message,) = caplog.messages
+    assert message.startswith(str(tmp_path / f"dark.{suffix}"))
+    assert "its brightest value uses 4 %" in message  # 2 · 1407 of 65535
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"), [((1, 3, 32, 40), "images.transpose(0, 2, 3, 1)"), ((32, 40, 3), "one image is images[None]")]
+)
+def test_axes_in_another_order_are_told(shape, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        MODEL(np.zeros(shape, np.float32))

@@ -182,8 +182,8 @@ def preprocess(images: Any, model: Backbone, *, size: int | None = None, crop: b
 
     Args:
         images: one image or a list of them: paths of image files, their bytes, Pillow images, or uint8 arrays [H, W, C], or
-            [H, W] for grey; or one uint8 array [B, H, W, C]. C is 3, RGB, unless the model has other channels. Files and Pillow images are
-            read as in training: upright, transparency on white.
+            [H, W] for grey; or one uint8 array [B, H, W, C]. C is 3, RGB, unless the model has other channels. Files and Pillow
+            images are read as in training: upright, transparency on white.
         model: what `flsl_jax.load` returns; its `mean`, `std`, `image_size` and `patch_size` count.
         size: of the shorter side after resizing (Pillow's antialiased bicubic filter), in pixels; no side becomes longer than
             four times that. None: the size of the images in its training; 0: images stay as large as they are.

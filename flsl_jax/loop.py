@@ -229,7 +229,7 @@ def _execute(run: _Run, *, initial: Initial | None) -> Outcome:
     start, state = _restore(run) if run.continuation.begun else (0, _initialise(run.training, initial))
     images = len(run.loader.source)
     log.info("%s", describe(run.config, run.training, images=images))
-    for line in [*advice(run.config), *few_images(images)]:
+    for line in [*advice(run.config), *few_images(images, started=bool(run.config.init_from))]:
         log.warning("%s", line)
     recorder = Recorder(
         run.config,

@@ -96,7 +96,7 @@ def _images(config: Config, source: Source) -> Iterator[Finding]:
         each = config.epochs * steps * config.batch_size / total
         found += f"; {steps:,} steps an epoch, each image about {each:.3g} times in all"
     yield Finding(name=name, colour="green", found=found)
-    for line in few_images(total):
+    for line in few_images(total, started=bool(config.init_from)):
         few, _, told = line.partition(". ")
         yield Finding(name=name, colour="yellow", found=few, advice=told)
     if listing is not None and listing.unusable:

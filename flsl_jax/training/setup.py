@@ -262,13 +262,19 @@ def _cut(config: Config, training: Training) -> str:
     return f", of which this run takes the first {stop}" if 0 < stop < training.total_steps else ""
 
 
-def few_images(images: int) -> list[str]:
-    """A line that says so where a data set has too few images to learn classes from; else none."""
+def few_images(images: int, *, started: bool = False) -> list[str]:
+    """A line that says so where a data set has too few images to learn classes from; else none.
+
+    Args:
+        images: of the data set.
+        started: whether the run starts from trained weights.
+    """
     if images >= _FEW_IMAGES:
         return []
+    advice = "Take more if you can" if started else "Take thousands, or start from trained weights by config.init_from"
     return [
         f"{images:,} images are few: trained on 50 to 1,000 synthetic scenes, single tokens learned almost nothing that "
-        "held for other scenes (docs/quickstart.md). Take thousands, or start from trained weights by config.init_from"
+        f"held for other scenes (docs/quickstart.md). {advice}"
     ]
 
 

@@ -131,7 +131,13 @@ def _check(config: Config, found: _Found) -> None:
             'config.model.pos_embed is "sincos", but the source has another embedding; set it to "learned"'
         )
     if differences:
-        raise UserError(f"config.init_from = {config.init_from!r} is another network: {'; '.join(differences)}")
+        flags = " ".join(
+            f"--config.model.{name}={getattr(arch, name):g}"
+            for name in names
+            if getattr(wanted, name) != getattr(arch, name)
+        )
+        advice = f"; the network of the source has {flags}" if flags else ""
+        raise UserError(f"config.init_from = {config.init_from!r} is another network: {'; '.join(differences)}{advice}")
 
 
 def _lacking(wanted: Architecture, source: Architecture) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from flsl_jax import parallel
 from flsl_jax.errors import UserError
 from flsl_jax.training import setup
-from flsl_jax.training.setup import build_training, describe, read_prior
+from flsl_jax.training.setup import build_training, describe, few_images, read_prior
 from tests.tiny import tiny_config
 
 
@@ -83,3 +83,11 @@ def test_what_the_config_names_is_not_tried(monkeypatch):
         config = tiny_config(compute=AUTO | compute)
         attention = setup.settled(config, mesh=parallel.make_mesh(config.parallel)).compute.attention
         assert attention == compute.get("attention", "xla")
+
+
+def test_few_images_are_said_with_what_helps():
+    assert few_images(100_000) == []
+    (anew,), (started,) = few_images(40), few_images(40, started=True)
+    assert "40 images are few" in anew
+    assert anew.endswith("start from trained weights by config.init_from")
+    assert "init_from" not in started

@@ -239,3 +239,12 @@ def test_a_source_of_other_channels_is_refused(tmp_path):
         UserError, match=r"config\.data\.channels is 3, the source has 4, and its patch projection is for"
     ):
         read_initial(tiny_config(init_from=path))
+
+
+def test_a_start_of_another_size_names_the_flags_that_give_its_network(tmp_path):
+    path = save(tmp_path / "x.safetensors", *random_backbone(mlp_ratio=2))
+    with pytest.raises(UserError) as caught:
+        read_initial(tiny_config(init_from=path, model={"depth": 1, "mlp_ratio": 4}))
+    flags = dict(re.findall(r"--config\.model\.(\w+)=(\S+)", str(caught.value)))
+    assert flags.keys() >= {"depth", "mlp_ratio"}
+    read_initial(tiny_config(init_from=path, model={name: int(value) for name, value in flags.items()}))

@@ -11,6 +11,8 @@ from flsl_jax.evaluation.encoder import Encoder
 
 # Batches in work at a time: one is computed while the one before it is fetched.
 _IN_FLIGHT = 2
+# On a CPU, of images with more tokens than this, so many products of two tokens are computed at once, in each head.
+_MANY_TOKENS, _HOST_SCORES = 1024, 1 << 24
 
 
 def map_stream(
@@ -47,7 +49,9 @@ def images_at_once(encoder: Encoder, *, size: tuple[int, int], batch_size: int) 
     """How many images of this size take the attention memory of `batch_size` images of the training size.
 
     The memory of attention grows with the square of the number of tokens: at 480 × 832 it is 63 times that of 224 × 224.
-    Of images smaller than the training size, `batch_size` are taken. The result is a multiple of the number of devices.
+    Of images smaller than the training size, `batch_size` are taken. Of images of more than 1,024 tokens, a CPU gets so few
+    that a head's attention takes 64 MiB at most: more at once are no faster there. The result is a multiple of the number of
+    devices.
 
     Args:
         encoder: whose training size counts.
@@ -56,4 +60,7 @@ def images_at_once(encoder: Encoder, *, size: tuple[int, int], batch_size: int) 
     """
     devices = jax.local_device_count()
     share = min(1.0, (encoder.image_size**2 / (size[0] * size[1])) ** 2)
-    return max(1, int(batch_size * share) // devices) * devices
+    most, tokens = int(batch_size * share), size[0] * size[1] // encoder.patch_size**2
+    if tokens > _MANY_TOKENS and jax.default_backend() == "cpu":
+        most = min(most, _HOST_SCORES // tokens**2)
+    return max(1, most // devices) * devices

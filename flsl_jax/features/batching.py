@@ -21,7 +21,7 @@ def map_by_shape(
     """Applies a function to images, those of one shape in one batch.
 
     Full batches are computed as soon as they are full. What is left at the end is filled up with copies of an image to the next
-    of batch_size / 1, 2, 4, …, so that few lengths are compiled and less than half of a batch is wasted.
+    of batch_size / 1, 2, 4, …, rounded up, so that few lengths are compiled and less than half of a batch is wasted.
 
     Args:
         function: maps a batch [b, …] to a pytree of arrays with a leading axis of b, each row by itself. Of tuples of arrays it
@@ -38,8 +38,8 @@ def map_by_shape(
 
     def start(group: list[tuple[int, tuple[np.ndarray, ...]]]) -> None:
         length = batch_size(group[0][1][0].shape)
-        while length % 2 == 0 and length // 2 >= len(group) and length // 2 % devices == 0:
-            length //= 2
+        while (half := -(-length // (2 * devices)) * devices) < length and half >= len(group):
+            length = half
         rows = [group[row][1] for row in np.minimum(np.arange(length), len(group) - 1)]
         running.append(([place for place, _ in group], function(*map(np.stack, zip(*rows)))))
 

@@ -55,3 +55,13 @@ def test_fewer_large_images_go_at_once() -> None:
     assert images_at_once(encoder, size=(448, 448), batch_size=256) == 16
     assert images_at_once(encoder, size=(480, 832), batch_size=256) == 8  # 4 would do; 8 devices take one each
     assert images_at_once(encoder, size=(112, 112), batch_size=256) == 256
+
+
+def test_a_cpu_gets_few_images_of_many_tokens(monkeypatch) -> None:
+    monkeypatch.setattr("jax.local_device_count", lambda: 1)
+    encoder = PixelEncoder(patch_size=14, image_size=518)  # DINOv2's 37 × 37 tokens
+    assert images_at_once(encoder, size=(518, 518), batch_size=64) == 8  # 8 · 1369² < 2²⁴ < 9 · 1369²
+    assert images_at_once(encoder, size=(224, 224), batch_size=64) == 64
+    assert images_at_once(encoder, size=(1036, 1036), batch_size=64) == 1
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert images_at_once(encoder, size=(518, 518), batch_size=64) == 64

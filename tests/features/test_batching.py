@@ -39,3 +39,17 @@ def test_a_full_batch_is_computed_before_all_images_are_read():
 
     next(map_by_shape(lambda batch: batch, images(), batch_size=lambda shape: 4))
     assert len(read) < 20
+
+
+@pytest.mark.parametrize(
+    ("full", "left", "devices", "computed"),
+    [(34, 6, 1, 9), (64, 6, 1, 8), (34, 20, 1, 34), (5, 1, 1, 1), (24, 3, 8, 8), (24, 9, 8, 16)],
+)
+def test_what_is_left_is_filled_up_to_less_than_its_double(full, left, devices, computed):
+    lengths = []
+    images = [np.full((2, 2), number, np.float32) for number in range(left)]
+    found = map_by_shape(
+        lambda batch: (lengths.append(len(batch)), batch)[1], images, batch_size=lambda shape: full, devices=devices
+    )
+    assert [int(value[0, 0]) for _, value in found] == list(range(left))
+    assert lengths == [computed]

@@ -193,7 +193,8 @@ def _run(jobs: Iterator[_Job], *, source: Source, workers: int) -> list[_Written
             written[job.file] = result
             bar.update(job.stop - job.start)
             for name, reason in result.skipped:
-                log.warning("left out %s: %s", one_line(name), reason)
+                shown = one_line(name)
+                log.warning("left out %s: %s", shown, reason.removeprefix(f"{shown}: "))
     return [written[file] for file in sorted(written)]
 
 

@@ -196,7 +196,7 @@ def test_a_name_with_a_line_break_is_one_line_of_the_log(folder: Path, tmp_path:
     assert "dog/two\nlines.jpg" in dict(pack(FolderSource(folder), tmp_path / "out").skipped)
     (told,) = [message for message in caplog.messages if message.startswith("left out") and "two" in message]
     assert len(told.splitlines()) == 1
-    assert r"dog/two\nlines.jpg" in told
+    assert told.count(r"dog/two\nlines.jpg") == 1
 
 
 def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
